@@ -1,0 +1,3 @@
+//! The userspace half of edge: gateway, host agent and the commands people type.
+
+pub mod region;

@@ -1,0 +1,3 @@
+//! What a region knows: its containers, its tunnels, and the store that keeps both.
+
+pub mod tunnel;

@@ -1,0 +1,148 @@
+//! A tunnel: one (container, port) made public, and what is known of it while it lives.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio_util::sync::CancellationToken;
+
+/// A container as the region knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// `co-` and 12 characters, unique for ever.
+    pub id: String,
+    /// What its owner calls it; unique among the living of its workspace.
+    pub name: String,
+    /// The tenant it belongs to.
+    pub workspace: String,
+    /// Its address of the region's IPv4 range.
+    pub ipv4: Ipv4Addr,
+    /// Its private IPv6 address (fdaa…).
+    pub i6pn: Ipv6Addr,
+}
+
+/// What a client dials to reach a raw TCP tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawSocket {
+    /// Name or address as it is printed; `localhost` in the local region.
+    pub host: String,
+    /// The public TCP port.
+    pub port: u16,
+}
+
+/// What a tunnel's owner asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TunnelOptions {
+    /// Also a raw TCP port.
+    pub unencrypted: bool,
+    /// Offer `h2` by ALPN; the container then speaks HTTP/2 with prior knowledge.
+    pub h2: bool,
+    /// Send IPv6 clients of the raw port through the kernel to the container's fdaa address.
+    pub native_ipv6: bool,
+}
+
+/// One (container, port) made public.
+#[derive(Debug)]
+pub struct Tunnel {
+    /// `tu-` and 12 characters.
+    pub id: String,
+    /// Where it leads.
+    pub container: Arc<Container>,
+    /// The container's port.
+    pub port: u16,
+    /// The TLS name, lower case, without a final dot.
+    pub host: String,
+    /// The gateway's TLS port.
+    pub tls_port: u16,
+    /// The raw TCP socket, if it was asked for.
+    pub raw: Option<RawSocket>,
+    /// What its owner asked for.
+    pub options: TunnelOptions,
+    /// What userspace relayed for it.
+    pub stats: TunnelStats,
+    /// Cancelled when the tunnel ends: every relayed connection is then reset.
+    pub ended: CancellationToken,
+}
+
+/// Counters of the connections that userspace relays.
+#[derive(Debug, Default)]
+pub struct TunnelStats {
+    /// Connections accepted so far.
+    pub connections: AtomicU64,
+    /// Bytes from clients to the container.
+    pub bytes_in: AtomicU64,
+    /// Bytes from the container to clients.
+    pub bytes_out: AtomicU64,
+    last_error: Mutex<Option<String>>,
+}
+
+impl TunnelStats {
+    /// Remembers why the last connection failed, as a sentence for people.
+    pub fn failed(&self, why: impl Into<String>) {
+        if let Ok(mut last) = self.last_error.lock() {
+            *last = Some(why.into());
+        }
+    }
+
+    /// Why the last failed connection failed.
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error.lock().ok().and_then(|last| last.clone())
+    }
+
+    /// Counts one more connection.
+    pub fn connected(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Finds the tunnel that a client means.
+pub trait Directory: Send + Sync + 'static {
+    /// By TLS name, any case.
+    fn by_name(&self, name: &str) -> Option<Arc<Tunnel>>;
+    /// By the raw port that was dialled on a public or loopback address.
+    fn by_raw_port(&self, port: u16) -> Option<Arc<Tunnel>>;
+}
+
+/// Why the container could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Nothing listens on the port.
+    #[error(
+        "nothing listens on port {0} in the container; start the program, or forward the port it uses"
+    )]
+    NotListening(u16),
+    /// A program listens, but only on the container's loopback.
+    #[error("the program on port {0} listens on {1} only; make it bind 0.0.0.0")]
+    LoopbackOnly(u16, IpAddr),
+    /// The container did not answer in time.
+    #[error("the container did not answer on port {0} within {1:?}")]
+    Timeout(u16, std::time::Duration),
+    /// Anything else.
+    #[error("port {0} of the container cannot be reached: {1}")]
+    Io(u16, #[source] std::io::Error),
+}
+
+impl DialError {
+    /// The metric label of this outcome.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::NotListening(_) => "not_listening",
+            Self::LoopbackOnly(..) => "loopback_only",
+            Self::Timeout(..) => "timeout",
+            Self::Io(..) => "io",
+        }
+    }
+}
+
+/// Opens connections into containers, from a socket of the service namespace.
+pub trait Dial: Send + Sync + 'static {
+    /// Connects to the tunnel's port.
+    fn dial(
+        &self,
+        tunnel: Arc<Tunnel>,
+    ) -> impl Future<Output = Result<tokio::net::TcpStream, DialError>> + Send;
+}
