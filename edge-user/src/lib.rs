@@ -1,3 +1,4 @@
 //! The userspace half of edge: gateway, host agent and the commands people type.
 
 pub mod region;
+pub mod wire;

@@ -1,3 +1,4 @@
 //! What a region knows: its containers, its tunnels, and the store that keeps both.
 
+pub mod steering;
 pub mod tunnel;
