@@ -1,13 +1,23 @@
 //! The generated wire contracts.
 
 /// What the commands say to the daemon (`proto/admin.proto`).
-#[allow(missing_docs, unused_qualifications, reason = "generated code")]
+#[allow(
+    missing_docs,
+    unused_qualifications,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
 pub mod admin {
     tonic::include_proto!("edge.admin.v1");
 }
 
 /// The networking part of Modal's API (`proto/modal.proto`).
-#[allow(missing_docs, unused_qualifications, reason = "generated code")]
+#[allow(
+    missing_docs,
+    unused_qualifications,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
 pub mod modal {
     tonic::include_proto!("modal.client");
 }
