@@ -1,2 +1,52 @@
-//! .
-fn main() {}
+//! The kernel half: thin hooks around `edge-common`'s decisions.
+//!
+//! Each program reads a frame, asks [`edge_common::decide`], carries out the answer with the
+//! helpers of its hook and counts once, at its one exit.
+
+#![no_std]
+#![no_main]
+
+mod lookup;
+mod maps;
+mod tc;
+mod xdp;
+
+use aya_ebpf::{
+    macros::{classifier, sk_lookup, xdp},
+    programs::{SkLookupContext, TcContext, XdpContext},
+};
+
+/// On a NIC uplink, native mode.
+#[xdp(frags)]
+fn xdp_uplink(ctx: XdpContext) -> u32 {
+    xdp::uplink(ctx)
+}
+
+/// At TCX ingress of an uplink.
+#[classifier]
+fn tc_uplink(ctx: TcContext) -> i32 {
+    tc::uplink(ctx)
+}
+
+/// At TCX ingress of a container's host-side veth.
+#[classifier]
+fn tc_container(ctx: TcContext) -> i32 {
+    tc::container(ctx)
+}
+
+/// In the host's network namespace.
+#[sk_lookup]
+fn sk_raw_ports(ctx: SkLookupContext) -> u32 {
+    lookup::raw_ports(ctx)
+}
+
+/// Never returns, so a panic that could be reached fails the verifier at load.
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,4 +1,5 @@
 //! The userspace half of edge: gateway, host agent and the commands people type.
 
+pub mod datapath;
 pub mod region;
 pub mod wire;

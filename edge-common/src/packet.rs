@@ -1,0 +1,222 @@
+//! Reading a frame's headers, by fixed-size reads that the verifier and a slice check alike.
+
+use crate::{address::Address, checksum::Difference, verdict::Verdict};
+
+/// The bytes of one Ethernet frame: an XDP frame, an skb, or a slice in a test.
+pub trait Packet {
+    /// `N` bytes at an offset from the start of the frame; `None` beyond its (linear) end. At
+    /// least two: of a comparison that leaves one byte, the verifier learns nothing.
+    fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]>;
+
+    /// Overwrites `N` bytes.
+    fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Option<()>;
+
+    /// Applies a difference to the TCP or ICMP checksum at an offset. `pseudo`: the difference
+    /// is one of addresses, which a checksum left for the NIC to finish covers already.
+    fn fix_checksum(
+        &mut self,
+        at: usize,
+        difference: Difference,
+        pseudo: bool,
+        v6: bool,
+    ) -> Option<()>;
+
+    /// Cuts the frame to a length.
+    fn truncate(&mut self, len: usize) -> Option<()>;
+}
+
+/// What the frame's headers say. Only the first fragment of a packet has ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers {
+    /// Who sent it.
+    pub source: Address,
+    /// Where it goes.
+    pub destination: Address,
+    /// IPv4, else IPv6.
+    pub v4: bool,
+    /// What follows all IP headers (IANA protocol number).
+    pub protocol: u8,
+    /// Where that begins.
+    pub transport: usize,
+    /// IPv4 options or IPv6 extension headers (other than Hop-by-Hop, which BIG TCP adds).
+    pub options: bool,
+    /// A fragment.
+    pub fragment: bool,
+    /// TCP and UDP, host byte order; 0 elsewhere.
+    pub source_port: u16,
+    /// TCP and UDP, host byte order; for ICMP its type.
+    pub destination_port: u16,
+    /// TCP flags (RFC 9293, section 3.1), 0 elsewhere.
+    pub flags: u8,
+}
+
+/// Where the network header begins: after an Ethernet header without tags.
+pub const NETWORK: usize = 14;
+/// The TCP flags that begin and refuse connections.
+pub const SYN: u8 = 0x02;
+/// See [`SYN`].
+pub const RST: u8 = 0x04;
+/// See [`SYN`].
+pub const ACK: u8 = 0x10;
+
+/// IANA protocol numbers.
+pub const ICMP: u8 = 1;
+/// See [`ICMP`].
+pub const TCP: u8 = 6;
+/// See [`ICMP`].
+pub const UDP: u8 = 17;
+/// See [`ICMP`].
+pub const ICMPV6: u8 = 58;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
+/// More extension headers than this are refused: no honest sender of TCP uses them.
+const MAX_EXTENSIONS: usize = 4;
+
+impl Headers {
+    /// Reads the headers; `NotIp` or `Truncated` if there is no reading them.
+    #[inline(always)]
+    pub fn parse<P: Packet>(packet: &P) -> Result<Self, Verdict> {
+        match packet.read::<2>(12) {
+            Some([0x08, 0x00]) => Self::parse_v4(packet, NETWORK),
+            Some([0x86, 0xdd]) => Self::parse_v6(packet),
+            Some(_) => Err(Verdict::NotIp),
+            None => Err(Verdict::Truncated),
+        }
+    }
+
+    #[inline(always)]
+    fn parse_v4<P: Packet>(packet: &P, at: usize) -> Result<Self, Verdict> {
+        let fixed = packet.read::<12>(at).ok_or(Verdict::Truncated)?;
+        let source = packet.read::<4>(at + 12).ok_or(Verdict::Truncated)?;
+        let destination = packet.read::<4>(at + 16).ok_or(Verdict::Truncated)?;
+        let length = usize::from(fixed[0] & 0x0f) * 4;
+        if fixed[0] >> 4 != 4 || length < 20 {
+            return Err(Verdict::Truncated);
+        }
+        let offset = u16::from_be_bytes([fixed[6], fixed[7]]);
+        let headers = Self {
+            source: Address::v4(source),
+            destination: Address::v4(destination),
+            v4: true,
+            protocol: fixed[9],
+            transport: at + length,
+            options: length > 20,
+            fragment: offset & 0x3fff != 0,
+            source_port: 0,
+            destination_port: 0,
+            flags: 0,
+        };
+        if offset & 0x1fff != 0 { Ok(headers) } else { headers.with_transport(packet) }
+    }
+
+    #[inline(always)]
+    fn parse_v6<P: Packet>(packet: &P) -> Result<Self, Verdict> {
+        let fixed = packet.read::<8>(NETWORK).ok_or(Verdict::Truncated)?;
+        let source = read_v6(packet, NETWORK + 8).ok_or(Verdict::Truncated)?;
+        let destination = read_v6(packet, NETWORK + 24).ok_or(Verdict::Truncated)?;
+        if fixed[0] >> 4 != 6 {
+            return Err(Verdict::Truncated);
+        }
+        let mut headers = Self {
+            source,
+            destination,
+            v4: false,
+            protocol: fixed[6],
+            transport: NETWORK + 40,
+            options: false,
+            fragment: false,
+            source_port: 0,
+            destination_port: 0,
+            flags: 0,
+        };
+        for _ in 0..MAX_EXTENSIONS {
+            match headers.protocol {
+                HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
+                    let [next, words] =
+                        packet.read::<2>(headers.transport).ok_or(Verdict::Truncated)?;
+                    headers.options |= headers.protocol != HOP_BY_HOP;
+                    headers.protocol = next;
+                    headers.transport += (usize::from(words) + 1) * 8;
+                }
+                FRAGMENT => {
+                    let [next, _, high, low] =
+                        packet.read::<4>(headers.transport).ok_or(Verdict::Truncated)?;
+                    headers.fragment = true;
+                    headers.protocol = next;
+                    headers.transport += 8;
+                    if u16::from_be_bytes([high, low]) & 0xfff8 != 0 {
+                        return Ok(headers);
+                    }
+                }
+                _ => break,
+            }
+        }
+        headers.with_transport(packet)
+    }
+
+    #[inline(always)]
+    fn with_transport<P: Packet>(mut self, packet: &P) -> Result<Self, Verdict> {
+        match self.protocol {
+            TCP => {
+                let header = packet.read::<14>(self.transport).ok_or(Verdict::Truncated)?;
+                self.set_ports([header[0], header[1], header[2], header[3]]);
+                self.flags = header[13];
+            }
+            UDP => {
+                let ports = packet.read::<4>(self.transport).ok_or(Verdict::Truncated)?;
+                self.set_ports(ports);
+            }
+            ICMP | ICMPV6 => {
+                let [kind, _] = packet.read::<2>(self.transport).ok_or(Verdict::Truncated)?;
+                self.destination_port = kind.into();
+            }
+            _ => {}
+        }
+        Ok(self)
+    }
+
+    #[inline(always)]
+    fn set_ports(&mut self, bytes: [u8; 4]) {
+        self.source_port = u16::from_be_bytes([bytes[0], bytes[1]]);
+        self.destination_port = u16::from_be_bytes([bytes[2], bytes[3]]);
+    }
+
+    /// A SYN that asks for a connection, rather than answers one.
+    #[inline(always)]
+    pub const fn opens(&self) -> bool {
+        self.flags & (SYN | ACK) == SYN
+    }
+
+    /// A SYN that answers one.
+    #[inline(always)]
+    pub const fn accepts(&self) -> bool {
+        self.flags & (SYN | ACK) == SYN | ACK
+    }
+
+    /// An ICMP error that quotes the packet it is about: IPv4 destination unreachable, time
+    /// exceeded, parameter problem (RFC 792); IPv6 types below 128 (RFC 4443, section 2.1).
+    #[inline(always)]
+    pub const fn is_icmp_error(&self) -> bool {
+        match self.protocol {
+            ICMP => self.v4 && matches!(self.destination_port, 3 | 11 | 12),
+            ICMPV6 => !self.v4 && matches!(self.destination_port, 1..=4),
+            _ => false,
+        }
+    }
+}
+
+/// Reads the 16 bytes of an IPv6 address.
+#[inline(always)]
+pub fn read_v6<P: Packet>(packet: &P, at: usize) -> Option<Address> {
+    let low = packet.read::<8>(at)?;
+    let high = packet.read::<8>(at + 8)?;
+    Some(Address::v6([
+        u32::from_ne_bytes([low[0], low[1], low[2], low[3]]),
+        u32::from_ne_bytes([low[4], low[5], low[6], low[7]]),
+        u32::from_ne_bytes([high[0], high[1], high[2], high[3]]),
+        u32::from_ne_bytes([high[4], high[5], high[6], high[7]]),
+    ]))
+}

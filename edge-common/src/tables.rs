@@ -1,0 +1,189 @@
+//! The rows that userspace writes and the programs read, and how a decision asks for them.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::address::{Address, Endpoint};
+
+/// The layout of everything in this file. Pinned tables lie under a path that names it, so that
+/// a program never reads rows of another layout.
+pub const LAYOUT: u32 = 1;
+
+/// Most tunnels of one host: two rows for each family fit the tables.
+pub const MAX_TUNNELS: u32 = 16_384;
+/// Most addresses of one host: two for each container.
+pub const MAX_ADDRESSES: u32 = 16_384;
+/// Most (address, port) pairs that userspace listeners serve.
+pub const MAX_LISTENERS: u32 = 65_536;
+
+/// The mark on a packet that [`crate::decide::container`] let through to a userspace listener;
+/// the nftables table accepts nothing else from a container to the host itself.
+pub const LISTENER_MARK: u32 = 0xed9e_0001;
+
+/// What holds for the whole host. One row.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Settings {
+    /// [`LAYOUT`]; zero until the daemon has written the row.
+    pub layout: u32,
+    /// The largest TCP segment (bytes) that fits the way between uplink and container, IPv4.
+    pub mss_v4: u32,
+    /// The same for IPv6.
+    pub mss_v6: u32,
+    /// Where containers find DNS and the API.
+    pub service: Address,
+    /// The IPv4 range of the region's containers.
+    pub pool: Address,
+    /// Its mask.
+    pub pool_mask: Address,
+    /// The IPv6 prefix of all regions (fdaa::/16).
+    pub private: Address,
+    /// Its mask.
+    pub private_mask: Address,
+}
+
+/// One address of a container on this host (or of the service namespace).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct AddressRow {
+    /// The host-side veth.
+    pub ifindex: u32,
+    /// `SERVICE`, `EGRESS`.
+    pub flags: u32,
+    /// The tenant.
+    pub workspace: u32,
+    /// The container's own MAC address, and two zero bytes.
+    pub mac: [u8; 8],
+}
+
+impl AddressRow {
+    /// The service namespace: DNS, the API, the relay's sockets.
+    pub const SERVICE: u32 = 1;
+    /// May send to the internet.
+    pub const EGRESS: u32 = 2;
+}
+
+/// A raw tunnel, by its public endpoint.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct TunnelRow {
+    /// Where it leads.
+    pub container: Endpoint,
+    /// The container's host-side veth.
+    pub ifindex: u32,
+    /// Its place in the traffic counters.
+    pub slot: u32,
+    /// The container's MAC address, and two zero bytes.
+    pub mac: [u8; 8],
+}
+
+/// A forwarded port, by the container's endpoint.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ForwardRow {
+    /// What the outside sees; zero for a tunnel that only userspace serves.
+    pub public: Endpoint,
+    /// The interface that replies leave by; zero for a tunnel that only userspace serves.
+    pub uplink: u32,
+    /// Its place in the traffic counters.
+    pub slot: u32,
+}
+
+/// Who listens in userspace on a public (address, port).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ListenerRow {
+    /// `RAW` or `TLS`.
+    pub kind: u32,
+}
+
+impl ListenerRow {
+    /// The one socket behind all raw ports; `sk_lookup` finds it.
+    pub const RAW: u32 = 1;
+    /// A socket of its own (TLS, redirect): let through, not steered.
+    pub const OWN: u32 = 2;
+}
+
+/// Packets and bytes.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Count {
+    /// Packets as the hook saw them: XDP counts frames, TCX what GRO has merged.
+    pub packets: u64,
+    /// Bytes, link header included.
+    pub bytes: u64,
+}
+
+/// What the kernel carried for one tunnel.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Traffic {
+    /// SYN-ACKs that the container sent: connections accepted, retransmissions included.
+    pub connections: u64,
+    /// From clients to the container.
+    pub inbound: Count,
+    /// From the container to clients.
+    pub outbound: Count,
+}
+
+/// What XDP leaves in a frame's metadata for `tc_uplink`: this frame was judged and rewritten.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Judged {
+    /// [`Judged::MAGIC`].
+    pub magic: u32,
+    /// The container's host-side veth.
+    pub ifindex: u32,
+    /// The container's MAC address, and two zero bytes.
+    pub mac: [u8; 8],
+}
+
+impl Judged {
+    /// Only a program on this machine writes metadata, so this guards against other programs'.
+    pub const MAGIC: u32 = 0xed9e_1d6e;
+}
+
+/// What a decision may ask. Every answer may be missing.
+pub trait Tables {
+    /// The host's settings, once the daemon has written them.
+    fn settings(&self) -> Option<&Settings>;
+    /// The container (or service) on this host that owns an address.
+    fn address(&self, address: &Address) -> Option<&AddressRow>;
+    /// The raw tunnel behind a public endpoint.
+    fn tunnel(&self, public: &Endpoint) -> Option<&TunnelRow>;
+    /// The forwarding of a container's endpoint.
+    fn forward(&self, container: &Endpoint) -> Option<&ForwardRow>;
+    /// The userspace listener behind a public endpoint.
+    fn listener(&self, public: &Endpoint) -> Option<&ListenerRow>;
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    //! Rows that may be copied to and from the kernel byte by byte.
+    use super::{
+        Address, AddressRow, Count, Endpoint, ForwardRow, ListenerRow, Settings, Traffic, TunnelRow,
+    };
+
+    macro_rules! pod {
+        ($($row:ty),+) => {$(
+            // SAFETY: the row derives zerocopy's `IntoBytes` and `FromBytes`: it has no padding
+            // and every bit pattern is a value of it.
+            unsafe impl aya::Pod for $row {}
+        )+};
+    }
+
+    pod!(
+        Address,
+        AddressRow,
+        Count,
+        Endpoint,
+        ForwardRow,
+        ListenerRow,
+        Settings,
+        Traffic,
+        TunnelRow
+    );
+}

@@ -1,0 +1,122 @@
+//! Every answer the data path gives, under one name: return reason, metric label, CLI text.
+
+/// Declares the verdicts once, with the label and the sentence that people see.
+macro_rules! verdicts {
+    ($($name:ident = $number:literal, $label:literal, $sentence:literal;)+) => {
+        /// What was decided about a packet. Counted at one exit of every hook.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Verdict {
+            $(#[doc = $sentence] $name = $number,)+
+        }
+
+        impl Verdict {
+            /// All verdicts, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// The metric label.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)+ }
+            }
+
+            /// One sentence for people.
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$name => $sentence,)+ }
+            }
+        }
+    };
+}
+
+verdicts! {
+    NotOurs = 0, "not_ours", "not edge's: left to the kernel unchanged";
+    Tunnel = 1, "tunnel", "to a raw TCP tunnel: rewritten and delivered to its container";
+    Delivered = 2, "delivered", "rewritten by XDP before: delivered to its container";
+    Reply = 3, "reply", "a tunnel's reply: rewritten to the public address and sent out";
+    Relayed = 4, "relayed", "between the service namespace and a forwarded port";
+    Service = 5, "service", "between a container and the daemon's DNS or API";
+    Listener = 6, "listener", "from a container to a public port: left to the userspace listener";
+    Egress = 7, "egress", "ordinary egress: left to the kernel for source NAT";
+    IcmpError = 8, "icmp_error", "an ICMP error about a tunnel's packet: relayed to who must know";
+    Truncated = 9, "truncated", "refused: shorter than its own headers say";
+    NotIp = 10, "not_ip", "refused: a container sends IPv4 and IPv6 only";
+    ForgedSource = 11, "forged_source", "refused: the source address is not the sender's";
+    BareInner = 12, "bare_inner", "refused: addressed to a container from outside, without a tunnel";
+    BetweenContainers = 13, "between_containers", "refused: containers do not reach each other";
+    NoSuchContainer = 14, "no_such_container", "refused: no container has this address";
+    NotForwarded = 15, "not_forwarded", "refused: the port is not forwarded";
+    ConnectFromForwardedPort = 16, "connect_from_forwarded_port",
+        "refused with RST: a raw tunnel's port only answers, it does not connect out";
+    IpOptions = 17, "ip_options", "refused: IPv4 options or extension headers in a tunnel's packet";
+    Fragment = 18, "fragment", "refused: a tunnel's packet in fragments";
+    NoEgress = 19, "no_egress", "refused: the container was started without egress";
+    NoIpv6Egress = 20, "no_ipv6_egress", "refused: containers reach the internet by IPv4 only";
+    Unroutable = 21, "unroutable", "refused: link-local, loopback, multicast and broadcast stay inside a container";
+    ServicePort = 22, "service_port", "refused: the daemon serves containers DNS and the API only";
+    Unconfigured = 23, "unconfigured", "refused: the daemon has not written its settings yet";
+    Failed = 24, "failed", "refused: the kernel could not carry out the rewrite";
+}
+
+impl Verdict {
+    /// How many there are: the length of a hook's row of counters.
+    pub const COUNT: u32 = 25;
+
+    /// Whether the packet ends here.
+    pub const fn is_refusal(self) -> bool {
+        self as u32 >= Self::Truncated as u32
+    }
+}
+
+/// The program that counted.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// `xdp_uplink`, on a NIC uplink's frames.
+    XdpUplink = 0,
+    /// `tc_uplink`, at TCX ingress of an uplink.
+    TcUplink = 1,
+    /// `tc_container`, at TCX ingress of a container's host-side veth.
+    TcContainer = 2,
+}
+
+impl Hook {
+    /// All hooks, in the order of their numbers.
+    pub const ALL: &[Self] = &[Self::XdpUplink, Self::TcUplink, Self::TcContainer];
+
+    /// How many there are.
+    pub const COUNT: u32 = 3;
+
+    /// The metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::XdpUplink => "xdp_uplink",
+            Self::TcUplink => "tc_uplink",
+            Self::TcContainer => "tc_container",
+        }
+    }
+
+    /// Where this hook's counter of a verdict stands in the counters' table.
+    #[inline(always)]
+    pub const fn counter(self, verdict: Verdict) -> u32 {
+        self as u32 * Verdict::COUNT + verdict as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_dense_and_labels_unique() {
+        assert_eq!(Verdict::ALL.len(), Verdict::COUNT as usize);
+        assert_eq!(Hook::ALL.len(), Hook::COUNT as usize);
+        let mut labels: Vec<_> = Verdict::ALL.iter().map(|verdict| verdict.label()).collect();
+        for (index, verdict) in Verdict::ALL.iter().enumerate() {
+            assert_eq!(*verdict as usize, index, "{}", verdict.label());
+            let refused = verdict.sentence().starts_with("refused");
+            assert_eq!(refused, verdict.is_refusal(), "{}", verdict.label());
+        }
+        labels.sort_unstable();
+        labels.dedup();
+        assert_eq!(labels.len(), Verdict::ALL.len());
+    }
+}

@@ -1,0 +1,124 @@
+//! Every map: what it holds, how many rows, who writes it. Userspace writes all but the counters.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, SockMap},
+};
+use edge_common::{
+    address::{Address, Endpoint},
+    decide::{Outcome, Passage},
+    tables::{
+        AddressRow, Count, ForwardRow, ListenerRow, MAX_ADDRESSES, MAX_LISTENERS, MAX_TUNNELS,
+        Settings, Tables, Traffic, TunnelRow,
+    },
+    verdict::{Hook, Verdict},
+};
+
+/// What holds for the host; one row, zero until the daemon has written it.
+#[map]
+static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+// A removed row of a preallocated table may be handed to another key while a program still reads
+// it; without preallocation the kernel frees it after a grace period.
+
+/// Addresses of the host's containers and of its service namespace.
+#[map]
+static ADDRESSES: HashMap<Address, AddressRow> =
+    HashMap::with_max_entries(MAX_ADDRESSES, BPF_F_NO_PREALLOC);
+
+/// Raw tunnels by public endpoint.
+#[map]
+static TUNNELS: HashMap<Endpoint, TunnelRow> =
+    HashMap::with_max_entries(MAX_TUNNELS, BPF_F_NO_PREALLOC);
+
+/// Forwarded ports by container endpoint.
+#[map]
+static FORWARDS: HashMap<Endpoint, ForwardRow> =
+    HashMap::with_max_entries(MAX_TUNNELS, BPF_F_NO_PREALLOC);
+
+/// Endpoints that userspace listeners serve.
+#[map]
+static LISTENERS: HashMap<Endpoint, ListenerRow> =
+    HashMap::with_max_entries(MAX_LISTENERS, BPF_F_NO_PREALLOC);
+
+/// The listening socket behind all raw ports; the daemon puts it there.
+#[map]
+static RAW_LISTENER: SockMap = SockMap::with_max_entries(1, 0);
+
+/// Verdicts by [`Hook::counter`]; written here, a row for each CPU.
+#[map]
+static VERDICTS: PerCpuArray<Count> =
+    PerCpuArray::with_max_entries(Hook::COUNT * Verdict::COUNT, 0);
+
+/// Traffic by tunnel slot; written here, a row for each CPU.
+#[map]
+static TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(MAX_TUNNELS, 0);
+
+/// The maps as a decision reads them.
+pub(crate) struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn settings(&self) -> Option<&Settings> {
+        SETTINGS.get(0)
+    }
+
+    #[inline(always)]
+    fn address(&self, address: &Address) -> Option<&AddressRow> {
+        // SAFETY: the table is not preallocated: a row that is removed lives until the program ends.
+        unsafe { ADDRESSES.get(address) }
+    }
+
+    #[inline(always)]
+    fn tunnel(&self, public: &Endpoint) -> Option<&TunnelRow> {
+        // SAFETY: as in `address`.
+        unsafe { TUNNELS.get(public) }
+    }
+
+    #[inline(always)]
+    fn forward(&self, container: &Endpoint) -> Option<&ForwardRow> {
+        // SAFETY: as in `address`.
+        unsafe { FORWARDS.get(container) }
+    }
+
+    #[inline(always)]
+    fn listener(&self, public: &Endpoint) -> Option<&ListenerRow> {
+        // SAFETY: as in `address`.
+        unsafe { LISTENERS.get(public) }
+    }
+}
+
+/// The listening socket, for `sk_lookup`.
+pub(crate) fn raw_listener() -> &'static SockMap {
+    &RAW_LISTENER
+}
+
+/// Counts a decision; the only place that does.
+#[inline(always)]
+pub(crate) fn count(hook: Hook, outcome: &Outcome, bytes: u64) {
+    if let Some(row) = VERDICTS.get_ptr_mut(hook.counter(outcome.verdict)) {
+        // SAFETY: the row is this CPU's own, and a program is not interrupted by another run of
+        // itself on the same CPU.
+        add(unsafe { &mut *row }, bytes);
+    }
+    if outcome.passage == Passage::None {
+        return;
+    }
+    if let Some(row) = TRAFFIC.get_ptr_mut(outcome.slot) {
+        // SAFETY: as above.
+        let row = unsafe { &mut *row };
+        row.connections += u64::from(outcome.passage == Passage::Accept);
+        if outcome.passage == Passage::In {
+            add(&mut row.inbound, bytes);
+        } else {
+            add(&mut row.outbound, bytes);
+        }
+    }
+}
+
+#[inline(always)]
+fn add(count: &mut Count, bytes: u64) {
+    count.packets += 1;
+    count.bytes += bytes;
+}

@@ -1,0 +1,108 @@
+//! XDP: frames straight from a NIC, before there is a skb.
+
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+    helpers::{bpf_xdp_adjust_meta, bpf_xdp_adjust_tail},
+    programs::XdpContext,
+};
+use edge_common::{
+    checksum::Difference,
+    decide::{self, Action, Outcome},
+    packet::Packet,
+    tables::Judged,
+    verdict::Hook,
+};
+
+use crate::maps::{self, Maps};
+
+/// Headers are read within this; behind it lies payload.
+const MAX_OFFSET: usize = 512;
+
+/// `xdp_uplink`.
+#[inline(always)]
+pub(crate) fn uplink(ctx: XdpContext) -> u32 {
+    let bytes = (ctx.data_end() - ctx.data()) as u64;
+    let mut frame = Frame { ctx };
+    let mut outcome = decide::uplink(&mut frame, &Maps);
+    let code = match outcome.action {
+        Action::Pass | Action::PassToListener => XDP_PASS,
+        Action::Deliver => {
+            // A frame redirected into a veth loses GRO: `tc_uplink` delivers what GRO has merged.
+            let (ifindex, mac) = (outcome.ifindex, outcome.mac);
+            if frame.leave(Judged { magic: Judged::MAGIC, ifindex, mac }).is_some() {
+                XDP_PASS
+            } else {
+                outcome = Outcome::failed();
+                XDP_DROP
+            }
+        }
+        Action::Bounce => XDP_TX,
+        Action::Drop | Action::Send => XDP_DROP,
+    };
+    maps::count(Hook::XdpUplink, &outcome, bytes);
+    code
+}
+
+struct Frame {
+    ctx: XdpContext,
+}
+
+impl Frame {
+    #[inline(always)]
+    fn leave(&mut self, judged: Judged) -> Option<()> {
+        // SAFETY: the kernel passes a valid context.
+        if unsafe { bpf_xdp_adjust_meta(self.ctx.ctx, -(size_of::<Judged>() as i32)) } != 0 {
+            return None;
+        }
+        let meta = self.ctx.metadata();
+        if meta + size_of::<Judged>() > self.ctx.data() {
+            return None;
+        }
+        // SAFETY: the bytes up to the frame were just found to be there; metadata is aligned to 4.
+        unsafe { *(meta as *mut Judged) = judged };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn at<const N: usize>(&self, at: usize) -> Option<*mut [u8; N]> {
+        if at > MAX_OFFSET {
+            return None;
+        }
+        let start = self.ctx.data() + at;
+        (start + N <= self.ctx.data_end()).then_some(start as *mut [u8; N])
+    }
+}
+
+impl Packet for Frame {
+    #[inline(always)]
+    fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        // SAFETY: `at` found the bytes within the frame.
+        self.at::<N>(at).map(|bytes| unsafe { *bytes })
+    }
+
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Option<()> {
+        // SAFETY: as in `read`.
+        self.at::<N>(at).map(|place| unsafe { *place = bytes })
+    }
+
+    #[inline(always)]
+    fn fix_checksum(
+        &mut self,
+        at: usize,
+        difference: Difference,
+        _pseudo: bool,
+        _v6: bool,
+    ) -> Option<()> {
+        let old = u16::from_ne_bytes(self.read(at)?);
+        self.write(at, difference.apply(old).to_ne_bytes())
+    }
+
+    #[inline(always)]
+    fn truncate(&mut self, len: usize) -> Option<()> {
+        let excess = (self.ctx.data_end() - self.ctx.data()).checked_sub(len)?;
+        // SAFETY: the kernel passes a valid context and checks the length.
+        let done = unsafe { bpf_xdp_adjust_tail(self.ctx.ctx, -(excess as i32)) };
+        (done == 0).then_some(())
+    }
+}

@@ -1,0 +1,184 @@
+//! The kernel half, as userspace sees it. The only user of aya.
+//!
+//! [`Datapath::load`] verifies the programs and makes the tables; `attach` puts programs where
+//! packets pass; `tables` writes rows; `counters` reads what the programs counted.
+
+mod attach;
+mod counters;
+mod tables;
+
+use std::{
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap, MapData, MapError, PerCpuArray, SockMap},
+    programs::{
+        ProgramError, SchedClassifier, SkLookup, TestRun, TestRunOptions, Xdp, links::LinkError,
+    },
+};
+use edge_common::{
+    address::{Address, Endpoint},
+    tables::{AddressRow, Count, ForwardRow, LAYOUT, ListenerRow, Settings, Traffic, TunnelRow},
+    verdict::Hook,
+};
+
+pub use attach::UplinkMode;
+
+/// The programs and tables of one daemon.
+pub struct Datapath {
+    pins: PathBuf,
+    programs: Mutex<Ebpf>,
+    settings: Mutex<aya::maps::Array<MapData, Settings>>,
+    addresses: Mutex<HashMap<MapData, Address, AddressRow>>,
+    tunnels: Mutex<HashMap<MapData, Endpoint, TunnelRow>>,
+    forwards: Mutex<HashMap<MapData, Endpoint, ForwardRow>>,
+    listeners: Mutex<HashMap<MapData, Endpoint, ListenerRow>>,
+    raw_listener: Mutex<SockMap<MapData>>,
+    verdicts: PerCpuArray<MapData, Count>,
+    traffic: Mutex<PerCpuArray<MapData, Traffic>>,
+}
+
+/// Why the kernel half could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// The BPF object could not be loaded.
+    #[error("the kernel refused edge's BPF programs; `edge check` says what this kernel lacks")]
+    Load(#[source] Box<aya::EbpfError>),
+    /// A program is missing or was refused.
+    #[error("BPF program {0}: the kernel refused it; `edge check` says what this kernel lacks")]
+    Program(&'static str, #[source] Box<ProgramError>),
+    /// A program could not be attached.
+    #[error("{program} cannot be attached to {target}")]
+    Attach {
+        /// Which program.
+        program: &'static str,
+        /// To what.
+        target: String,
+        /// Why.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// A link could not be kept.
+    #[error("the link of {0} cannot be kept")]
+    Link(String, #[source] LinkError),
+    /// A table could not be read or written.
+    #[error(
+        "BPF table {0} cannot be read or written; if it is full, end some tunnels or containers"
+    )]
+    Table(&'static str, #[source] Box<MapError>),
+    /// The object lacks something: it was built from other sources.
+    #[error("the BPF object has no {0}; build it again with `cargo xtask build`")]
+    Missing(&'static str),
+    /// The BPF file system is not usable.
+    #[error(
+        "{path}: cannot keep BPF links there; mount a BPF file system: mount -t bpf bpf /sys/fs/bpf"
+    )]
+    Pins {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EDGE_BPF_OBJECT"));
+
+impl Datapath {
+    /// Loads and verifies all programs and makes fresh tables. `pins` is a directory on a BPF
+    /// file system for this daemon's links; it is made, under a name that carries the layout.
+    pub fn load(pins: &Path) -> Result<Self, DatapathError> {
+        let pins = pins.join(format!("v{LAYOUT}"));
+        std::fs::create_dir_all(&pins)
+            .map_err(|source| DatapathError::Pins { path: pins.clone(), source: source.into() })?;
+        let mut ebpf =
+            EbpfLoader::new().load(OBJECT).map_err(|error| DatapathError::Load(Box::new(error)))?;
+        for name in ["tc_uplink", "tc_container"] {
+            attach::program::<SchedClassifier>(&mut ebpf, name)?
+                .load()
+                .map_err(|error| DatapathError::Program(name, Box::new(error)))?;
+        }
+        attach::program::<Xdp>(&mut ebpf, "xdp_uplink")?
+            .load()
+            .map_err(|error| DatapathError::Program("xdp_uplink", Box::new(error)))?;
+        attach::program::<SkLookup>(&mut ebpf, "sk_raw_ports")?
+            .load()
+            .map_err(|error| DatapathError::Program("sk_raw_ports", Box::new(error)))?;
+        Ok(Self {
+            pins,
+            settings: Mutex::new(tables::take(&mut ebpf, "SETTINGS")?),
+            addresses: Mutex::new(tables::take(&mut ebpf, "ADDRESSES")?),
+            tunnels: Mutex::new(tables::take(&mut ebpf, "TUNNELS")?),
+            forwards: Mutex::new(tables::take(&mut ebpf, "FORWARDS")?),
+            listeners: Mutex::new(tables::take(&mut ebpf, "LISTENERS")?),
+            raw_listener: Mutex::new(tables::take(&mut ebpf, "RAW_LISTENER")?),
+            verdicts: tables::take(&mut ebpf, "VERDICTS")?,
+            traffic: Mutex::new(tables::take(&mut ebpf, "TRAFFIC")?),
+            programs: Mutex::new(ebpf),
+        })
+    }
+
+    /// Runs a hook's program once over a frame (`BPF_PROG_TEST_RUN`): its return code and the
+    /// frame as it left it. `context` is the hook's own context (`xdp_md` or `__sk_buff`).
+    pub fn test_run(
+        &self,
+        hook: Hook,
+        frame: &[u8],
+        context: Option<&[u8]>,
+        repeat: u32,
+    ) -> Result<TestRunOutput, DatapathError> {
+        let mut out = vec![0; frame.len() + 256];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: context,
+            repeat,
+            ..TestRunOptions::new()
+        };
+        let mut programs = lock(&self.programs);
+        let name = hook.label();
+        let result = match hook {
+            Hook::XdpUplink => attach::program::<Xdp>(&mut programs, name)?.test_run(options),
+            Hook::TcUplink | Hook::TcContainer => {
+                attach::program::<SchedClassifier>(&mut programs, name)?.test_run(options)
+            }
+        }
+        .map_err(|error| DatapathError::Program(name, Box::new(error)))?;
+        out.truncate(result.data_size_out as usize);
+        Ok(TestRunOutput { code: result.return_value, frame: out, duration: result.duration })
+    }
+
+    /// Attaches `sk_raw_ports` to a network namespace, so that `listener` serves every raw port
+    /// that has a row.
+    pub fn serve_raw_ports(
+        &self,
+        namespace: BorrowedFd<'_>,
+        listener: &impl std::os::fd::AsRawFd,
+    ) -> Result<(), DatapathError> {
+        lock(&self.raw_listener)
+            .set(0, listener, 0)
+            .map_err(|error| DatapathError::Table("RAW_LISTENER", Box::new(error)))?;
+        self.attach_lookup(namespace)
+    }
+}
+
+/// What one `BPF_PROG_TEST_RUN` gave.
+#[derive(Debug)]
+pub struct TestRunOutput {
+    /// The program's return code.
+    pub code: u32,
+    /// The frame afterwards.
+    pub frame: Vec<u8>,
+    /// Mean time of one run.
+    pub duration: std::time::Duration,
+}
+
+/// A poisoned lock means that another thread panicked between two kernel calls, each of which is
+/// whole by itself; there is nothing to repair.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,108 @@
+//! Writing rows.
+
+use std::borrow::BorrowMut;
+
+use aya::{
+    Ebpf, Pod,
+    maps::{HashMap, Map, MapData, MapError},
+};
+use edge_common::{
+    address::{Address, Endpoint},
+    tables::{AddressRow, ForwardRow, LAYOUT, ListenerRow, Settings, TunnelRow},
+};
+
+use super::{Datapath, DatapathError, lock};
+
+impl Datapath {
+    /// Writes the host's settings; from then on decisions are made.
+    pub fn configure(&self, settings: &Settings) -> Result<(), DatapathError> {
+        let row = Settings { layout: LAYOUT, ..*settings };
+        lock(&self.settings)
+            .set(0, row, 0)
+            .map_err(|error| DatapathError::Table("SETTINGS", Box::new(error)))
+    }
+
+    /// Says who owns an address.
+    pub fn add_address(&self, address: Address, row: AddressRow) -> Result<(), DatapathError> {
+        put(&mut lock(&self.addresses), "ADDRESSES", &address, &row)
+    }
+
+    /// Forgets an address; fine if it is not there.
+    pub fn remove_address(&self, address: Address) -> Result<(), DatapathError> {
+        remove(&mut lock(&self.addresses), "ADDRESSES", &address)
+    }
+
+    /// Steers a public endpoint to a container.
+    pub fn add_tunnel(&self, public: Endpoint, row: TunnelRow) -> Result<(), DatapathError> {
+        put(&mut lock(&self.tunnels), "TUNNELS", &public, &row)
+    }
+
+    /// Stops steering it; fine if it is not there.
+    pub fn remove_tunnel(&self, public: Endpoint) -> Result<(), DatapathError> {
+        remove(&mut lock(&self.tunnels), "TUNNELS", &public)
+    }
+
+    /// Says that a container's port is forwarded.
+    pub fn add_forward(&self, container: Endpoint, row: ForwardRow) -> Result<(), DatapathError> {
+        put(&mut lock(&self.forwards), "FORWARDS", &container, &row)
+    }
+
+    /// Forgets it; fine if it is not there.
+    pub fn remove_forward(&self, container: Endpoint) -> Result<(), DatapathError> {
+        remove(&mut lock(&self.forwards), "FORWARDS", &container)
+    }
+
+    /// Says that userspace serves a public endpoint.
+    pub fn add_listener(&self, public: Endpoint, row: ListenerRow) -> Result<(), DatapathError> {
+        put(&mut lock(&self.listeners), "LISTENERS", &public, &row)
+    }
+
+    /// Forgets it; fine if it is not there.
+    pub fn remove_listener(&self, public: Endpoint) -> Result<(), DatapathError> {
+        remove(&mut lock(&self.listeners), "LISTENERS", &public)
+    }
+
+    /// How many rows each table has, by its name.
+    pub fn occupancy(&self) -> [(&'static str, usize); 4] {
+        [
+            ("ADDRESSES", lock(&self.addresses).keys().count()),
+            ("TUNNELS", lock(&self.tunnels).keys().count()),
+            ("FORWARDS", lock(&self.forwards).keys().count()),
+            ("LISTENERS", lock(&self.listeners).keys().count()),
+        ]
+    }
+}
+
+/// Takes a typed table out of the loaded object.
+pub(super) fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, DatapathError>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(DatapathError::Missing(name))?;
+    T::try_from(map).map_err(|error| DatapathError::Table(name, Box::new(error)))
+}
+
+fn put<T: BorrowMut<MapData>, K: Pod, V: Pod>(
+    table: &mut HashMap<T, K, V>,
+    name: &'static str,
+    key: &K,
+    row: &V,
+) -> Result<(), DatapathError> {
+    table.insert(key, row, 0).map_err(|error| DatapathError::Table(name, Box::new(error)))
+}
+
+fn remove<T: BorrowMut<MapData>, K: Pod, V: Pod>(
+    table: &mut HashMap<T, K, V>,
+    name: &'static str,
+    key: &K,
+) -> Result<(), DatapathError> {
+    match table.remove(key) {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(DatapathError::Table(name, Box::new(error))),
+    }
+}
