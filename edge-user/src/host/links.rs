@@ -1,0 +1,331 @@
+//! Links, addresses, routes and neighbours, over netlink.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, AsRawFd};
+
+use futures::TryStreamExt;
+use rtnetlink::{
+    Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    packet_route::{
+        address::{AddressAttribute, AddressFlags},
+        link::{InfoData, InfoVeth, LinkAttribute, LinkMessage},
+        neighbour::NeighbourState,
+        route::RouteScope,
+    },
+};
+
+use super::netns::NetNs;
+
+/// Where containers send everything: a link-local router that exists as a neighbour entry only.
+pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// The same for IPv6.
+pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+/// The routing table for namespaces that have a default route of their own.
+const OWN_TABLE: u32 = 0xed9e;
+
+/// A netlink connection into one namespace.
+#[derive(Clone)]
+pub struct Links {
+    handle: Handle,
+}
+
+/// Why netlink refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: the kernel refused; edge needs root and a kernel with veth")]
+pub struct LinkError {
+    what: String,
+    #[source]
+    source: rtnetlink::Error,
+}
+
+/// What edge wants to know of an interface.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// Its index in the namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Bytes of an IP packet.
+    pub mtu: u32,
+    /// What the kernel calls its type, for virtual ones (`veth`, `bond`…).
+    pub kind: Option<String>,
+    /// Bus and name of the device behind it, for physical ones.
+    pub parent: Option<(String, String)>,
+}
+
+/// Both ends of a veth to be made.
+pub struct Veth<'a> {
+    /// The host-side name.
+    pub host: &'a str,
+    /// The host side's MAC address.
+    pub host_mac: [u8; 6],
+    /// The name inside.
+    pub inside: &'a str,
+    /// The MAC address inside.
+    pub inside_mac: [u8; 6],
+    /// Bytes of an IP packet.
+    pub mtu: u32,
+}
+
+impl Links {
+    /// Into the namespace of this process.
+    pub fn here() -> std::io::Result<Self> {
+        let (connection, handle, _messages) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// Into another one.
+    pub fn within(namespace: &NetNs) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Handle::current();
+        let (connection, handle) = namespace.run(|| {
+            let _reactor = runtime.enter();
+            let (connection, handle, _messages) = rtnetlink::new_connection()?;
+            Ok((connection, handle))
+        })?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// The interfaces of the namespace.
+    pub async fn list(&self) -> Result<Vec<Link>, LinkError> {
+        let messages: Vec<_> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|source| LinkError { what: "listing interfaces".into(), source })?;
+        Ok(messages.iter().map(describe).collect())
+    }
+
+    /// One interface by name, if it is there.
+    pub async fn find(&self, name: &str) -> Result<Option<Link>, LinkError> {
+        Ok(self.list().await?.into_iter().find(|link| link.name == name))
+    }
+
+    /// Makes a veth whose other end lies in `namespace`; both ends are still down.
+    pub async fn add_veth(&self, veth: &Veth<'_>, namespace: &NetNs) -> Result<(), LinkError> {
+        let peer = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(veth.inside)
+            .address(veth.inside_mac.to_vec())
+            .mtu(veth.mtu)
+            .setns_by_fd(namespace.as_fd().as_raw_fd())
+            .build();
+        let message = LinkMessageBuilder::<LinkVeth>::new(veth.host, veth.inside)
+            .address(veth.host_mac.to_vec())
+            .mtu(veth.mtu)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .build();
+        self.handle
+            .link()
+            .add(message)
+            .execute()
+            .await
+            .map_err(|source| LinkError { what: format!("making veth {}", veth.host), source })
+    }
+
+    /// Removes an interface; fine if it is gone.
+    pub async fn remove(&self, name: &str) -> Result<(), LinkError> {
+        let Some(link) = self.find(name).await? else { return Ok(()) };
+        match self.handle.link().del(link.index).execute().await {
+            Err(source) if !is_missing(&source) => {
+                Err(LinkError { what: format!("removing {name}"), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Brings an interface up.
+    pub async fn up(&self, index: u32) -> Result<(), LinkError> {
+        let message = LinkUnspec::new_with_index(index).up().build();
+        self.handle
+            .link()
+            .set(message)
+            .execute()
+            .await
+            .map_err(|source| LinkError { what: format!("bringing up interface {index}"), source })
+    }
+
+    /// Gives an interface an address of its own, without a network behind it.
+    pub async fn add_address(&self, index: u32, address: IpAddr) -> Result<(), LinkError> {
+        let prefix = if address.is_ipv4() { 32 } else { 128 };
+        let mut request = self.handle.address().add(index, address, prefix).replace();
+        // There is nobody on the link to collide with.
+        request
+            .message_mut()
+            .attributes
+            .push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute));
+        request
+            .execute()
+            .await
+            .map_err(|source| LinkError { what: format!("adding address {address}"), source })
+    }
+
+    /// The addresses of an interface that others may use.
+    pub async fn addresses(&self, index: u32) -> Result<Vec<IpAddr>, LinkError> {
+        let messages: Vec<_> = self
+            .handle
+            .address()
+            .get()
+            .set_link_index_filter(index)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|source| LinkError { what: "listing addresses".into(), source })?;
+        let mut addresses = Vec::new();
+        for message in &messages {
+            for attribute in &message.attributes {
+                match attribute {
+                    AddressAttribute::Address(IpAddr::V4(v4)) => addresses.push(IpAddr::V4(*v4)),
+                    AddressAttribute::Address(IpAddr::V6(v6)) if !v6.is_unicast_link_local() => {
+                        addresses.push(IpAddr::V6(*v6));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(addresses)
+    }
+
+    /// Routes one address to an interface and says which MAC address it has there.
+    pub async fn add_neighbour(
+        &self,
+        index: u32,
+        address: IpAddr,
+        mac: [u8; 6],
+    ) -> Result<(), LinkError> {
+        let failed = |source| LinkError { what: format!("routing {address}"), source };
+        let route = match address {
+            IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(v4, 32)
+                .output_interface(index)
+                .scope(RouteScope::Link)
+                .build(),
+            IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(v6, 128)
+                .output_interface(index)
+                .build(),
+        };
+        self.handle.route().add(route).replace().execute().await.map_err(failed)?;
+        self.handle
+            .neighbours()
+            .add(index, address)
+            .link_layer_address(&mac)
+            .state(NeighbourState::Permanent)
+            .replace()
+            .execute()
+            .await
+            .map_err(failed)
+    }
+
+    /// Sends everything else from `source` to the gateway; by a rule of its own if the namespace
+    /// has a default route already.
+    pub async fn add_default(&self, index: u32, source: IpAddr) -> Result<(), LinkError> {
+        let failed = |error| LinkError { what: "adding the default route".into(), source: error };
+        let own_table = self.has_default(source.is_ipv4()).await?;
+        let table = if own_table { OWN_TABLE } else { 254 };
+        let route = match source {
+            IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .gateway(GATEWAY_V4)
+                .output_interface(index)
+                .pref_source(v4)
+                .onlink()
+                .table_id(table)
+                .build(),
+            IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .gateway(GATEWAY_V6)
+                .output_interface(index)
+                .pref_source(v6)
+                .table_id(table)
+                .build(),
+        };
+        self.handle.route().add(route).replace().execute().await.map_err(failed)?;
+        if own_table {
+            let rule = self.handle.rule().add().table_id(OWN_TABLE).priority(OWN_TABLE);
+            match source {
+                IpAddr::V4(v4) => rule.v4().source_prefix(v4, 32).execute().await,
+                IpAddr::V6(v6) => rule.v6().source_prefix(v6, 128).execute().await,
+            }
+            .map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    async fn has_default(&self, v4: bool) -> Result<bool, LinkError> {
+        let family = if v4 {
+            RouteMessageBuilder::<Ipv4Addr>::new().build()
+        } else {
+            RouteMessageBuilder::<Ipv6Addr>::new().build()
+        };
+        let routes: Vec<_> = self
+            .handle
+            .route()
+            .get(family)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|source| LinkError { what: "listing routes".into(), source })?;
+        Ok(routes
+            .iter()
+            .any(|route| route.header.destination_prefix_length == 0 && route.header.table == 254))
+    }
+
+    /// The interface of the default route (IPv4, else IPv6), if there is one.
+    pub async fn default_interface(&self) -> Result<Option<u32>, LinkError> {
+        for family in [
+            RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        ] {
+            let routes: Vec<_> = self
+                .handle
+                .route()
+                .get(family)
+                .execute()
+                .try_collect()
+                .await
+                .map_err(|source| LinkError { what: "listing routes".into(), source })?;
+            for route in routes {
+                if route.header.destination_prefix_length != 0 || route.header.table != 254 {
+                    continue;
+                }
+                for attribute in route.attributes {
+                    if let rtnetlink::packet_route::route::RouteAttribute::Oif(index) = attribute {
+                        return Ok(Some(index));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn describe(message: &LinkMessage) -> Link {
+    let mut link =
+        Link { index: message.header.index, name: String::new(), mtu: 0, kind: None, parent: None };
+    let (mut bus, mut device) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::ParentDevBusName(name) => bus = Some(name.clone()),
+            LinkAttribute::ParentDevName(name) => device = Some(name.clone()),
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    if let rtnetlink::packet_route::link::LinkInfo::Kind(kind) = info {
+                        link.kind = Some(kind.to_string());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    link.parent = bus.zip(device);
+    link
+}
+
+fn is_missing(error: &rtnetlink::Error) -> bool {
+    matches!(error, rtnetlink::Error::NetlinkError(message)
+        if message.raw_code() == -libc::ENODEV)
+}

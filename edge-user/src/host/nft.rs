@@ -1,0 +1,132 @@
+//! The nftables table under it all: a lost link is a closed door, not an open router.
+//!
+//! The table is loaded by `nft` itself: its language is what an operator reads in `nft list
+//! ruleset`, and one script is one transaction.
+
+use std::{
+    io::Write as _,
+    ops::RangeInclusive,
+    process::{Command, Stdio},
+};
+
+use edge_common::tables::LISTENER_MARK;
+use ipnet::Ipv4Net;
+
+/// What the table is made of.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// Its name, `edge_` and the instance.
+    pub name: String,
+    /// What every host-side veth's name begins with.
+    pub veth_prefix: String,
+    /// The containers' IPv4 range.
+    pub pool: Ipv4Net,
+    /// The raw ports: source NAT must never pick one, or a reply would look like a tunnel's packet.
+    pub raw_ports: RangeInclusive<u16>,
+}
+
+/// `nft` did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum NftError {
+    /// It is not there.
+    #[error("nft cannot be run; install the nftables package")]
+    Missing(#[source] std::io::Error),
+    /// It said no.
+    #[error("nft refused edge's table, so nothing was changed: {0}")]
+    Refused(String),
+}
+
+impl Table {
+    /// Puts the table in place, replacing in one step whatever has its name.
+    pub fn install(&self) -> Result<(), NftError> {
+        nft(&self.script())
+    }
+
+    /// Removes the table wholly; fine if it is not there.
+    pub fn remove(&self) -> Result<(), NftError> {
+        let name = &self.name;
+        nft(&format!("table inet {name}\ndelete table inet {name}\n"))
+    }
+
+    fn script(&self) -> String {
+        let Self { name, veth_prefix, pool, .. } = self;
+        let veth = format!("\"{veth_prefix}*\"");
+        let ports = self.nat_ports();
+        let (first, last) = (ports.start(), ports.end());
+        format!(
+            "table inet {name}
+delete table inet {name}
+table inet {name} {{
+    chain input {{
+        type filter hook input priority filter - 10; policy accept;
+        iifname {veth} meta mark {LISTENER_MARK:#x} accept
+        iifname {veth} ct state established,related accept
+        iifname {veth} drop
+    }}
+    chain forward {{
+        type filter hook forward priority filter - 10; policy accept;
+        iifname {veth} oifname {veth} drop
+        iifname {veth} meta nfproto ipv6 drop
+        iifname {veth} ip saddr != {pool} drop
+        oifname {veth} ct state != {{ established, related }} drop
+    }}
+    chain postrouting {{
+        type nat hook postrouting priority srcnat; policy accept;
+        oifname {veth} accept
+        ip saddr {pool} meta l4proto {{ tcp, udp }} masquerade to :{first}-{last}
+        ip saddr {pool} masquerade
+    }}
+}}
+"
+        )
+    }
+
+    /// The larger side of the unprivileged ports that the raw range leaves.
+    fn nat_ports(&self) -> RangeInclusive<u16> {
+        let below = self.raw_ports.start().saturating_sub(1024);
+        let above = u16::MAX - self.raw_ports.end();
+        if above >= below {
+            self.raw_ports.end().saturating_add(1)..=u16::MAX
+        } else {
+            1024..=self.raw_ports.start() - 1
+        }
+    }
+}
+
+fn nft(script: &str) -> Result<(), NftError> {
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(NftError::Missing)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(script.as_bytes()).map_err(NftError::Missing)?;
+    }
+    let output = child.wait_with_output().map_err(NftError::Missing)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(NftError::Refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(raw_ports: RangeInclusive<u16>) -> Table {
+        Table {
+            name: "edge_t".into(),
+            veth_prefix: "ed12-".into(),
+            pool: "100.64.0.0/10".parse().unwrap(),
+            raw_ports,
+        }
+    }
+
+    #[test]
+    fn source_nat_keeps_off_the_raw_ports() {
+        assert_eq!(table(20000..=29999).nat_ports(), 30000..=65535);
+        assert_eq!(table(40000..=65535).nat_ports(), 1024..=39999);
+    }
+}

@@ -1,0 +1,135 @@
+//! Kernel settings that edge changes, and puts back.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// The settings of this process's namespace that were changed, with what they were before. The
+/// record lies in a file, so that a daemon that was killed leaves its successor what to restore.
+#[derive(Debug)]
+pub struct Sysctls {
+    record: PathBuf,
+    before: BTreeMap<String, String>,
+}
+
+/// A setting could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("kernel setting {name} cannot be changed; edge needs root and a writable /proc/sys")]
+pub struct SysctlError {
+    name: String,
+    #[source]
+    source: io::Error,
+}
+
+impl Sysctls {
+    /// Takes up the record in `run_dir`, if a daemon left one there.
+    pub fn open(run_dir: &Path) -> io::Result<Self> {
+        let record = run_dir.join("sysctl.json");
+        let before = match fs::read(&record) {
+            Ok(bytes) => serde_json::from_slice(&bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => return Err(error),
+        };
+        Ok(Self { record, before })
+    }
+
+    /// Sets a value (`net/ipv4/ip_forward`), remembering the one before.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), SysctlError> {
+        let failed = |source| SysctlError { name: name.replace('/', "."), source };
+        let old = read(name).map_err(failed)?;
+        if old == value {
+            return Ok(());
+        }
+        if !self.before.contains_key(name) {
+            self.before.insert(name.to_owned(), old);
+            self.save().map_err(failed)?;
+        }
+        write(name, value).map_err(failed)
+    }
+
+    /// Puts every value back and forgets the record.
+    pub fn restore(&mut self) {
+        for (name, value) in std::mem::take(&mut self.before) {
+            if let Err(error) = write(&name, &value) {
+                tracing::warn!(name, value, %error, "kernel setting not restored");
+            }
+        }
+        if let Err(error) = fs::remove_file(&self.record)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(record = %self.record.display(), %error, "record not removed");
+        }
+    }
+
+    fn save(&self) -> io::Result<()> {
+        fs::write(&self.record, serde_json::to_vec(&self.before)?)
+    }
+}
+
+/// Reads a setting of this thread's namespace.
+pub fn read(name: &str) -> io::Result<String> {
+    Ok(fs::read_to_string(Path::new("/proc/sys").join(name))?.trim().to_owned())
+}
+
+/// Writes a setting of this thread's namespace.
+pub fn write(name: &str, value: &str) -> io::Result<()> {
+    fs::write(Path::new("/proc/sys").join(name), value)
+}
+
+/// Adds ports to this thread's namespace's list of those that connecting programs are not given.
+pub fn reserve_ports(first: u16, last: u16) -> io::Result<()> {
+    const NAME: &str = "net/ipv4/ip_local_reserved_ports";
+    write(NAME, &with_range(&read(NAME)?, first, last))
+}
+
+/// Takes one port off that list.
+pub fn release_port(port: u16) -> io::Result<()> {
+    const NAME: &str = "net/ipv4/ip_local_reserved_ports";
+    write(NAME, &without(&read(NAME)?, port))
+}
+
+fn with_range(list: &str, first: u16, last: u16) -> String {
+    let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
+    if list.is_empty() { range } else { format!("{list},{range}") }
+}
+
+/// The kernel merges neighbours into ranges, so the port may be inside one.
+fn without(list: &str, port: u16) -> String {
+    let mut kept = Vec::new();
+    for part in list.split(',').filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (Ok(first), Ok(last)) = (first.parse::<u16>(), last.parse::<u16>()) else { continue };
+        if port < first || port > last {
+            kept.push((first, last));
+            continue;
+        }
+        if first < port {
+            kept.push((first, port - 1));
+        }
+        if port < last {
+            kept.push((port + 1, last));
+        }
+    }
+    // An empty write is no write: a lone newline clears the list.
+    match kept.iter().fold(String::new(), |list, (first, last)| with_range(&list, *first, *last)) {
+        list if list.is_empty() => "\n".to_owned(),
+        list => list,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_come_and_go_whatever_the_kernel_merged() {
+        assert_eq!(with_range("", 80, 80), "80");
+        assert_eq!(with_range("80", 8000, 8001), "80,8000-8001");
+        assert_eq!(without("80,8000-8002", 8001), "80,8000,8002");
+        assert_eq!(without("80,8000-8002", 80), "8000-8002");
+        assert_eq!(without("80", 80), "\n");
+        assert_eq!(without("8000-8001", 8001), "8000");
+    }
+}
