@@ -1,4 +1,9 @@
 //! The userspace half of edge: gateway, host agent and the commands people type.
 
+pub mod cli;
+pub mod commands;
+pub mod error;
+pub mod host;
 pub mod region;
+pub mod up;
 pub mod wire;
