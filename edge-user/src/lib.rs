@@ -1,6 +1,10 @@
 //! The userspace half of edge: gateway, host agent and the commands people type.
 
+pub mod cli;
+pub mod commands;
 pub mod datapath;
+pub mod error;
 pub mod host;
 pub mod region;
+pub mod up;
 pub mod wire;

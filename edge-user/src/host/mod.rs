@@ -5,3 +5,14 @@ pub mod netns;
 pub mod nft;
 pub mod sockets;
 pub mod sysctl;
+
+pub mod capabilities;
+pub mod control;
+pub mod init;
+pub mod mountinfo;
+pub mod mounts;
+pub mod names;
+pub mod run;
+pub mod signals;
+mod sys;
+mod terminal;

@@ -1,0 +1,231 @@
+//! What people type: the commands of `edge`, their options and the help text.
+
+pub mod up;
+pub mod values;
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+pub use self::{up::UpArgs, values::Name};
+
+/// Public URLs, raw TCP ports and a private network for containers on Linux.
+#[derive(Debug, Parser)]
+#[command(name = "edge", version, max_term_width = 100)]
+pub struct Cli {
+    /// Which daemon is meant.
+    #[command(flatten)]
+    pub place: Place,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which daemon of this machine a command means.
+#[derive(Debug, Clone, Args)]
+pub struct Place {
+    /// Name of the daemon; several may run on one machine
+    #[arg(long, global = true, env = "EDGE_INSTANCE", default_value = "default")]
+    pub instance: Name,
+    /// Directory of the daemon's socket [default: /run/edge/<INSTANCE>]
+    #[arg(long, global = true, env = "EDGE_RUN_DIR", value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon: gateway and host of a one-machine region
+    Up(UpArgs),
+    /// Run a program in a container of its own, with tunnels to its ports
+    Run(RunArgs),
+    /// Give an existing network namespace addresses and tunnels, until interrupted
+    Attach(AttachArgs),
+    /// Inside a container: make a port public, until interrupted or until CMD ends
+    Forward(ForwardArgs),
+    /// List tunnels
+    Tunnels(ListArgs),
+    /// List containers
+    Containers(ListArgs),
+    /// Say what the daemon took of this machine, and why
+    Check(ListArgs),
+    /// Print the certificate of the region's own authority, for clients to trust
+    Ca,
+    /// The first steps of a container's processes; started by `edge run` only.
+    #[command(name = crate::host::init::COMMAND, hide = true)]
+    Init(InitArgs),
+}
+
+/// Options of `edge run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// The container and its tunnels.
+    #[command(flatten)]
+    pub container: ContainerArgs,
+    /// End the program after this long (as 90s or 1h30m): SIGTERM, 10 seconds later SIGKILL;
+    /// the exit code is then 124
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub timeout: Option<Duration>,
+    /// The program and its arguments [default: $SHELL, else /bin/sh]
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// Options of `edge attach`.
+#[derive(Debug, Clone, Args)]
+pub struct AttachArgs {
+    /// The network namespace, as /run/netns/NAME or /proc/PID/ns/net
+    #[arg(long, value_name = "PATH")]
+    pub netns: PathBuf,
+    /// The container and its tunnels.
+    #[command(flatten)]
+    pub container: ContainerArgs,
+}
+
+/// What a container is called and what of it is public.
+#[derive(Debug, Clone, Args)]
+pub struct ContainerArgs {
+    /// Name of the container, unique in its workspace [default: the daemon makes one up]
+    #[arg(long)]
+    pub name: Option<Name>,
+    /// The tenant; containers of two workspaces never exchange a packet
+    #[arg(long, env = "EDGE_WORKSPACE", default_value = "main")]
+    pub workspace: Name,
+    /// Make this port public over TLS (repeatable)
+    #[arg(long = "encrypted-port", value_name = "PORT", value_parser = values::port())]
+    pub encrypted_ports: Vec<u16>,
+    /// Make this port public over TLS and offer HTTP/2, spoken to the program without TLS
+    /// (repeatable)
+    #[arg(long = "h2-port", value_name = "PORT", value_parser = values::port())]
+    pub h2_ports: Vec<u16>,
+    /// Make this port public over TLS and also as a raw TCP port (repeatable)
+    #[arg(long = "unencrypted-port", value_name = "PORT", value_parser = values::port())]
+    pub unencrypted_ports: Vec<u16>,
+    /// Send IPv6 clients of raw TCP ports through the kernel; the programs must listen on ::
+    #[arg(long)]
+    pub native_ipv6: bool,
+    /// No way out to the internet; tunnels still work
+    #[arg(long)]
+    pub no_egress: bool,
+}
+
+/// Options of `edge forward`.
+#[derive(Debug, Clone, Args)]
+pub struct ForwardArgs {
+    /// The container's port
+    #[arg(value_parser = values::port())]
+    pub port: u16,
+    /// Also as a raw TCP port
+    #[arg(long)]
+    pub unencrypted: bool,
+    /// Offer HTTP/2, spoken to the program without TLS
+    #[arg(long, conflicts_with = "unencrypted")]
+    pub h2: bool,
+    /// A program that serves the port; the tunnel ends with it
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// Options of every listing.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct ListArgs {
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `edge run` tells the processes it starts.
+#[derive(Debug, Clone, Args)]
+pub struct InitArgs {
+    /// Which of the two steps this process takes.
+    #[arg(long)]
+    pub stage: crate::host::init::Stage,
+    /// The inherited end of the socket to `edge run`.
+    #[arg(long)]
+    pub control: i32,
+    /// The process that this one must not outlive.
+    #[arg(long)]
+    pub parent: Option<i32>,
+    /// The program and its arguments.
+    #[arg(last = true, required = true)]
+    pub command: Vec<OsString>,
+}
+
+impl Place {
+    /// The directory of the daemon's socket.
+    pub fn run_dir(&self) -> PathBuf {
+        match &self.run_dir {
+            Some(dir) => dir.clone(),
+            None => PathBuf::from("/run/edge").join(self.instance.as_str()),
+        }
+    }
+
+    /// The daemon's admin socket.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir().join("edge.sock")
+    }
+}
+
+impl RunArgs {
+    /// The program to run: what was given, else the person's shell.
+    pub fn command(&self) -> Vec<OsString> {
+        if !self.command.is_empty() {
+            return self.command.clone();
+        }
+        let shell = std::env::var_os("SHELL").filter(|shell| !shell.is_empty());
+        vec![shell.unwrap_or_else(|| "/bin/sh".into())]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn run_takes_ports_and_a_command() {
+        let cli = Cli::parse_from([
+            "edge",
+            "run",
+            "--encrypted-port",
+            "80",
+            "--encrypted-port",
+            "81",
+            "--timeout",
+            "1h",
+            "--instance",
+            "lab",
+            "--",
+            "sh",
+            "-c",
+            "true",
+        ]);
+        assert_eq!(cli.place.socket(), PathBuf::from("/run/edge/lab/edge.sock"));
+        let Command::Run(args) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(args.container.encrypted_ports, [80, 81]);
+        assert_eq!(args.timeout, Some(Duration::from_secs(3600)));
+        assert_eq!(args.command(), ["sh", "-c", "true"]);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for words in [
+            vec!["edge", "run", "--encrypted-port", "0"],
+            vec!["edge", "run", "--name", "Web"],
+            vec!["edge", "run", "sh"],
+            vec!["edge", "up", "--cert", "a.pem"],
+            vec!["edge", "up", "--raw-ports", "30000-20000"],
+            vec!["edge", "up", "--ipv4-pool", "100.64.0.1/10"],
+            vec!["edge", "--instance", "a/b", "tunnels"],
+            vec!["edge", "forward", "--h2", "--unencrypted", "80"],
+        ] {
+            assert!(Cli::try_parse_from(&words).is_err(), "{words:?}");
+        }
+    }
+}

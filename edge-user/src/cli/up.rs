@@ -1,0 +1,95 @@
+//! Options of `edge up`.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::{Args, ValueEnum};
+use ipnet::Ipv4Net;
+
+use super::values::{self, Name, PortRange, Uplink};
+
+/// Options of `edge up`.
+#[derive(Debug, Clone, Args)]
+pub struct UpArgs {
+    /// Tunnels are named *.DOMAIN; under r1.localhost browsers find them without any DNS
+    #[arg(long, env = "EDGE_DOMAIN", default_value = "r1.localhost", help_heading = "Names")]
+    pub domain: String,
+    /// Certificate chain for *.DOMAIN in PEM; without one edge is its own authority (`edge ca`)
+    #[arg(long, value_name = "FILE", requires = "key", help_heading = "Names")]
+    pub cert: Option<PathBuf>,
+    /// Private key of --cert in PEM
+    #[arg(long, value_name = "FILE", requires = "cert", help_heading = "Names")]
+    pub key: Option<PathBuf>,
+
+    /// Interface towards the internet, or auto: those of the default routes (repeatable)
+    #[arg(long = "uplink", value_name = "IFACE", default_value = "auto", help_heading = "Network")]
+    pub uplinks: Vec<Uplink>,
+    /// Address that clients dial where the machine itself does not have it, as behind 1:1 NAT
+    /// (repeatable) [default: the uplinks' addresses]
+    #[arg(long = "public-address", value_name = "IP", help_heading = "Network")]
+    pub public_addresses: Vec<IpAddr>,
+    /// TCP port of the TLS names
+    #[arg(long, value_name = "PORT", default_value_t = 443, value_parser = values::port(),
+          help_heading = "Network")]
+    pub tls_port: u16,
+    /// TCP port that sends plain HTTP on to the TLS names
+    #[arg(long, value_name = "PORT", default_value_t = 80, value_parser = values::port(),
+          help_heading = "Network")]
+    pub http_port: u16,
+    /// TCP ports that raw tunnels are given
+    #[arg(
+        long,
+        value_name = "FIRST-LAST",
+        default_value = "20000-29999",
+        help_heading = "Network"
+    )]
+    pub raw_ports: PortRange,
+    /// Containers' IPv4 addresses; must not be in use on any network the machine talks to
+    #[arg(long, value_name = "CIDR", default_value = "100.64.0.0/10",
+          value_parser = values::ipv4_pool, help_heading = "Network")]
+    pub ipv4_pool: Ipv4Net,
+    /// What carries raw TCP and packets between containers
+    #[arg(long, value_enum, default_value_t, help_heading = "Network")]
+    pub datapath: Datapath,
+    /// End a relayed connection that one side has closed after this much silence
+    #[arg(long, value_name = "DURATION", default_value = "10m",
+          value_parser = humantime::parse_duration, help_heading = "Network")]
+    pub idle_half_closed: Duration,
+
+    /// Keys, names and leases that outlive the daemon [default: /var/lib/edge/<INSTANCE>]
+    #[arg(long, env = "EDGE_STATE_DIR", value_name = "DIR", help_heading = "Operation")]
+    pub state_dir: Option<PathBuf>,
+    /// Where /metrics, /livez and /readyz answer
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464", help_heading = "Operation")]
+    pub admin: SocketAddr,
+    /// Unix group whose members may give commands to the daemon [default: root only]
+    #[arg(long, value_name = "NAME", help_heading = "Operation")]
+    pub group: Option<String>,
+}
+
+/// What carries raw TCP and packets between containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Datapath {
+    /// The fastest that each uplink's driver does well
+    #[default]
+    Auto,
+    /// XDP on every uplink, or refuse to start
+    Xdp,
+    /// TCX only, as on veth and bonds
+    Tcx,
+    /// No program on the uplinks: slower, needs nothing of the kernel
+    Userspace,
+}
+
+impl UpArgs {
+    /// The directory of what outlives the daemon.
+    pub fn state_dir(&self, instance: &Name) -> PathBuf {
+        match &self.state_dir {
+            Some(dir) => dir.clone(),
+            None => PathBuf::from("/var/lib/edge").join(instance.as_str()),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! `edge attach`: holds a namespace's place in the region while it runs.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tonic::Streaming;
+
+use super::{
+    client::{attach_request, connect, refusal},
+    output::announcement,
+};
+use crate::{
+    cli::{AttachArgs, Place},
+    error::{Error, say},
+    wire::admin::{AttachEvent, AttachRequest, attach_event::Event},
+};
+
+/// Attaches the namespace until SIGINT or SIGTERM, or until the daemon ends it.
+pub async fn attach(place: &Place, args: &AttachArgs) -> Result<(), Error> {
+    // The daemon has another working directory than the person who typed the path.
+    let netns = args.netns.canonicalize().map_err(|e| {
+        Error::failure(args.netns.display(), e, "`ip netns list` names those in /run/netns")
+    })?;
+    let netns = netns.into_os_string().into_string().map_err(|path| {
+        Error::failure(path.display(), "the path is not UTF-8", "bind-mount it to one that is")
+    })?;
+    let request = AttachRequest { netns, ..attach_request(&args.container) };
+
+    let stop = |kind| {
+        signal(kind).map_err(|e| {
+            Error::failure("signals", e, "raise the limit of open files (`ulimit -n`)")
+        })
+    };
+    let mut interrupt = stop(SignalKind::interrupt())?;
+    let mut terminate = stop(SignalKind::terminate())?;
+    let hold = async {
+        let reply = connect(place).await?.attach(request).await;
+        hold(reply.map_err(|status| refusal(&status))?.into_inner()).await
+    };
+    // Closing the call, as dropping it does, is what detaches.
+    tokio::select! {
+        ended = hold => ended,
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+async fn hold(mut events: Streaming<AttachEvent>) -> Result<(), Error> {
+    while let Some(event) = events.message().await.map_err(|status| refusal(&status))? {
+        match event.event {
+            Some(Event::Attached(attached)) => {
+                let container = attached.container.unwrap_or_default();
+                say(format_args!(
+                    "{} is attached: {}, {}",
+                    container.name, container.ipv4, container.i6pn
+                ));
+            }
+            Some(Event::Tunnel(tunnel)) => say(announcement(&tunnel)),
+            Some(Event::Warning(text)) => say(text),
+            // Of a newer daemon.
+            None => {}
+        }
+    }
+    Err(Error::failure(
+        "daemon",
+        "it ended the container's attachment",
+        "see the log of `edge up`, and attach again",
+    ))
+}

@@ -1,0 +1,9 @@
+//! The commands people type, as clients of the daemon.
+
+pub mod attach;
+pub mod ca;
+pub mod check;
+pub mod client;
+pub mod containers;
+pub mod output;
+pub mod tunnels;
