@@ -1,4 +1,11 @@
 //! What a region knows: its containers, its tunnels, and the store that keeps both.
 
+pub mod addresses;
+pub mod embedded;
+pub mod names;
+pub mod ports;
+pub mod rest;
 pub mod steering;
+pub mod store;
 pub mod tunnel;
+pub mod workspaces;
