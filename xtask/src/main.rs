@@ -11,19 +11,31 @@ mod toolchain;
 mod tools;
 mod workspace;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::Parser;
 use workspace::Workspace;
 
-fn main() -> Result<()> {
-    let door = Door::parse();
+fn main() -> ExitCode {
+    // Not returned from `main`: a stack trace of this program would hide what it reports.
+    match enter(&Door::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn enter(door: &Door) -> Result<()> {
     let workspace = Workspace::find()?;
     match door {
         Door::Setup => setup::run(&workspace),
-        Door::Build(options) => build::run(&workspace, &options).map(drop),
-        Door::Lint(options) => lint::run(&workspace, &options),
-        Door::Test(options) => test::run(&workspace, &options),
-        Door::Run(options) => run::run(&workspace, &options),
+        Door::Build(options) => build::run(&workspace, options).map(drop),
+        Door::Lint(options) => lint::run(&workspace, options),
+        Door::Test(options) => test::run(&workspace, options),
+        Door::Run(options) => run::run(&workspace, options),
     }
 }
 
