@@ -1,2 +1,56 @@
-//! .
-fn main() {}
+//! The only door into this workspace: `cargo xtask setup|build|lint|test|run`.
+
+mod build;
+mod lint;
+mod packages;
+mod run;
+mod setup;
+mod step;
+mod test;
+mod toolchain;
+mod tools;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use workspace::Workspace;
+
+fn main() -> ExitCode {
+    // Not returned from `main`: a stack trace of this program would hide what it reports.
+    match enter(&Door::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn enter(door: &Door) -> Result<()> {
+    let workspace = Workspace::find()?;
+    match door {
+        Door::Setup => setup::run(&workspace),
+        Door::Build(options) => build::run(&workspace, options).map(drop),
+        Door::Lint(options) => lint::run(&workspace, options),
+        Door::Test(options) => test::run(&workspace, options),
+        Door::Run(options) => run::run(&workspace, options),
+    }
+}
+
+/// Everything that is done with this workspace.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+enum Door {
+    /// Installs what building and testing need and this machine lacks; says what and why
+    Setup,
+    /// Builds the BPF object, then `edge` with the object inside it
+    Build(build::Options),
+    /// Checks format, lints, licences and dependencies
+    Lint(lint::Options),
+    /// Sets up, lints, builds, and runs every test; needs root
+    Test(test::Options),
+    /// Sets up, builds, and starts `edge up` with the arguments after `--`
+    Run(run::Options),
+}

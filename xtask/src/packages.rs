@@ -1,0 +1,97 @@
+//! The programs that building and testing call, and the Debian packages that hold them.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context, Result, bail};
+use nix::unistd::geteuid;
+
+use crate::{step, workspace::which};
+
+/// One package, how its presence shows on any distribution, and what it is for.
+struct Package {
+    name: &'static str,
+    sign: Sign,
+    why: &'static str,
+}
+
+enum Sign {
+    Program(&'static str),
+    File(&'static str),
+    Python(&'static str),
+}
+
+use Sign::{File, Program, Python};
+
+const PACKAGES: &[Package] = &[
+    package("iproute2", Program("ip"), "namespaces, links and routes"),
+    package("iputils-ping", Program("ping"), "reachability tests"),
+    package("ethtool", Program("ethtool"), "offload settings of test wires"),
+    package("nftables", Program("nft"), "NAT and the closed door under the BPF programs"),
+    package("bpftool", Program("bpftool"), "a look at programs and maps when a test fails"),
+    package("tcpdump", Program("tcpdump"), "what a test's wire carried"),
+    package("curl", Program("curl"), "HTTP clients of tests"),
+    package("netcat-openbsd", Program("nc.openbsd"), "TCP clients and servers of tests"),
+    package("openssh-client", Program("ssh"), "SSH over a raw TCP tunnel"),
+    package("openssh-server", Program("sshd"), "SSH over a raw TCP tunnel"),
+    package("iperf3", Program("iperf3"), "throughput"),
+    package("procps", Program("pkill"), "signals to what runs in a namespace"),
+    package("util-linux", Program("setpriv"), "tests without a privilege"),
+    package("gcc", Program("gcc"), "crates that build C"),
+    package("libc6-dev", File("/usr/include/stdio.h"), "crates that build C"),
+    package("python3", Program("python3"), "Modal's own client"),
+    package("python3-venv", Python("import venv, ensurepip"), "Modal's own client"),
+];
+
+/// Installs what is missing; says whether that was anything.
+pub(crate) fn ensure() -> Result<bool> {
+    let missing: Vec<_> = PACKAGES.iter().filter(|package| !package.is_there()).collect();
+    if missing.is_empty() {
+        return Ok(false);
+    }
+    for package in &missing {
+        step::note(package.name, &format!("missing; needed for {}", package.why));
+    }
+    let names: Vec<_> = missing.iter().map(|package| package.name).collect();
+    install(&names)?;
+    if let Some(package) = missing.iter().find(|package| !package.is_there()) {
+        bail!("package {} is installed, but what edge needs of it is not there", package.name);
+    }
+    Ok(true)
+}
+
+/// Installs Debian packages, or names them to who can.
+pub(crate) fn install(names: &[&str]) -> Result<()> {
+    let list = names.join(" ");
+    let apt = which("apt-get").with_context(|| {
+        format!("this system has no apt-get; install what Debian calls: {list}")
+    })?;
+    if !geteuid().is_root() {
+        bail!("packages are missing and only root may install them: sudo apt-get install {list}");
+    }
+    let apt = |words: &[&str]| {
+        let mut command = Command::new(&apt);
+        command.args(words).env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    step::run("apt-get update", "package lists may be old", apt(&["update", "--quiet"]))?;
+    let mut command = apt(&["install", "--yes", "--no-install-recommends"]);
+    command.args(names);
+    step::run("apt-get install", &list, command)
+}
+
+impl Package {
+    fn is_there(&self) -> bool {
+        match self.sign {
+            Program(program) => which(program).is_some(),
+            File(path) => Path::new(path).exists(),
+            Python(code) => Command::new("python3")
+                .args(["-c", code])
+                .output()
+                .is_ok_and(|o| o.status.success()),
+        }
+    }
+}
+
+const fn package(name: &'static str, sign: Sign, why: &'static str) -> Package {
+    Package { name, sign, why }
+}

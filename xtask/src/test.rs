@@ -1,0 +1,46 @@
+//! Every test, in the order in which a failure is cheapest.
+
+use anyhow::{Result, bail};
+use nix::unistd::geteuid;
+
+use crate::{build, lint, setup, step, workspace::Workspace};
+
+/// What to test.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Also the tests that take minutes
+    #[arg(long)]
+    long: bool,
+    /// Only tests whose name contains one of these; leaves out the lints
+    filters: Vec<String>,
+}
+
+/// Ends with the summary lines of `cargo test`.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    if !geteuid().is_root() {
+        bail!(
+            "the tests make network namespaces and load BPF programs, which needs root; \
+             run: sudo --preserve-env=PATH cargo xtask test"
+        );
+    }
+    setup::run(workspace)?;
+    if options.filters.is_empty() {
+        lint::run(workspace, &lint::Options { no_deny: false })?;
+    }
+    let edge = build::run(workspace, &build::Options { profile: "release".to_owned() })?;
+
+    let mut units = workspace.cargo();
+    units.args(["test", "--workspace", "--exclude", "edge-ebpf", "--exclude", "tests", "--"]);
+    units.args(&options.filters);
+    step::live("unit tests", "decisions and formats, without a daemon", units)?;
+
+    let mut promises = workspace.cargo();
+    promises.args(["test", "--package", "tests", "--", "--test-threads", "4"]);
+    promises.args(&options.filters);
+    promises.env("EDGE_BIN", edge).env("EDGE_VENV", workspace.venv());
+    promises.env_remove("EDGE_LONG");
+    if options.long {
+        promises.env("EDGE_LONG", "1");
+    }
+    step::live("tests", "real daemons in network namespaces", promises)
+}
