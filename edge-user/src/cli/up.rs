@@ -24,21 +24,21 @@ pub struct UpArgs {
     #[arg(long, value_name = "FILE", requires = "cert", help_heading = "Names")]
     pub key: Option<PathBuf>,
 
-    /// Interface towards the internet, or auto: those of the default routes (repeatable)
-    #[arg(long = "uplink", value_name = "IFACE", default_value = "auto", help_heading = "Network")]
+    /// Interface towards the internet, or auto: that of the default route (repeatable)
+    /// [default: none; tunnels are served on loopback]
+    #[arg(long = "uplink", value_name = "IFACE", help_heading = "Network")]
     pub uplinks: Vec<Uplink>,
     /// Address that clients dial where the machine itself does not have it, as behind 1:1 NAT
     /// (repeatable) [default: the uplinks' addresses]
     #[arg(long = "public-address", value_name = "IP", help_heading = "Network")]
     pub public_addresses: Vec<IpAddr>,
-    /// TCP port of the TLS names
-    #[arg(long, value_name = "PORT", default_value_t = 443, value_parser = values::port(),
-          help_heading = "Network")]
-    pub tls_port: u16,
-    /// TCP port that sends plain HTTP on to the TLS names
-    #[arg(long, value_name = "PORT", default_value_t = 80, value_parser = values::port(),
-          help_heading = "Network")]
-    pub http_port: u16,
+    /// TCP port of the TLS names [default: 443, else the next free of 8443…]
+    #[arg(long, value_name = "PORT", value_parser = values::port(), help_heading = "Network")]
+    pub tls_port: Option<u16>,
+    /// TCP port that sends plain HTTP on to the TLS names [default: 80, else the next free of
+    /// 8080…]
+    #[arg(long, value_name = "PORT", value_parser = values::port(), help_heading = "Network")]
+    pub http_port: Option<u16>,
     /// TCP ports that raw tunnels are given
     #[arg(
         long,

@@ -22,6 +22,16 @@ pub enum UplinkMode {
     Tcx,
 }
 
+impl UplinkMode {
+    /// As people and metrics see it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::Tcx => "tcx",
+        }
+    }
+}
+
 impl Datapath {
     /// Attaches `tc_container` to a container's host-side veth, in this thread's namespace.
     pub fn attach_container(&self, interface: &str) -> Result<(), DatapathError> {

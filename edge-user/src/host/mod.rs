@@ -1,10 +1,15 @@
 //! The host agent: containers, and what they see.
 
+pub mod containers;
 pub mod links;
 pub mod netns;
 pub mod nft;
+pub mod service;
 pub mod sockets;
+pub mod steering;
 pub mod sysctl;
+pub mod uplink;
+pub mod wiring;
 
 pub mod capabilities;
 pub mod control;

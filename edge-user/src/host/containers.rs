@@ -1,0 +1,260 @@
+//! The containers of this host.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use edge_common::tables::AddressRow;
+
+use super::{
+    netns::NetNs,
+    wiring::{Plan, Wired, Wiring, WiringError},
+};
+use crate::region::{
+    addresses::{AddressError, Addresses},
+    names,
+    tunnel::Container,
+    workspaces::{WorkspaceError, Workspaces},
+};
+
+/// What is asked for.
+pub struct Request {
+    /// Empty: one is made up.
+    pub name: String,
+    /// The tenant's name.
+    pub workspace: String,
+    /// Whose namespace it is.
+    pub place: Place,
+    /// Ordinary egress through source NAT.
+    pub egress: bool,
+}
+
+/// Where a container's namespace is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// That of a process; the container's first.
+    Process(u32),
+    /// Mounted at a path.
+    Path(PathBuf),
+}
+
+/// A container on the wire.
+pub struct Attached {
+    /// As the region knows it.
+    pub container: Arc<Container>,
+    /// Where its namespace is.
+    pub place: Place,
+    /// Its namespace.
+    pub namespace: NetNs,
+    /// Its wire.
+    pub wired: Wired,
+    /// Ordinary egress through source NAT.
+    pub egress: bool,
+}
+
+/// Why a namespace did not become a container; nothing of the attempt is left.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// Somebody else has the name.
+    #[error(
+        "container {0:?} exists already in workspace {1:?}; choose another name, or end that one"
+    )]
+    NameTaken(String, String),
+    /// The namespace is a container already.
+    #[error("the namespace is container {0:?} already; end that one first")]
+    NamespaceTaken(String),
+    /// It is the host's own.
+    #[error("the namespace is the daemon's own; attach one made by `ip netns add` or a runtime")]
+    OwnNamespace,
+    /// The namespace cannot be opened.
+    #[error("{0}: {1}; name a network namespace, as /run/netns/NAME")]
+    NoNamespace(String, #[source] std::io::Error),
+    /// The name of the workspace will not do.
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+    /// No address.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// No wire.
+    #[error(transparent)]
+    Wiring(#[from] WiringError),
+}
+
+/// The containers of this host.
+pub struct Containers {
+    wiring: Wiring,
+    addresses: Addresses,
+    workspaces: Workspaces,
+    veth_prefix: String,
+    mtu: u32,
+    attached: RwLock<HashMap<String, Arc<Attached>>>,
+    /// Names and namespaces of containers that are being made.
+    starting: RwLock<HashMap<String, (String, String, (u64, u64))>>,
+}
+
+impl Containers {
+    /// None yet. Host-side veths are named `veth_prefix` and seven characters.
+    pub fn new(
+        wiring: Wiring,
+        addresses: Addresses,
+        workspaces: Workspaces,
+        veth_prefix: String,
+        mtu: u32,
+    ) -> Self {
+        let (attached, starting) = Default::default();
+        Self { wiring, addresses, workspaces, veth_prefix, mtu, attached, starting }
+    }
+
+    /// Makes a namespace a container.
+    pub async fn attach(&self, request: Request) -> Result<Arc<Attached>, AttachError> {
+        let workspace = self.workspaces.id(&request.workspace).await?;
+        let namespace = open(&request.place)?;
+        let identity = namespace
+            .identity()
+            .and_then(|own| Ok((own, NetNs::current()?.identity()?)))
+            .map_err(|error| AttachError::NoNamespace("network namespace".into(), error))?;
+        if identity.0 == identity.1 {
+            return Err(AttachError::OwnNamespace);
+        }
+        let id = names::id("co");
+        let name =
+            if request.name.is_empty() { id.replace("co-", "c-") } else { request.name.clone() };
+        self.claim(&id, &name, &request.workspace, identity.0)?;
+        let made = self.make(&id, name, workspace, request, namespace).await;
+        write(&self.starting).remove(&id);
+        made
+    }
+
+    /// Ends a container's place here. Its tunnels must have ended.
+    pub async fn detach(&self, attached: &Attached) {
+        self.wiring.disconnect(&attached.wired).await;
+        write(&self.attached).remove(&attached.container.id);
+        self.addresses.give_back(attached.container.ipv4).await;
+    }
+
+    /// All containers, by workspace and name.
+    pub fn list(&self) -> Vec<Arc<Attached>> {
+        let mut list: Vec<_> = read(&self.attached).values().cloned().collect();
+        list.sort_by(|a, b| {
+            let key = |attached: &Arc<Attached>| {
+                (attached.container.workspace.clone(), attached.container.name.clone())
+            };
+            key(a).cmp(&key(b))
+        });
+        list
+    }
+
+    /// A container by its id.
+    pub fn by_id(&self, id: &str) -> Option<Arc<Attached>> {
+        read(&self.attached).get(id).cloned()
+    }
+
+    /// The container that an address belongs to.
+    pub fn by_address(&self, address: IpAddr) -> Option<Arc<Container>> {
+        let canonical = address.to_canonical();
+        read(&self.attached)
+            .values()
+            .map(|attached| &attached.container)
+            .find(|container| match canonical {
+                IpAddr::V4(v4) => container.ipv4 == v4,
+                IpAddr::V6(v6) => container.i6pn == v6,
+            })
+            .cloned()
+    }
+
+    /// The service namespace's own address of the containers' range.
+    pub fn service_address(&self) -> Ipv4Addr {
+        self.addresses.service()
+    }
+
+    /// The wires, for the service namespace.
+    pub fn wiring(&self) -> &Wiring {
+        &self.wiring
+    }
+
+    fn claim(
+        &self,
+        id: &str,
+        name: &str,
+        workspace: &str,
+        identity: (u64, u64),
+    ) -> Result<(), AttachError> {
+        let mut starting = write(&self.starting);
+        let mut others: Vec<_> = starting.values().cloned().collect();
+        others.extend(read(&self.attached).values().map(|attached| {
+            let container = &attached.container;
+            let identity = attached.namespace.identity().unwrap_or_default();
+            (container.name.clone(), container.workspace.clone(), identity)
+        }));
+        for (other_name, other_workspace, other_identity) in others {
+            if other_name == name && other_workspace == workspace {
+                return Err(AttachError::NameTaken(other_name, other_workspace));
+            }
+            if other_identity == identity {
+                return Err(AttachError::NamespaceTaken(other_name));
+            }
+        }
+        starting.insert(id.to_owned(), (name.to_owned(), workspace.to_owned(), identity));
+        Ok(())
+    }
+
+    async fn make(
+        &self,
+        id: &str,
+        name: String,
+        workspace: u32,
+        request: Request,
+        namespace: NetNs,
+    ) -> Result<Arc<Attached>, AttachError> {
+        let addresses = self.addresses.take(workspace).await?;
+        let plan = Plan {
+            veth: format!("{}{}", self.veth_prefix, &id[id.len() - 7..]),
+            namespace: &namespace,
+            addresses: vec![addresses.ipv4.into(), addresses.i6pn.into()],
+            flags: if request.egress { AddressRow::EGRESS } else { 0 },
+            workspace,
+            mtu: self.mtu,
+        };
+        let wired = match self.wiring.connect(&plan).await {
+            Ok(wired) => wired,
+            Err(error) => {
+                self.addresses.give_back(addresses.ipv4).await;
+                return Err(error.into());
+            }
+        };
+        let attached = Arc::new(Attached {
+            container: Arc::new(Container {
+                id: id.to_owned(),
+                name,
+                workspace: request.workspace,
+                ipv4: addresses.ipv4,
+                i6pn: addresses.i6pn,
+            }),
+            place: request.place,
+            namespace,
+            wired,
+            egress: request.egress,
+        });
+        write(&self.attached).insert(id.to_owned(), attached.clone());
+        Ok(attached)
+    }
+}
+
+fn open(place: &Place) -> Result<NetNs, AttachError> {
+    let (opened, what) = match place {
+        Place::Process(pid) => (NetNs::of_process(*pid), format!("process {pid}")),
+        Place::Path(path) => (NetNs::at(path), path.display().to_string()),
+    };
+    opened.map_err(|error| AttachError::NoNamespace(what, error))
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
