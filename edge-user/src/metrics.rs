@@ -1,0 +1,126 @@
+//! What Prometheus scrapes, and whether the daemon lives and is ready: on a thread of its own, so
+//! that it answers when everything else is busy.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use axum::{Router, http::StatusCode, routing::get};
+use prometheus::{
+    IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+
+use crate::datapath::Datapath;
+
+/// Serves `/metrics`, `/livez` and `/readyz` until the process ends.
+pub fn serve(listener: TcpListener, registry: Registry, ready: Arc<AtomicBool>) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let app = Router::new()
+        .route("/metrics", get(move || async move { exposition(&registry) }))
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(move || async move { readiness(&ready) }));
+    std::thread::Builder::new().name("edge-metrics".into()).spawn(move || {
+        let served = runtime.block_on(async {
+            axum::serve(tokio::net::TcpListener::from_std(listener)?, app).await
+        });
+        if let Err(error) = served {
+            tracing::error!(%error, "metrics are no longer served");
+        }
+    })?;
+    Ok(())
+}
+
+/// Opens the admin address.
+pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    use anyhow::Context as _;
+    TcpListener::bind(address).with_context(|| {
+        format!("metrics address {address}: cannot be used; choose another with --admin")
+    })
+}
+
+fn exposition(registry: &Registry) -> (StatusCode, String) {
+    match TextEncoder::new().encode_to_string(&registry.gather()) {
+        Ok(text) => (StatusCode::OK, text),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics: {error}\n")),
+    }
+}
+
+fn readiness(ready: &AtomicBool) -> (StatusCode, &'static str) {
+    if ready.load(Ordering::Acquire) {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    }
+}
+
+/// The kernel's counters, read when they are scraped.
+pub struct KernelCounters {
+    datapath: Arc<Datapath>,
+    packets: IntCounterVec,
+    bytes: IntCounterVec,
+    rows: IntGaugeVec,
+}
+
+impl KernelCounters {
+    /// For the tables of this daemon.
+    pub fn new(datapath: Arc<Datapath>) -> prometheus::Result<Self> {
+        let labels = &["hook", "verdict"];
+        Ok(Self {
+            datapath,
+            packets: IntCounterVec::new(
+                Opts::new(
+                    "edge_verdict_packets_total",
+                    "Packets by hook and verdict: XDP counts frames, TCX what GRO has merged.",
+                ),
+                labels,
+            )?,
+            bytes: IntCounterVec::new(
+                Opts::new(
+                    "edge_verdict_bytes_total",
+                    "Bytes by hook and verdict, link headers included.",
+                ),
+                labels,
+            )?,
+            rows: IntGaugeVec::new(
+                Opts::new("edge_table_rows", "Rows in the kernel's tables."),
+                &["table"],
+            )?,
+        })
+    }
+}
+
+impl Collector for KernelCounters {
+    fn desc(&self) -> Vec<&Desc> {
+        [self.packets.desc(), self.bytes.desc(), self.rows.desc()].concat()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        match self.datapath.verdicts() {
+            Ok(rows) => {
+                for (hook, verdict, count) in rows {
+                    let labels = &[hook.label(), verdict.label()];
+                    raise(&self.packets.with_label_values(labels), count.packets);
+                    raise(&self.bytes.with_label_values(labels), count.bytes);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "kernel counters cannot be read"),
+        }
+        for (table, rows) in self.datapath.occupancy() {
+            self.rows.with_label_values(&[table]).set(i64::try_from(rows).unwrap_or(i64::MAX));
+        }
+        [self.packets.collect(), self.bytes.collect(), self.rows.collect()].concat()
+    }
+}
+
+/// The kernel's counters only rise, as Prometheus's do.
+fn raise(counter: &prometheus::IntCounter, value: u64) {
+    counter.inc_by(value.saturating_sub(counter.get()));
+}
