@@ -1,0 +1,4 @@
+//! What a host does for its containers.
+
+pub mod api;
+pub mod callers;
