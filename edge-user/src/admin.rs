@@ -221,8 +221,7 @@ fn container_request(request: AttachRequest) -> Result<ContainerRequest, Status>
             ));
         }
     };
-    let workspace =
-        if request.workspace.is_empty() { "main".into() } else { request.workspace };
+    let workspace = if request.workspace.is_empty() { "main".into() } else { request.workspace };
     Ok(ContainerRequest { name: request.name, workspace, place, egress: !request.no_egress })
 }
 

@@ -1,10 +1,12 @@
 //! The userspace half of edge: gateway, host agent and the commands people type.
 
+pub mod admin;
 pub mod cli;
 pub mod commands;
 pub mod datapath;
 pub mod error;
 pub mod host;
+pub mod metrics;
 pub mod region;
 pub mod up;
 pub mod wire;

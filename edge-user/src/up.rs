@@ -1,11 +1,331 @@
-//! `edge up`: the daemon of a one-machine region.
+//! `edge up`: gateway, host agent and an embedded store in one process, the region of one machine.
 
-use crate::{
-    cli::{Place, UpArgs},
-    error::Error,
+mod listeners;
+mod machine;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
+use anyhow::Context as _;
+use edge_common::tables::{ListenerRow, Settings};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
+
+use self::machine::Machine;
+use crate::{
+    admin::{self, AdminService},
+    cli::{Place, UpArgs},
+    gateway::{self, Gateway, Limits, authority::Authority, certificates::Certificates},
+    host::{
+        api,
+        containers::Containers,
+        netns::NetNs,
+        service::{SERVICE, Service},
+        steering::KernelSteering,
+        uplink::{self, Uplink},
+        wiring::Wiring,
+    },
+    metrics::{self, KernelCounters},
+    region::{
+        addresses::{AddressPlan, Addresses},
+        embedded::Embedded,
+        ports::Ports,
+        store::Store,
+        tunnels::{TunnelSettings, Tunnels},
+        workspaces::Workspaces,
+    },
+    wire::admin::{StatusResponse, Uplink as UplinkStatus},
+};
+
+/// How long a port, a name or an address rests after use, so that no late packet of one tenant
+/// reaches another.
+const REST: Duration = Duration::from_secs(600);
+/// The one region of a machine, and its one host.
+const REGION: u16 = 1;
+const HOST: u16 = 1;
+/// Bytes of an IP packet where nothing says otherwise.
+const MTU: u32 = 1500;
+/// How long relayed connections may go on after the daemon was told to stop.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// Runs the daemon until it is told to stop.
-pub async fn run(_place: Place, _args: UpArgs) -> anyhow::Result<()> {
-    Err(Error::failure("edge up", "this build has no daemon", "build a later one").into())
+pub async fn run(place: Place, args: UpArgs) -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("EDGE_LOG")
+                .unwrap_or_else(|_unset| "info".into()),
+        )
+        .init();
+    let metrics_listener = metrics::bind(args.admin)?;
+    let machine = Machine::take(&place, &args).await?;
+    let mut uplinks = Vec::new();
+    let outcome = serve(&place, &args, &machine, &mut uplinks, metrics_listener).await;
+    machine.release(&uplinks).await;
+    outcome
+}
+
+async fn serve(
+    place: &Place,
+    args: &UpArgs,
+    machine: &Machine,
+    uplinks: &mut Vec<Uplink>,
+    metrics_listener: std::net::TcpListener,
+) -> anyhow::Result<()> {
+    let registry = prometheus::Registry::new();
+    let ready = Arc::new(AtomicBool::new(false));
+    registry.register(Box::new(KernelCounters::new(machine.datapath.clone())?))?;
+    metrics::serve(metrics_listener, registry.clone(), ready.clone())?;
+
+    attach_uplinks(args, machine, uplinks).await?;
+    let mtu = mtu(machine, uplinks).await?;
+    configure(args, machine, mtu)?;
+
+    let state_dir = args.state_dir(&place.instance);
+    std::fs::create_dir_all(&state_dir)
+        .with_context(|| format!("{}: the state directory cannot be made", state_dir.display()))?;
+    let store: Arc<dyn Store> = Arc::new(Embedded::open(&state_dir)?);
+    let plan = AddressPlan { pool: args.ipv4_pool, region: REGION, host: HOST, rest: REST };
+    let containers = Arc::new(Containers::new(
+        Wiring::new(machine.links.clone(), machine.datapath.clone()),
+        Addresses::open(store.clone(), plan).await?,
+        Workspaces::new(store.clone()),
+        machine.veth_prefix.clone(),
+        mtu,
+    ));
+    let service_veth = format!("{}service", machine.veth_prefix);
+    let service = Arc::new(Service::start(containers.clone(), service_veth, mtu).await?);
+
+    let public = listeners::addresses(uplinks.iter().flat_map(|uplink| uplink.addresses.clone()));
+    let (tls_port, tls) = listeners::open(
+        "TLS",
+        "--tls-port",
+        &public,
+        args.tls_port,
+        std::iter::once(443).chain(8443..8543),
+    )?;
+    let (http_port, http) = listeners::open(
+        "HTTP",
+        "--http-port",
+        &public,
+        args.http_port,
+        std::iter::once(80).chain(8080..8180),
+    )?;
+    for address in &public {
+        for port in [tls_port, http_port] {
+            let row = ListenerRow { kind: ListenerRow::OWN };
+            machine.datapath.add_listener(SocketAddr::new(*address, port).into(), row)?;
+        }
+    }
+    let raw = listeners::raw()?;
+    let namespace = NetNs::current().context("the daemon's own network namespace")?;
+    machine.datapath.serve_raw_ports(namespace.as_fd(), &raw)?;
+
+    let steering = Arc::new(KernelSteering::new(
+        machine.datapath.clone(),
+        containers.clone(),
+        uplinks.clone(),
+    ));
+    let raw_range = args.raw_ports.first..=args.raw_ports.last;
+    let ports = Ports::open(store.clone(), raw_range, REST).await?;
+    let settings = TunnelSettings {
+        domain: args.domain.clone(),
+        tls_port,
+        raw_host: raw_host(args, uplinks),
+        per_container: TunnelSettings::PER_CONTAINER,
+    };
+    let tunnels = Tunnels::new(steering.clone(), ports, settings, &registry)?;
+    let (certificates, ca) = certificates(args, &state_dir)?;
+    let limits = Limits { half_closed_idle: args.idle_half_closed, ..Limits::default() };
+    let gateway_metrics = gateway::metrics::Metrics::new(&registry)?;
+    let gateway =
+        Gateway::new(tunnels.clone(), service.clone(), certificates, gateway_metrics, limits);
+
+    let shutdown = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    for listener in tls {
+        tasks.spawn(gateway.clone().serve_tls(listener, shutdown.clone()));
+    }
+    for listener in http {
+        tasks.spawn(gateway.clone().serve_redirect(listener, shutdown.clone()));
+    }
+    tasks.spawn(gateway.clone().serve_raw(raw, shutdown.clone()));
+    let sockets = service.listen().context("DNS and API sockets of the service namespace")?;
+    let api_stop = shutdown.clone().cancelled_owned();
+    let api = api::serve(sockets.api, containers.clone(), tunnels.clone(), api_stop);
+    tasks.spawn(logged("api", api));
+
+    let status = status(args, uplinks, tls_port, ca);
+    announce(&status, http_port);
+    let lives = TaskTracker::new();
+    let commands = AdminService {
+        containers,
+        tunnels,
+        steering,
+        status,
+        tasks: lives.clone(),
+        shutdown: shutdown.clone(),
+    };
+    let socket = admin::bind(&place.socket(), args.group.as_deref())?;
+    tasks.spawn(logged("commands", admin::serve(commands, socket)));
+    ready.store(true, Ordering::Release);
+    println!("ready");
+
+    let signalled = stop_signal().await;
+    tracing::info!(signal = signalled?, "stopping");
+    ready.store(false, Ordering::Release);
+    shutdown.cancel();
+    lives.close();
+    lives.wait().await;
+    gateway.drain(GRACE).await;
+    tasks.close();
+    // What does not end by itself ends with the process.
+    tokio::time::timeout(GRACE, tasks.wait()).await.ok();
+    service.stop().await;
+    Ok(())
+}
+
+async fn logged<E: std::fmt::Display>(
+    what: &'static str,
+    server: impl Future<Output = Result<(), E>>,
+) {
+    let span = tracing::info_span!("server", what);
+    async {
+        match server.await {
+            Ok(()) => tracing::debug!("ended"),
+            Err(error) => tracing::error!(%error, "ended"),
+        }
+    }
+    .instrument(span)
+    .await;
+}
+
+async fn attach_uplinks(
+    args: &UpArgs,
+    machine: &Machine,
+    uplinks: &mut Vec<Uplink>,
+) -> anyhow::Result<()> {
+    for wanted in &args.uplinks {
+        let found = uplink::find(&machine.links, wanted, args.datapath, args.ipv4_pool).await?;
+        if uplinks.iter().any(|other: &Uplink| other.index == found.index) {
+            continue;
+        }
+        if let Some(mode) = found.mode {
+            machine.datapath.attach_uplink(&found.name, mode)?;
+        }
+        uplinks.push(found);
+    }
+    Ok(())
+}
+
+/// The smallest packet size on the way out: of the uplinks, and of the default route, which
+/// ordinary egress takes.
+async fn mtu(machine: &Machine, uplinks: &[Uplink]) -> anyhow::Result<u32> {
+    let default = machine.links.default_interface().await?;
+    let links = machine.links.list().await?;
+    let egress = links.iter().filter(|link| Some(link.index) == default).map(|link| link.mtu);
+    Ok(uplinks.iter().map(|uplink| uplink.mtu).chain(egress).min().unwrap_or(MTU))
+}
+
+fn configure(args: &UpArgs, machine: &Machine, mtu: u32) -> anyhow::Result<()> {
+    let private: IpAddr = "fdaa::".parse()?;
+    let private_mask: IpAddr = "ffff::".parse()?;
+    // A mapped IPv4 mask covers the 96 bits before it, too.
+    let [.., last] =
+        edge_common::address::Address::from(IpAddr::V4(args.ipv4_pool.netmask())).words;
+    machine.datapath.configure(&Settings {
+        layout: 0,
+        mss_v4: mtu.saturating_sub(40),
+        mss_v6: mtu.saturating_sub(60),
+        service: IpAddr::V4(SERVICE).into(),
+        pool: IpAddr::V4(args.ipv4_pool.network()).into(),
+        pool_mask: edge_common::address::Address { words: [u32::MAX, u32::MAX, u32::MAX, last] },
+        private: private.into(),
+        private_mask: private_mask.into(),
+    })?;
+    Ok(())
+}
+
+fn certificates(
+    args: &UpArgs,
+    state_dir: &std::path::Path,
+) -> anyhow::Result<(Certificates, String)> {
+    if let (Some(cert), Some(key)) = (&args.cert, &args.key) {
+        return Ok((Certificates::from_files(cert, key, &args.domain)?, String::new()));
+    }
+    let authority = Authority::open_or_create(&state_dir.join("ca"), &args.domain)?;
+    let ca = state_dir.join("ca").join("ca.pem").display().to_string();
+    Ok((Certificates::own(authority), ca))
+}
+
+/// What clients of raw ports dial. Programs other than browsers do not find *.localhost.
+fn raw_host(args: &UpArgs, uplinks: &[Uplink]) -> String {
+    if args.domain != "localhost" && !args.domain.ends_with(".localhost") {
+        return args.domain.clone();
+    }
+    let own = uplinks.iter().flat_map(|uplink| &uplink.addresses);
+    let public = args.public_addresses.iter().chain(own).find(|address| address.is_ipv4());
+    public.map_or_else(|| "localhost".to_owned(), ToString::to_string)
+}
+
+fn status(args: &UpArgs, uplinks: &[Uplink], tls_port: u16, ca: String) -> StatusResponse {
+    let uplinks = uplinks
+        .iter()
+        .map(|uplink| UplinkStatus {
+            interface: uplink.name.clone(),
+            driver: uplink.driver.clone(),
+            hook: match uplink.mode {
+                Some(crate::datapath::UplinkMode::Xdp) => "xdp+tcx",
+                Some(crate::datapath::UplinkMode::Tcx) => "tcx",
+                None => "userspace",
+            }
+            .into(),
+            why: uplink.why.clone(),
+            addresses: uplink.addresses.iter().map(ToString::to_string).collect(),
+        })
+        .collect();
+    StatusResponse {
+        version: env!("CARGO_PKG_VERSION").into(),
+        region: "local".into(),
+        domain: args.domain.clone(),
+        ca,
+        tls_port: tls_port.into(),
+        uplinks,
+        metrics: format!("http://{}/metrics", args.admin),
+    }
+}
+
+fn announce(status: &StatusResponse, http_port: u16) {
+    println!("region    {}, tunnels are named *.{}", status.region, status.domain);
+    println!("tls       port {}; plain HTTP on {http_port} is sent there", status.tls_port);
+    if !status.ca.is_empty() {
+        println!("authority {}", status.ca);
+    }
+    if status.uplinks.is_empty() {
+        println!("uplink    none named: tunnels are served on loopback (--uplink IFACE|auto)");
+    }
+    for uplink in &status.uplinks {
+        println!(
+            "uplink    {} ({}): {}, because {}",
+            uplink.interface, uplink.driver, uplink.hook, uplink.why
+        );
+    }
+    println!("metrics   {}", status.metrics);
+}
+
+async fn stop_signal() -> std::io::Result<&'static str> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
 }

@@ -10,6 +10,7 @@ use std::{
 use edge_common::tables::AddressRow;
 
 use super::{
+    callers::Callers,
     netns::NetNs,
     wiring::{Plan, Wired, Wiring, WiringError},
 };
@@ -152,19 +153,6 @@ impl Containers {
         read(&self.attached).get(id).cloned()
     }
 
-    /// The container that an address belongs to.
-    pub fn by_address(&self, address: IpAddr) -> Option<Arc<Container>> {
-        let canonical = address.to_canonical();
-        read(&self.attached)
-            .values()
-            .map(|attached| &attached.container)
-            .find(|container| match canonical {
-                IpAddr::V4(v4) => container.ipv4 == v4,
-                IpAddr::V6(v6) => container.i6pn == v6,
-            })
-            .cloned()
-    }
-
     /// The service namespace's own address of the containers' range.
     pub fn service_address(&self) -> Ipv4Addr {
         self.addresses.service()
@@ -240,6 +228,20 @@ impl Containers {
         });
         write(&self.attached).insert(id.to_owned(), attached.clone());
         Ok(attached)
+    }
+}
+
+impl Callers for Containers {
+    fn by_address(&self, address: IpAddr) -> Option<Arc<Container>> {
+        let canonical = address.to_canonical();
+        read(&self.attached)
+            .values()
+            .map(|attached| &attached.container)
+            .find(|container| match canonical {
+                IpAddr::V4(v4) => container.ipv4 == v4,
+                IpAddr::V6(v6) => container.i6pn == v6,
+            })
+            .cloned()
     }
 }
 

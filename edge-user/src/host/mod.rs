@@ -1,5 +1,7 @@
 //! The host agent: containers, and what they see.
 
+pub mod api;
+pub mod callers;
 pub mod containers;
 pub mod links;
 pub mod netns;

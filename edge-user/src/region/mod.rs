@@ -8,4 +8,5 @@ pub mod rest;
 pub mod steering;
 pub mod store;
 pub mod tunnel;
+pub mod tunnels;
 pub mod workspaces;

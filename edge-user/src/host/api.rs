@@ -1,0 +1,193 @@
+//! The API that containers see: the networking part of Modal's own, over plain HTTP/2.
+//!
+//! The unmodified `modal` package of PyPI speaks it. A container may start and stop its own
+//! tunnels, and nothing else; what is not here is answered UNIMPLEMENTED.
+
+mod connection;
+#[cfg(test)]
+mod tests;
+
+use std::{future::Future, net::Ipv4Addr, sync::Arc, time::Duration};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use tracing::Instrument;
+
+use self::connection::Peer;
+use super::callers::Callers;
+use crate::{
+    region::{
+        ports::PortError,
+        steering::Steering,
+        tunnel::{Container, TunnelOptions},
+        tunnels::{Owner, StartError, Tunnels},
+    },
+    wire::modal::{
+        ClientHelloResponse, TunnelStartRequest, TunnelStartResponse, TunnelStopRequest,
+        TunnelStopResponse, TunnelType,
+        modal_client_server::{ModalClient, ModalClientServer},
+    },
+};
+
+/// Where a container finds the API (TCP port 80) and DNS (port 53).
+pub const SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 10);
+
+/// Connections of one container at a time; one more is closed at once.
+const CONNECTIONS: usize = 64;
+/// Calls of one connection at a time; more wait.
+const CALLS: u32 = 32;
+/// Bytes of a request. The largest that is served has a dozen.
+const MESSAGE: usize = 4096;
+/// Bytes of a request's metadata.
+const METADATA: u32 = 16 * 1024;
+/// A peer that answers no ping for this long, after as long in silence, has gone: what its
+/// connection started may then be taken over.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// How long calls that are under way may take after the daemon was told to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Why the API stopped.
+#[derive(Debug, thiserror::Error)]
+#[error("the API for containers stopped: {0}; restart the daemon")]
+pub struct ApiError(#[from] tonic::transport::Error);
+
+/// Serves the API to the containers of this host until `shutdown`, then lets calls that are
+/// under way finish.
+///
+/// # Errors
+/// [`ApiError`] if the server fails. Connections fail one by one and never end it.
+pub async fn serve<C: Callers, S: Steering>(
+    listener: TcpListener,
+    callers: Arc<C>,
+    tunnels: Arc<Tunnels<S>>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ApiError> {
+    let service = ModalClientServer::new(Api { callers, tunnels });
+    let stopping = CancellationToken::new();
+    let told = async {
+        shutdown.await;
+        stopping.cancel();
+    };
+    let server = tonic::transport::Server::builder()
+        .max_concurrent_streams(CALLS)
+        .http2_max_header_list_size(METADATA)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_service(service.max_decoding_message_size(MESSAGE))
+        .serve_with_incoming_shutdown(connection::incoming(listener, CONNECTIONS), told);
+    tokio::select! {
+        served = server => Ok(served?),
+        () = async { stopping.cancelled().await; tokio::time::sleep(GRACE).await } => {
+            tracing::warn!("API calls were still under way when the daemon stopped");
+            Ok(())
+        }
+    }
+}
+
+/// What a program in the container finds in its environment, so that the `modal` package
+/// works there.
+pub fn environment(container: &Container) -> Vec<(String, String)> {
+    let task = container.id.strip_prefix("co-").unwrap_or(&container.id);
+    [
+        ("MODAL_SERVER_URL", format!("http://{SERVICE_ADDRESS}")),
+        // Makes it a container's client: no credentials, no configuration file.
+        ("MODAL_IS_REMOTE", "1".to_owned()),
+        ("MODAL_TASK_ID", format!("ta-{task}")),
+        // Read without a default when a cluster forms; it picks NCCL's number of sockets.
+        ("MODAL_CLOUD_PROVIDER", "CLOUD_PROVIDER_UNSPECIFIED".to_owned()),
+        // With `HTTP_PROXY` in the environment it would ask the proxy for the API.
+        ("MODAL_DISABLE_API_PROXY", "1".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+struct Api<C, S> {
+    callers: Arc<C>,
+    tunnels: Arc<Tunnels<S>>,
+}
+
+#[tonic::async_trait]
+impl<C: Callers, S: Steering> ModalClient for Api<C, S> {
+    async fn client_hello(
+        &self,
+        request: Request<()>,
+    ) -> Result<Response<ClientHelloResponse>, Status> {
+        self.caller(&request)?;
+        Ok(Response::new(ClientHelloResponse::default()))
+    }
+
+    async fn tunnel_start(
+        &self,
+        request: Request<TunnelStartRequest>,
+    ) -> Result<Response<TunnelStartResponse>, Status> {
+        let (container, peer) = self.caller(&request)?;
+        let key = text(&request, "x-idempotency-key");
+        let retry = text(&request, "x-retry-attempt").unwrap_or_default();
+        let span = tracing::debug_span!("api-tunnel-start", container = container.id, retry);
+        let TunnelStartRequest { port, unencrypted, .. } = *request.get_ref();
+        let h2 = request.get_ref().tunnel_type() == TunnelType::H2;
+        let options = TunnelOptions { unencrypted, h2, native_ipv6: false };
+        let owner = Owner::Connection(peer.alive);
+        let tunnel = self
+            .tunnels
+            .start(&container, port, options, owner, key)
+            .instrument(span)
+            .await
+            .map_err(|error| status(&error))?;
+        let raw = tunnel.raw.clone();
+        Ok(Response::new(TunnelStartResponse {
+            host: tunnel.host.clone(),
+            port: tunnel.tls_port.into(),
+            unencrypted_port: raw.as_ref().map(|raw| raw.port.into()),
+            unencrypted_host: raw.map(|raw| raw.host),
+        }))
+    }
+
+    async fn tunnel_stop(
+        &self,
+        request: Request<TunnelStopRequest>,
+    ) -> Result<Response<TunnelStopResponse>, Status> {
+        let (container, _) = self.caller(&request)?;
+        let exists = self.tunnels.stop(&container, request.get_ref().port).await;
+        Ok(Response::new(TunnelStopResponse { exists }))
+    }
+}
+
+impl<C: Callers, S> Api<C, S> {
+    fn caller<T>(&self, request: &Request<T>) -> Result<(Arc<Container>, Peer), Status> {
+        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = peer.ok_or_else(|| Status::internal("the connection has no peer"))?;
+        let container = self.callers.by_address(peer.address).ok_or_else(|| {
+            tracing::warn!(source = %peer.address, "an API call from no container of this host");
+            Status::permission_denied(format!(
+                "{} is no container of this host; call from inside one",
+                peer.address
+            ))
+        })?;
+        Ok((container, peer))
+    }
+}
+
+fn text<'r, T>(request: &'r Request<T>, name: &str) -> Option<&'r str> {
+    request.metadata().get(name)?.to_str().ok()
+}
+
+/// The package retries UNAVAILABLE, and turns the others into errors of its own.
+fn status(error: &StartError) -> Status {
+    let words = error.to_string();
+    match error {
+        StartError::InvalidPort(_) | StartError::H2Unencrypted => Status::invalid_argument(words),
+        StartError::AlreadyForwarded(_) => Status::already_exists(words),
+        StartError::TooMany(_) | StartError::Port(PortError::Exhausted { .. }) => {
+            Status::resource_exhausted(words)
+        }
+        StartError::ContainerEnded(_) => Status::permission_denied(words),
+        StartError::Stopping => Status::unavailable(words),
+        // What is inside the daemon is not for the container.
+        StartError::Port(PortError::Store(_)) | StartError::Steering { .. } => Status::unavailable(
+            "the port could not be made public; try again, and see the daemon's log for the reason",
+        ),
+    }
+}

@@ -1,0 +1,403 @@
+//! The tunnels of a region, from the call that starts one to the end of its container.
+//!
+//! One lock for each container, held while the data path is asked, puts starts, stops and the
+//! container's end in an order; the lock is asynchronous and no other container waits for it.
+//! What clients look up by name or port is a separate index with brief locks. All work runs in
+//! tasks of its own: a caller that goes away leaves nothing half-made.
+
+#[cfg(test)]
+pub(crate) mod fake;
+mod index;
+mod metrics;
+mod owner;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
+    time::Instant,
+};
+
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+pub use self::owner::Owner;
+use self::{index::Index, metrics::Metrics};
+use super::{
+    names,
+    ports::{PortError, Ports},
+    steering::Steering,
+    tunnel::{Container, Directory, RawSocket, Tunnel, TunnelOptions, TunnelStats},
+};
+
+/// What all tunnels of a region have in common.
+#[derive(Debug, Clone)]
+pub struct TunnelSettings {
+    /// Tunnels' names end with it, lower case, without a final dot.
+    pub domain: String,
+    /// The gateway's TLS port.
+    pub tls_port: u16,
+    /// What clients of raw ports dial, as it is printed: a name or an address.
+    pub raw_host: String,
+    /// Tunnels that one container may have at a time.
+    pub per_container: usize,
+}
+
+impl TunnelSettings {
+    /// Tunnels of one container, unless configured otherwise.
+    pub const PER_CONTAINER: usize = 64;
+}
+
+/// The tunnels of a region.
+pub struct Tunnels<S> {
+    steering: Arc<S>,
+    ports: Ports,
+    settings: TunnelSettings,
+    index: Index,
+    metrics: Metrics,
+    containers: Mutex<HashMap<String, Arc<Home>>>,
+}
+
+/// Why a tunnel did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Not 1–65535.
+    #[error("Invalid port number {0}")]
+    InvalidPort(u32),
+    /// `h2` and `unencrypted` exclude each other.
+    #[error("H2 can only be used with encrypted ports")]
+    H2Unencrypted,
+    /// The owner of the tunnel on this port still holds it.
+    #[error("Port {0} is already forwarded")]
+    AlreadyForwarded(u16),
+    /// The container has all the tunnels that it may have.
+    #[error("a container may have {0} tunnels at a time; stop one that is not needed")]
+    TooMany(usize),
+    /// The container ended, before the call or during it.
+    #[error("container {0} has ended; start another one")]
+    ContainerEnded(String),
+    /// There is no raw port.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// The data path refused, and nothing is left of the attempt.
+    #[error(
+        "port {port} could not be made public: {source:#}; try again, and see the daemon's log \
+         if it stays so"
+    )]
+    Steering {
+        /// The container's port.
+        port: u16,
+        /// What the data path said.
+        source: anyhow::Error,
+    },
+    /// The daemon is going down.
+    #[error("the daemon is stopping; try again when it is back")]
+    Stopping,
+}
+
+/// A container's tunnels by port. It stays known after the container's end for as long as
+/// anybody holds the container, so that a call that was under way then finds the door shut.
+struct Home {
+    container: Weak<Container>,
+    state: tokio::sync::Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    ended: bool,
+    live: BTreeMap<u16, Live>,
+}
+
+struct Live {
+    tunnel: Arc<Tunnel>,
+    owner: Owner,
+    /// Of the call that started it or took it over.
+    idempotency_key: Option<String>,
+}
+
+/// A call to start, checked.
+struct Wanted {
+    container: Arc<Container>,
+    port: u16,
+    options: TunnelOptions,
+    owner: Owner,
+    idempotency_key: Option<String>,
+}
+
+impl<S: Steering> Tunnels<S> {
+    /// No tunnels yet. Registers `edge_tunnels` and `edge_tunnel_start_seconds`.
+    ///
+    /// # Errors
+    /// If the registry has metrics of these names.
+    pub fn new(
+        steering: Arc<S>,
+        ports: Ports,
+        settings: TunnelSettings,
+        registry: &prometheus::Registry,
+    ) -> Result<Arc<Self>, prometheus::Error> {
+        let metrics = Metrics::register(registry)?;
+        let (index, containers) = Default::default();
+        Ok(Arc::new(Self { steering, ports, settings, index, metrics, containers }))
+    }
+
+    /// Makes a container's port public. The same idempotency key again is the same call again,
+    /// and gets the same tunnel.
+    ///
+    /// # Errors
+    /// [`StartError`]; then nothing has changed, but that a tunnel whose owner is gone may have
+    /// ended when it was to be taken over with other options.
+    pub async fn start(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        port: u32,
+        options: TunnelOptions,
+        owner: Owner,
+        idempotency_key: Option<&str>,
+    ) -> Result<Arc<Tunnel>, StartError> {
+        let begun = Instant::now();
+        let port = valid_port(port).ok_or(StartError::InvalidPort(port))?;
+        if options.h2 && options.unencrypted {
+            return Err(StartError::H2Unencrypted);
+        }
+        let wanted = Wanted {
+            container: container.clone(),
+            port,
+            options,
+            owner,
+            idempotency_key: idempotency_key.map(str::to_owned),
+        };
+        let (this, home) = (self.clone(), self.home(container));
+        let span = tracing::info_span!("tunnel-start", container = container.id, port);
+        let work = async move {
+            let mut state = home.state.lock().await;
+            let outcome = this.start_in(&mut state, wanted).await;
+            match &outcome {
+                Ok(tunnel) => tracing::info!(tunnel = tunnel.id, host = tunnel.host, "started"),
+                Err(error) => tracing::info!(%error, "not started"),
+            }
+            outcome
+        };
+        let outcome = tokio::spawn(work.instrument(span)).await;
+        let tunnel = outcome.unwrap_or(Err(StartError::Stopping))?;
+        self.metrics.start.observe(begun.elapsed().as_secs_f64());
+        Ok(tunnel)
+    }
+
+    /// Ends the tunnel on a container's port. Answers whether there was one.
+    pub async fn stop(self: &Arc<Self>, container: &Arc<Container>, port: u32) -> bool {
+        let Some(port) = valid_port(port) else {
+            return false;
+        };
+        let Some(home) = self.containers().get(&container.id).cloned() else {
+            return false;
+        };
+        let this = self.clone();
+        let span = tracing::info_span!("tunnel-stop", container = container.id, port);
+        let work = async move {
+            let mut state = home.state.lock().await;
+            let live = state.live.remove(&port);
+            let exists = live.is_some();
+            if let Some(live) = live {
+                this.close(&live.tunnel).await;
+            }
+            tracing::info!(exists, "stopped");
+            exists
+        };
+        tokio::spawn(work.instrument(span)).await.unwrap_or(false)
+    }
+
+    /// Ends all tunnels of a container; none can start in it any more. When this returns, its
+    /// addresses may begin their rest.
+    pub async fn container_ended(self: &Arc<Self>, container: &Arc<Container>) {
+        let (this, home) = (self.clone(), self.home(container));
+        let span = tracing::info_span!("tunnels-end", container = container.id);
+        let work = async move {
+            let mut state = home.state.lock().await;
+            state.ended = true;
+            let live = std::mem::take(&mut state.live);
+            let closing = live.values().map(|live| this.close(&live.tunnel));
+            futures::future::join_all(closing).await;
+            tracing::info!(tunnels = live.len(), "the container's tunnels have ended");
+        };
+        if let Err(error) = tokio::spawn(work.instrument(span)).await {
+            tracing::error!(%error, container = container.id, "its tunnels may not have ended");
+        }
+        self.containers().retain(|_, home| home.container.strong_count() > 0);
+    }
+
+    /// All tunnels, by container and port.
+    pub fn list(&self) -> Vec<Arc<Tunnel>> {
+        let mut tunnels = self.index.all();
+        tunnels.sort_by(|a, b| (&a.container.id, a.port).cmp(&(&b.container.id, b.port)));
+        tunnels
+    }
+
+    async fn start_in(&self, state: &mut State, wanted: Wanted) -> Result<Arc<Tunnel>, StartError> {
+        if state.ended {
+            return Err(StartError::ContainerEnded(wanted.container.id.clone()));
+        }
+        let port = wanted.port;
+        let count = state.live.len();
+        let tunnel = match state.live.get_mut(&port) {
+            None if count >= self.settings.per_container => {
+                return Err(StartError::TooMany(self.settings.per_container));
+            }
+            None => {
+                let raw = self.raw_port(wanted.options).await?;
+                let host = names::tunnel_host(&self.settings.domain);
+                self.open(self.tunnel(&wanted, names::id("tu"), host, raw)).await?
+            }
+            Some(live) => {
+                let retry = wanted.idempotency_key.is_some()
+                    && live.idempotency_key == wanted.idempotency_key;
+                if !retry && live.owner.holds() {
+                    return Err(StartError::AlreadyForwarded(port));
+                }
+                // A retry may come over another connection: the newest is the owner's.
+                if retry || live.tunnel.options == wanted.options {
+                    live.owner = wanted.owner;
+                    live.idempotency_key = wanted.idempotency_key;
+                    return Ok(live.tunnel.clone());
+                }
+                let previous = live.tunnel.clone();
+                // With no port left, the tunnel stays as it is.
+                let raw = match &previous.raw {
+                    None => self.raw_port(wanted.options).await?,
+                    Some(_) => None,
+                };
+                state.live.remove(&port);
+                self.change(&previous, &wanted, raw).await?
+            }
+        };
+        let Wanted { owner, idempotency_key, .. } = wanted;
+        state.live.insert(port, Live { tunnel: tunnel.clone(), owner, idempotency_key });
+        Ok(tunnel)
+    }
+
+    /// The same tunnel with other options: same id and name, and the same raw port if both have
+    /// one. Its connections end, for what they were promised has changed.
+    async fn change(
+        &self,
+        previous: &Arc<Tunnel>,
+        wanted: &Wanted,
+        new_raw: Option<u16>,
+    ) -> Result<Arc<Tunnel>, StartError> {
+        // The data path keys its tables by the container's port: the old rows go first.
+        let closed = self.withdraw(previous).await;
+        let raw = match previous.raw.as_ref().map(|raw| raw.port) {
+            None => new_raw,
+            Some(port) if closed && wanted.options.unencrypted => Some(port),
+            Some(port) => {
+                if closed {
+                    self.ports.give_back(port).await;
+                }
+                self.raw_port(wanted.options).await?
+            }
+        };
+        let mut tunnel = self.tunnel(wanted, previous.id.clone(), previous.host.clone(), raw);
+        tunnel.stats = carried_over(&previous.stats);
+        self.open(tunnel).await
+    }
+
+    async fn raw_port(&self, options: TunnelOptions) -> Result<Option<u16>, StartError> {
+        if !options.unencrypted {
+            return Ok(None);
+        }
+        Ok(Some(self.ports.take(|port| self.steering.in_use(port)).await?))
+    }
+
+    fn tunnel(&self, wanted: &Wanted, id: String, host: String, raw: Option<u16>) -> Tunnel {
+        let raw = raw.map(|port| RawSocket { host: self.settings.raw_host.clone(), port });
+        Tunnel {
+            id,
+            container: wanted.container.clone(),
+            port: wanted.port,
+            host,
+            tls_port: self.settings.tls_port,
+            raw,
+            options: wanted.options,
+            stats: TunnelStats::default(),
+            ended: CancellationToken::new(),
+        }
+    }
+
+    /// Makes a tunnel real, then lets clients find it.
+    async fn open(&self, tunnel: Tunnel) -> Result<Arc<Tunnel>, StartError> {
+        let tunnel = Arc::new(tunnel);
+        if let Err(source) = self.steering.open(tunnel.clone()).await {
+            // Whatever of it was made must not meet the port's next tenant.
+            self.close(&tunnel).await;
+            return Err(StartError::Steering { port: tunnel.port, source });
+        }
+        self.index.insert(&tunnel);
+        self.metrics.tunnels.inc();
+        Ok(tunnel)
+    }
+
+    /// Ends a tunnel; its port's rest begins.
+    async fn close(&self, tunnel: &Arc<Tunnel>) {
+        if self.withdraw(tunnel).await
+            && let Some(raw) = &tunnel.raw
+        {
+            self.ports.give_back(raw.port).await;
+        }
+    }
+
+    /// Takes a tunnel from clients and the data path. Answers whether its port is free again.
+    async fn withdraw(&self, tunnel: &Arc<Tunnel>) -> bool {
+        if self.index.remove(tunnel) {
+            self.metrics.tunnels.dec();
+        }
+        let closed = self.steering.close(tunnel.clone()).await;
+        tunnel.ended.cancel();
+        if let Err(error) = &closed {
+            let (tunnel, raw) = (&tunnel.id, &tunnel.raw);
+            tracing::error!(
+                error = format!("{error:#}"),
+                tunnel,
+                ?raw,
+                "the data path could not remove a tunnel; its raw port stays out of use until \
+                 the daemon restarts"
+            );
+        }
+        closed.is_ok()
+    }
+
+    fn home(&self, container: &Arc<Container>) -> Arc<Home> {
+        let new = || {
+            let state = tokio::sync::Mutex::default();
+            Arc::new(Home { container: Arc::downgrade(container), state })
+        };
+        self.containers().entry(container.id.clone()).or_insert_with(new).clone()
+    }
+
+    fn containers(&self) -> MutexGuard<'_, HashMap<String, Arc<Home>>> {
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: Steering> Directory for Tunnels<S> {
+    fn by_name(&self, name: &str) -> Option<Arc<Tunnel>> {
+        self.index.by_name(name)
+    }
+
+    fn by_raw_port(&self, port: u16) -> Option<Arc<Tunnel>> {
+        self.index.by_raw_port(port)
+    }
+}
+
+fn valid_port(port: u32) -> Option<u16> {
+    u16::try_from(port).ok().filter(|port| *port != 0)
+}
+
+fn carried_over(previous: &TunnelStats) -> TunnelStats {
+    let stats = TunnelStats::default();
+    stats.connections.store(previous.connections.load(Ordering::Relaxed), Ordering::Relaxed);
+    stats.bytes_in.store(previous.bytes_in.load(Ordering::Relaxed), Ordering::Relaxed);
+    stats.bytes_out.store(previous.bytes_out.load(Ordering::Relaxed), Ordering::Relaxed);
+    if let Some(why) = previous.last_error() {
+        stats.failed(why);
+    }
+    stats
+}

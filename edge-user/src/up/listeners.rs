@@ -1,0 +1,80 @@
+//! The public ports of userspace: which addresses, and the first number that is free on all.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use anyhow::{Context as _, anyhow};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+
+/// How many connections may wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// Loopback, and what the uplinks have.
+pub fn addresses(uplinks: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+    loopback.into_iter().chain(uplinks).collect()
+}
+
+/// Listens on one port of all addresses: the one that was asked for, or the first free of the
+/// usual ones.
+pub fn open(
+    what: &str,
+    option: &str,
+    addresses: &[IpAddr],
+    wanted: Option<u16>,
+    usual: impl Iterator<Item = u16>,
+) -> anyhow::Result<(u16, Vec<TcpListener>)> {
+    if let Some(port) = wanted {
+        let listeners = on_all(addresses, port).with_context(|| {
+            format!("{what} port {port}: cannot be used; free it, or choose another with {option}")
+        })?;
+        return Ok((port, listeners));
+    }
+    let mut last = None;
+    for port in usual {
+        match on_all(addresses, port) {
+            Ok(listeners) => return Ok((port, listeners)),
+            Err(error) => last = Some(error),
+        }
+    }
+    let cause = last.map(|error| error.to_string()).unwrap_or_default();
+    Err(anyhow!("{what} port: none of the usual ones is free ({cause}); choose one with {option}"))
+}
+
+/// The socket that `sk_lookup` steers raw ports to. It needs some address of its own, where
+/// nobody looks for it.
+pub fn raw() -> anyhow::Result<TcpListener> {
+    let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    listen(v6, false).or_else(|_no_ipv6| listen(v4, false)).context("raw TCP listener")
+}
+
+fn on_all(addresses: &[IpAddr], port: u16) -> io::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        match listen(SocketAddr::new(*address, port), true) {
+            Ok(listener) => listeners.push(listener),
+            // A machine without IPv6 has no ::1.
+            Err(error)
+                if *address == IpAddr::from(Ipv6Addr::LOCALHOST)
+                    && error.kind() == io::ErrorKind::AddrNotAvailable => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(listeners)
+}
+
+fn listen(address: SocketAddr, only_its_family: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(only_its_family)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
