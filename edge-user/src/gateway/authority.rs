@@ -4,12 +4,7 @@
 //! (RFC 5280, section 4.2.1.10) that permit nothing but the gateway's domain, so whoever trusts
 //! it trusts it for tunnels and for nothing else, even if its key is stolen.
 
-use std::{
-    fs, io,
-    path::Path,
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{fs, io, path::Path, sync::Arc, time::SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType,

@@ -11,22 +11,23 @@
 //! so over its own connection anyway; against such a client only memory and time are bounded.
 
 use bytes::BytesMut;
-use loona_hpack::{Decoder, decoder::DecoderError};
+use loona_hpack::decoder::DecoderError;
 
-use super::h2_frames::{
-    CONTINUATION, END_HEADERS, HEAD, HEADERS, Head, HeadReader, PADDED, PREFACE, PRIORITY,
-    PUSH_PROMISE,
+use super::{
+    h2_frames::{
+        CONTINUATION, END_HEADERS, HEAD, HEADERS, Head, HeadReader, PADDED, PREFACE, PRIORITY,
+        PUSH_PROMISE,
+    },
+    hpack::HeaderBlocks,
 };
 
 /// Bound on a header block as it is sent, heads of its frames included.
 pub(super) const MAX_BLOCK: usize = 64 * 1024;
-/// Bound on the HPACK table a client may ask for: the most that browsers use.
-const MAX_TABLE: usize = 64 * 1024;
 
 /// Passes a client's HTTP/2 bytes on, except what is meant for another name.
 pub(super) struct H2Guard {
     name: String,
-    decoder: Decoder<'static>,
+    headers: HeaderBlocks,
     state: State,
     head: HeadReader,
     /// The frames of the header block in progress, as they came.
@@ -91,11 +92,9 @@ impl Refusal {
 impl H2Guard {
     /// A guard of a new connection to `name` (lower case, without a port).
     pub(super) fn new(name: String) -> Self {
-        let mut decoder = Decoder::new();
-        decoder.set_max_allowed_table_size(MAX_TABLE);
         Self {
             name,
-            decoder,
+            headers: HeaderBlocks::new(),
             state: State::Preface(0),
             head: HeadReader::default(),
             held: BytesMut::new(),
@@ -121,11 +120,12 @@ impl H2Guard {
                     if bytes != &PREFACE[seen..seen + amount] {
                         return Err(Refusal::Malformed("no connection preface"));
                     }
-                    out.extend_from_slice(bytes);
                     input = rest;
-                    let seen = seen + amount;
-                    let whole = seen == PREFACE.len();
-                    self.state = if whole { State::Head } else { State::Preface(seen) };
+                    self.state = State::Preface(seen + amount);
+                    if seen + amount == PREFACE.len() {
+                        out.extend_from_slice(PREFACE);
+                        self.state = State::Head;
+                    }
                 }
                 State::Head => {
                     let Some((head, bytes)) = self.head.read(&mut input) else { continue };
@@ -193,8 +193,8 @@ impl H2Guard {
         }
         self.continues = None;
         let mut foreign = None;
-        let (name, decoder) = (&self.name, &mut self.decoder);
-        let decoded = decoder.decode_with_cb(&self.fragments, |field, value| {
+        let name = &self.name;
+        let decoded = self.headers.decode(&self.fragments, |field, value| {
             if (*field == *b":authority" || field.eq_ignore_ascii_case(b"host"))
                 && !same_host(&value, name)
             {
@@ -240,3 +240,7 @@ fn same_host(authority: &[u8], name: &str) -> bool {
     };
     host.strip_suffix(b".").unwrap_or(host).eq_ignore_ascii_case(name.as_bytes())
 }
+
+#[cfg(test)]
+#[path = "tests/guard.rs"]
+mod tests;

@@ -17,6 +17,7 @@ mod closing;
 mod flow;
 mod h2_frames;
 mod h2_guard;
+mod hpack;
 mod key_files;
 pub mod metrics;
 pub mod operator_files;
