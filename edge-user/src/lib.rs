@@ -5,6 +5,7 @@ pub mod cli;
 pub mod commands;
 pub mod datapath;
 pub mod error;
+pub mod gateway;
 pub mod host;
 pub mod metrics;
 pub mod region;

@@ -1,0 +1,106 @@
+//! A TCP stream whose read buffer exists only while there is something to read.
+//!
+//! Most connections of a gateway are open and silent, so a buffer apiece would be most of its
+//! memory; and rustls reads 4 KiB at a time, so without a buffer it would make a system call
+//! for each.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::{
+    io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// Bytes read by one system call at most.
+pub(super) const BUFFER: usize = 64 * 1024;
+
+/// A TCP stream with a read buffer of [`BUFFER`] bytes, allocated when bytes arrive and freed
+/// when they are consumed.
+#[derive(Debug)]
+pub(super) struct Buffered {
+    stream: TcpStream,
+    unread: BytesMut,
+}
+
+impl Buffered {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self { stream, unread: BytesMut::new() }
+    }
+
+    pub(super) fn tcp(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+impl AsyncBufRead for Buffered {
+    fn poll_fill_buf(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        while this.unread.is_empty() {
+            if this.stream.poll_read_ready(context)?.is_pending() {
+                this.unread = BytesMut::new();
+                return Poll::Pending;
+            }
+            this.unread.reserve(BUFFER);
+            match this.stream.try_read_buf(&mut this.unread) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(&this.unread))
+    }
+
+    fn consume(self: Pin<&mut Self>, amount: usize) {
+        self.get_mut().unread.advance(amount);
+    }
+}
+
+impl AsyncRead for Buffered {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        target: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let unread = ready!(self.as_mut().poll_fill_buf(context))?;
+        let amount = unread.len().min(target.remaining());
+        target.put_slice(&unread[..amount]);
+        self.consume(amount);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Buffered {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,168 @@
+//! What the gateway's userspace half counts.
+
+use prometheus::{
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
+};
+
+use super::h2_guard::Refusal;
+use crate::region::tunnel::{DialError, Tunnel};
+
+/// The gateway's counters, registered once.
+#[derive(Debug)]
+pub struct Metrics {
+    handshakes: IntCounterVec,
+    dial_errors: IntCounterVec,
+    h2_refusals: IntCounterVec,
+    tls: PathMetrics,
+    userspace: PathMetrics,
+}
+
+/// How a TLS handshake ended, and its metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handshake {
+    /// Completed with certificate and key exchange.
+    Full,
+    /// Completed from a ticket.
+    Resumed,
+    /// The hello names no tunnel that lives.
+    UnknownName,
+    /// The hello carries no name.
+    NoName,
+    /// The first bytes are no ClientHello that rustls takes.
+    Malformed,
+    /// The hello is longer than the limit.
+    TooLong,
+    /// The deadline passed first.
+    Timeout,
+    /// The client went away.
+    Closed,
+    /// Anything else: no common version or cipher, a certificate the client refused.
+    Failed,
+}
+
+/// How a connection came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Through the TLS listener.
+    Tls,
+    /// Through the userspace listener behind the raw ports.
+    Userspace,
+}
+
+/// Counters of one way in.
+#[derive(Debug, Clone)]
+pub(super) struct PathMetrics {
+    open: IntGauge,
+    bytes_in: IntCounter,
+    bytes_out: IntCounter,
+}
+
+/// Counts one relayed connection while it lives.
+pub(super) struct OpenConnection(IntGauge);
+
+impl Metrics {
+    /// Makes the counters and registers them.
+    ///
+    /// # Errors
+    /// When `registry` already holds metrics of these names: one gateway to a registry.
+    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let handshakes = IntCounterVec::new(
+            Opts::new("edge_tls_handshakes_total", "TLS handshakes by outcome"),
+            &["outcome"],
+        )?;
+        let open = IntGaugeVec::new(
+            Opts::new("edge_relay_connections", "Connections that userspace relays now"),
+            &["path"],
+        )?;
+        let bytes = IntCounterVec::new(
+            Opts::new("edge_relay_bytes_total", "Payload bytes that userspace relayed"),
+            &["path", "direction"],
+        )?;
+        let dial_errors = IntCounterVec::new(
+            Opts::new("edge_dial_errors_total", "Containers that could not be reached"),
+            &["reason"],
+        )?;
+        let h2_refusals = IntCounterVec::new(
+            Opts::new("edge_h2_refusals_total", "HTTP/2 connections closed by the guard"),
+            &["reason"],
+        )?;
+        register(registry, &handshakes)?;
+        register(registry, &open)?;
+        register(registry, &bytes)?;
+        register(registry, &dial_errors)?;
+        register(registry, &h2_refusals)?;
+        let path = |label: &str| PathMetrics {
+            open: open.with_label_values(&[label]),
+            bytes_in: bytes.with_label_values(&[label, "in"]),
+            bytes_out: bytes.with_label_values(&[label, "out"]),
+        };
+        let (tls, userspace) = (path("tls"), path("userspace"));
+        Ok(Self { handshakes, dial_errors, h2_refusals, tls, userspace })
+    }
+
+    pub(super) fn handshake(&self, outcome: Handshake) {
+        self.handshakes.with_label_values(&[outcome.label()]).inc();
+    }
+
+    /// Counts a failed dial, tells the tunnel's owner why, and logs it.
+    pub(super) fn dial_failed(&self, tunnel: &Tunnel, error: &DialError) {
+        self.dial_errors.with_label_values(&[error.label()]).inc();
+        tunnel.stats.failed(error.to_string());
+        tracing::info!(reason = error.label(), %error, "container not reached");
+    }
+
+    pub(super) fn h2_refused(&self, refusal: &Refusal) {
+        self.h2_refusals.with_label_values(&[refusal.label()]).inc();
+    }
+
+    pub(super) fn path(&self, way: Way) -> &PathMetrics {
+        match way {
+            Way::Tls => &self.tls,
+            Way::Userspace => &self.userspace,
+        }
+    }
+}
+
+impl Handshake {
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Resumed => "resumed",
+            Self::UnknownName => "unknown_name",
+            Self::NoName => "no_name",
+            Self::Malformed => "malformed",
+            Self::TooLong => "too_long",
+            Self::Timeout => "timeout",
+            Self::Closed => "closed",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl PathMetrics {
+    pub(super) fn opened(&self) -> OpenConnection {
+        self.open.inc();
+        OpenConnection(self.open.clone())
+    }
+
+    pub(super) fn bytes_in(&self) -> &IntCounter {
+        &self.bytes_in
+    }
+
+    pub(super) fn bytes_out(&self) -> &IntCounter {
+        &self.bytes_out
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: &C,
+) -> prometheus::Result<()> {
+    registry.register(Box::new(metric.clone()))
+}

@@ -1,0 +1,164 @@
+//! The gateway's userspace half: names, TLS, and bytes copied for those whom the kernel does
+//! not serve.
+//!
+//! In reading order: [`Gateway`] accepts; `tls` or `raw` finds the tunnel, dials its container
+//! and hands both ends to `relay`, which moves bytes by two `flow`s. [`certificates`] says
+//! what a client is shown, `tunnel_tls` keeps each tunnel's sessions apart, and `h2_guard`
+//! each tenant's requests. `apology` and `redirect` are for browsers.
+
+mod accept;
+mod apology;
+pub mod authority;
+pub mod authority_error;
+mod buffered;
+pub mod certificates;
+mod client_hello;
+mod closing;
+mod flow;
+mod h2_frames;
+mod h2_guard;
+mod hpack;
+mod key_files;
+pub mod metrics;
+pub mod operator_files;
+mod raw;
+mod redirect;
+mod relay;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod tunnel_tls;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, Span, field};
+
+use self::{certificates::Certificates, metrics::Metrics, tunnel_tls::TunnelConfigs};
+use crate::region::tunnel::{Dial, Directory};
+
+/// Bounds on what clients may take of the gateway.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Time for a ClientHello, for the rest of the handshake, and for a plain HTTP request.
+    pub hello: Duration,
+    /// Bytes of a ClientHello on the wire; a post-quantum one has about 1,800.
+    pub hello_bytes: usize,
+    /// How long a client whose container was not reached may take to show that it speaks HTTP.
+    pub first_request: Duration,
+    /// When a connection closed in one direction is given up for silence in the other. One
+    /// open in both directions is never.
+    pub half_closed_idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            hello: Duration::from_secs(10),
+            hello_bytes: 64 * 1024,
+            first_request: Duration::from_secs(2),
+            half_closed_idle: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Relays clients to containers. Shared by all its listeners.
+pub struct Gateway<D, T> {
+    directory: Arc<D>,
+    dial: Arc<T>,
+    configs: TunnelConfigs,
+    metrics: Metrics,
+    limits: Limits,
+    connections: TaskTracker,
+    abort: CancellationToken,
+}
+
+/// What a listener's connections speak.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Tls,
+    Raw,
+    Redirect,
+}
+
+impl<D: Directory, T: Dial> Gateway<D, T> {
+    /// A gateway that finds tunnels in `directory` and reaches containers by `dial`.
+    pub fn new(
+        directory: Arc<D>,
+        dial: Arc<T>,
+        certificates: Certificates,
+        metrics: Metrics,
+        limits: Limits,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            directory,
+            dial,
+            configs: TunnelConfigs::new(Arc::new(certificates)),
+            metrics,
+            limits,
+            connections: TaskTracker::new(),
+            abort: CancellationToken::new(),
+        })
+    }
+
+    /// Terminates TLS on `listener` until `shutdown`. Connections then live on.
+    pub async fn serve_tls(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) {
+        self.serve(Kind::Tls, listener, shutdown).await;
+    }
+
+    /// Relays raw TCP on `listener` until `shutdown`: the tunnel is the one whose public port
+    /// was dialled. Connections then live on.
+    pub async fn serve_raw(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) {
+        self.serve(Kind::Raw, listener, shutdown).await;
+    }
+
+    /// Sends plain HTTP clients on `listener` to https until `shutdown`.
+    pub async fn serve_redirect(
+        self: Arc<Self>,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) {
+        self.serve(Kind::Redirect, listener, shutdown).await;
+    }
+
+    /// Waits until all connections have ended, for `grace` at most; resets those left. To be
+    /// called when the listeners have stopped. Returns how many were reset.
+    pub async fn drain(&self, grace: Duration) -> usize {
+        self.connections.close();
+        if tokio::time::timeout(grace, self.connections.wait()).await.is_ok() {
+            return 0;
+        }
+        let left = self.connections.len();
+        self.abort.cancel();
+        self.connections.wait().await;
+        left
+    }
+
+    async fn serve(
+        self: Arc<Self>,
+        kind: Kind,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) {
+        let local = listener.local_addr().ok().map(field::display);
+        let span = tracing::info_span!("listener", ?kind, local);
+        let take = |client: TcpStream| {
+            let peer = client.peer_addr().ok().map(field::display);
+            let span =
+                tracing::info_span!(parent: None, "client", ?kind, peer, tunnel = field::Empty);
+            let gateway = self.clone();
+            self.connections.spawn(gateway.client(kind, client).instrument(span));
+        };
+        accept::accept(listener, shutdown, take).instrument(span).await;
+    }
+
+    async fn client(self: Arc<Self>, kind: Kind, client: TcpStream) {
+        let end = match kind {
+            Kind::Tls => tls::serve(&self, client).await,
+            Kind::Raw => raw::serve(&self, client).await,
+            Kind::Redirect => redirect::serve(&self, client).await,
+        };
+        tracing::debug!(parent: Span::current(), end, "connection over");
+    }
+}
