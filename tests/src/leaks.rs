@@ -1,8 +1,14 @@
 //! What a daemon must not leave behind.
 
-use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
-use crate::{netns::NetNs, process::Start, process::wait_for};
+use crate::{netns::NetNs, process::Start};
 
 /// How long the kernel may take to finish what it was told to remove.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,19 +44,19 @@ impl Snapshot {
     /// Looks again until it is as it was; panics with what came and what went.
     #[track_caller]
     pub fn assert_unchanged(&self) {
-        let mut now = BTreeSet::new();
-        let mut is_same = || {
+        let begun = Instant::now();
+        let mut now = look(&self.netns, &self.instance);
+        while now != self.seen && begun.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(50));
             now = look(&self.netns, &self.instance);
-            now == self.seen
-        };
-        let deadline = std::time::Instant::now() + PATIENCE;
-        let same = wait_for("a look at the namespace", PATIENCE * 2, || {
-            let same = is_same();
-            (same || std::time::Instant::now() > deadline).then_some(same)
-        });
+        }
         let came: Vec<_> = now.difference(&self.seen).collect();
         let went: Vec<_> = self.seen.difference(&now).collect();
-        assert!(same, "{} was left changed\ncame: {came:#?}\nwent: {went:#?}", self.netns.name());
+        assert!(
+            now == self.seen,
+            "{} was left changed\ncame: {came:#?}\nwent: {went:#?}",
+            self.netns.name()
+        );
     }
 }
 
