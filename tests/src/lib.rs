@@ -1,1 +1,10 @@
-//! .
+//! What tests stand on: namespaces, wires, processes and daemons as guards that clean up
+//! after themselves, also when a test panics. A missing privilege or program fails by name.
+
+pub mod edge;
+pub mod leaks;
+pub mod metrics;
+pub mod netns;
+pub mod privilege;
+pub mod process;
+pub mod wire;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
 /// How much of a failed command's output is worth reading.
 const TAIL: usize = 80;
@@ -117,6 +117,6 @@ impl Progress {
             bar.finish_and_clear();
         }
         let outcome = if status.success() { "done" } else { "failed" };
-        println!("{}: {outcome} after {}", self.what, HumanDuration(self.begun.elapsed()));
+        println!("{}: {outcome} after {:.1} s", self.what, self.begun.elapsed().as_secs_f32());
     }
 }

@@ -1,0 +1,201 @@
+//! A real daemon under test, and what its commands say of it.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{self, Command},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use serde::{Deserialize, de::DeserializeOwned};
+use tempfile::TempDir;
+
+use crate::{
+    metrics::Metrics,
+    netns::NetNs,
+    process::{Output, Running, Start},
+};
+
+/// How long a daemon may take to start or to stop on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Where a daemon shows its metrics unless it is told otherwise.
+const METRICS: &str = "http://127.0.0.1:9464/metrics";
+
+/// One instance: its daemon and its folders, which go with this guard.
+#[derive(Debug)]
+pub struct Edge {
+    netns: NetNs,
+    instance: String,
+    folder: TempDir,
+    arguments: Vec<String>,
+    daemon: Option<Running>,
+}
+
+/// A line of `edge containers --json`.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the names are the documentation: they are what users script on")]
+pub struct Container {
+    pub id: String,
+    pub name: String,
+    pub workspace: String,
+    pub host: String,
+    pub pid: u32,
+    pub netns: String,
+    pub ipv4: String,
+    pub i6pn: String,
+    pub proxy: Option<String>,
+    pub egress: String,
+}
+
+/// A line of `edge tunnels --json`.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the names are the documentation: they are what users script on")]
+pub struct Tunnel {
+    pub id: String,
+    pub workspace: String,
+    pub container: String,
+    pub port: u16,
+    pub url: String,
+    pub tls: String,
+    pub tcp: Option<String>,
+    pub h2: bool,
+    pub path: String,
+    pub connections: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub last_error: Option<String>,
+}
+
+impl Edge {
+    /// Starts `edge up` inside the namespace and waits until it says that it is ready.
+    #[track_caller]
+    pub fn up(netns: &NetNs, arguments: &[&str]) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Short: interface names have room for fifteen characters.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let instance = format!("t{:x}{number:x}", process::id());
+        let folder = tempfile::Builder::new().prefix("edge-test-").tempdir();
+        let folder = folder.expect("cannot make a temporary folder");
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        let mut edge = Self { netns: netns.clone(), instance, folder, arguments, daemon: None };
+        edge.start();
+        edge
+    }
+
+    /// Starts the daemon again after [`Self::stop`] or [`Self::kill9`], with the same state.
+    #[track_caller]
+    pub fn start(&mut self) {
+        assert!(self.daemon.is_none(), "the daemon of {} runs already", self.instance);
+        let mut command = self.command();
+        command.arg("up").arg("--state-dir").arg(self.folder.path()).args(&self.arguments);
+        let mut daemon = command.running();
+        daemon.wait_line("ready", PATIENCE);
+        self.daemon = Some(daemon);
+    }
+
+    /// The name that its pins, links and sockets carry.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// The folder of its state.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The running daemon; panics if it was stopped.
+    #[track_caller]
+    pub fn daemon(&mut self) -> &mut Running {
+        self.daemon.as_mut().expect("the daemon was stopped by this test")
+    }
+
+    /// A command of this instance, for what the helpers below do not do.
+    pub fn command(&self) -> Command {
+        let mut command = self.netns.command(program());
+        command.args(["--instance", &self.instance]);
+        command.arg("--run-dir").arg(self.folder.path().join("run"));
+        command
+    }
+
+    /// Runs one command of this instance to its end.
+    #[track_caller]
+    pub fn cli(&self, words: &[&str]) -> Output {
+        self.command().args(words).output_of()
+    }
+
+    /// What `edge containers` lists.
+    #[track_caller]
+    pub fn containers(&self) -> Vec<Container> {
+        self.list("containers")
+    }
+
+    /// What `edge tunnels` lists.
+    #[track_caller]
+    pub fn tunnels(&self) -> Vec<Tunnel> {
+        self.list("tunnels")
+    }
+
+    /// Starts `edge run` with these arguments: a container that lives as long as the guard.
+    #[track_caller]
+    pub fn run(&self, words: &[&str]) -> Running {
+        self.command().arg("run").args(words).running()
+    }
+
+    /// Reads the metrics, from the address that the daemon printed if it printed one.
+    #[track_caller]
+    pub fn metrics(&self) -> Metrics {
+        let lines = self.daemon.as_ref().map(Running::stdout).unwrap_or_default();
+        let mut words = lines.iter().flat_map(|line| line.split_whitespace());
+        let is_address = |word: &&str| word.starts_with("http://") && word.ends_with("/metrics");
+        let address = words.find(is_address).unwrap_or(METRICS);
+        let mut curl = self.netns.command("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--max-time", "10", address]);
+        Metrics::parse(&curl.output_of().ok().stdout)
+    }
+
+    /// Asks the daemon to stop, as an operator would; it must end well.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        let mut daemon = self.daemon.take().expect("the daemon was stopped by this test");
+        daemon.signal(Signal::SIGTERM);
+        let status = daemon.wait(PATIENCE);
+        assert!(status.success(), "the daemon ended with {status}\n{}", daemon.printed());
+    }
+
+    /// Kills the daemon as a crash would; pinned maps and links stay.
+    #[track_caller]
+    pub fn kill9(&mut self) {
+        self.daemon.take().expect("the daemon was stopped by this test").kill();
+    }
+
+    #[track_caller]
+    fn list<T: DeserializeOwned>(&self, what: &str) -> Vec<T> {
+        let output = self.cli(&[what, "--json"]).ok();
+        serde_json::from_str(&output.stdout).unwrap_or_else(|error| {
+            panic!("`edge {what} --json` is not as agreed: {error}\n{output}")
+        })
+    }
+}
+
+/// The binary under test.
+fn program() -> PathBuf {
+    variable("EDGE_BIN")
+}
+
+/// The Python environment with Modal's client.
+pub fn venv() -> PathBuf {
+    variable("EDGE_VENV")
+}
+
+/// Whether the tests that take minutes were asked for.
+pub fn long() -> bool {
+    env::var_os("EDGE_LONG").is_some()
+}
+
+#[track_caller]
+fn variable(name: &str) -> PathBuf {
+    let value = env::var_os(name).map(PathBuf::from);
+    value.unwrap_or_else(|| panic!("{name} is not set; run the tests with: cargo xtask test"))
+}
