@@ -33,18 +33,16 @@ impl Toolchain {
         candidates().into_iter().find(|found| found.speaks_llvm() && found.has_source())
     }
 
-    /// The one that is there, else one installed by rustup, else Debian's.
+    /// The one that is there, else Debian's, which is the same for everybody and changes only with
+    /// security updates, else one installed by rustup.
     pub(crate) fn ensure() -> Result<Self> {
         if let Some(found) = Self::find() {
             return Ok(found);
         }
-        if let Err(error) = by_rustup() {
-            step::note("BPF toolchain", &format!("rustup cannot help: {error:#}"));
+        if let Err(error) = packages::install(&DEBIAN) {
+            step::note("BPF toolchain", &format!("Debian's packages cannot help: {error:#}"));
+            by_rustup().context("no BPF toolchain")?;
         }
-        if let Some(found) = Self::find() {
-            return Ok(found);
-        }
-        packages::install(&DEBIAN).context("no BPF toolchain")?;
         Self::find().with_context(|| {
             format!("no compiler here has LLVM {LLVM} and rust-src; try: rustup toolchain install {NIGHTLY} --component rust-src")
         })

@@ -13,14 +13,14 @@ use tokio::net::TcpListener;
 const BACKLOG: i32 = 4096;
 
 /// Loopback, and what the uplinks have.
-pub fn addresses(uplinks: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+pub(super) fn addresses(uplinks: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
     let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
     loopback.into_iter().chain(uplinks).collect()
 }
 
 /// Listens on one port of all addresses: the one that was asked for, or the first free of the
 /// usual ones.
-pub fn open(
+pub(super) fn open(
     what: &str,
     option: &str,
     addresses: &[IpAddr],
@@ -46,7 +46,7 @@ pub fn open(
 
 /// The socket that `sk_lookup` steers raw ports to. It needs some address of its own, where
 /// nobody looks for it.
-pub fn raw() -> anyhow::Result<TcpListener> {
+pub(super) fn raw() -> anyhow::Result<TcpListener> {
     let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
     let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     listen(v6, false).or_else(|_no_ipv6| listen(v4, false)).context("raw TCP listener")

@@ -22,13 +22,13 @@ use crate::{
 const PINS: &str = "/sys/fs/bpf/edge";
 
 /// The daemon's grip on the machine.
-pub struct Machine {
+pub(super) struct Machine {
     /// Netlink into this namespace.
-    pub links: Links,
+    pub(super) links: Links,
     /// The kernel half.
-    pub datapath: Arc<Datapath>,
+    pub(super) datapath: Arc<Datapath>,
     /// What every host-side veth's name begins with.
-    pub veth_prefix: String,
+    pub(super) veth_prefix: String,
     table: Table,
     sysctls: Sysctls,
     run_dir: PathBuf,
@@ -38,7 +38,7 @@ pub struct Machine {
 impl Machine {
     /// Takes hold: refuses if another daemon has this name, removes what a killed one left, loads
     /// the kernel half and closes the door that nftables keeps.
-    pub async fn take(place: &Place, args: &UpArgs) -> anyhow::Result<Self> {
+    pub(super) async fn take(place: &Place, args: &UpArgs) -> anyhow::Result<Self> {
         let run_dir = place.run_dir();
         fs::create_dir_all(&run_dir).with_context(|| {
             format!("{}: the run directory cannot be made; edge up needs root", run_dir.display())
@@ -70,7 +70,7 @@ impl Machine {
     }
 
     /// Undoes everything.
-    pub async fn release(mut self, uplinks: &[Uplink]) {
+    pub(super) async fn release(mut self, uplinks: &[Uplink]) {
         for uplink in uplinks {
             self.datapath.detach(&uplink.name);
         }
