@@ -15,6 +15,7 @@ use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+use tokio_util::io::poll_read_buf;
 
 /// Bytes read by one system call at most.
 pub(super) const BUFFER: usize = 64 * 1024;
@@ -46,11 +47,11 @@ impl AsyncBufRead for Buffered {
                 return Poll::Pending;
             }
             this.unread.reserve(BUFFER);
-            match this.stream.try_read_buf(&mut this.unread) {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+            // Unlike try_read_buf, this takes a short read as the sign that no more is there
+            // and saves the system call that would say so.
+            match poll_read_buf(Pin::new(&mut this.stream), context, &mut this.unread)? {
+                Poll::Ready(0) => break,
+                Poll::Ready(_) | Poll::Pending => {}
             }
         }
         Poll::Ready(Ok(&this.unread))

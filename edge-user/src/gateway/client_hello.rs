@@ -33,7 +33,10 @@ pub(super) struct HelloLimits {
 
 /// Reads a ClientHello, in however many segments and records it comes. A client that sends
 /// none has been answered and hung up on when this returns the outcome to count.
-pub(super) async fn read(mut stream: Buffered, limits: HelloLimits) -> Result<Hello, Handshake> {
+pub(super) async fn read(
+    mut stream: Buffered,
+    limits: HelloLimits,
+) -> Result<Box<Hello>, Handshake> {
     let mut acceptor = Acceptor::default();
     let hello = async {
         let mut read = 0;
@@ -63,7 +66,7 @@ pub(super) async fn read(mut stream: Buffered, limits: HelloLimits) -> Result<He
         }
     };
     match timeout(limits.within, hello).await {
-        Ok(Ok(accepted)) => Ok(Hello { accepted, stream }),
+        Ok(Ok(accepted)) => Ok(Box::new(Hello { accepted, stream })),
         Ok(Err(Bad::Hello(alert))) => {
             answer(stream, &alert).await;
             Err(Handshake::Malformed)
@@ -75,7 +78,7 @@ pub(super) async fn read(mut stream: Buffered, limits: HelloLimits) -> Result<He
 }
 
 /// Says that no such name is known here, and hangs up.
-pub(super) async fn refuse_name(hello: Hello) {
+pub(super) async fn refuse_name(hello: Box<Hello>) {
     answer(hello.stream, &UNRECOGNIZED_NAME).await;
 }
 

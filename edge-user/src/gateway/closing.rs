@@ -26,7 +26,7 @@ impl Client for Buffered {
     }
 }
 
-impl Client for TlsStream<Buffered> {
+impl Client for Box<TlsStream<Buffered>> {
     fn tcp(&self) -> &TcpStream {
         self.get_ref().0.tcp()
     }

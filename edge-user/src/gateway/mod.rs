@@ -155,9 +155,10 @@ impl<D: Directory, T: Dial> Gateway<D, T> {
 
     async fn client(self: Arc<Self>, kind: Kind, client: TcpStream) {
         let end = match kind {
-            Kind::Tls => tls::serve(&self, client).await,
-            Kind::Raw => raw::serve(&self, client).await,
-            Kind::Redirect => redirect::serve(&self, client).await,
+            // Boxed, so that none takes the room of the largest.
+            Kind::Tls => Box::pin(tls::serve(&self, client)).await,
+            Kind::Raw => Box::pin(raw::serve(&self, client)).await,
+            Kind::Redirect => Box::pin(redirect::serve(&self, client)).await,
         };
         tracing::debug!(parent: Span::current(), end, "connection over");
     }

@@ -1,6 +1,9 @@
 //! One TLS client, from its first byte to its last.
+//!
+//! What only one phase needs is boxed, so that a connection that is merely open costs its TLS
+//! session and little else.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use futures::future::{Either, select};
 use rustls::HandshakeKind;
@@ -30,7 +33,7 @@ pub(super) async fn serve<D: Directory, T: Dial>(
     let limits = HelloLimits { within: gateway.limits.hello, bytes: gateway.limits.hello_bytes };
     let hello = tokio::select! {
         () = gateway.abort.cancelled() => return End::Aborted.to_string(),
-        hello = client_hello::read(Buffered::new(client), limits) => hello,
+        hello = Box::pin(client_hello::read(Buffered::new(client), limits)) => hello,
     };
     let hello = match hello {
         Ok(hello) => hello,
@@ -48,13 +51,13 @@ pub(super) async fn serve<D: Directory, T: Dial>(
         return format!("refused: {} {:?}", outcome.label(), name.unwrap_or_default());
     };
     Span::current().record("tunnel", tracing::field::display(&tunnel.id));
-    connect(gateway, hello, tunnel).await
+    Box::pin(connect(gateway, hello, tunnel)).await
 }
 
 /// Finishes the handshake while the container is dialled, then joins the two.
 async fn connect<D: Directory, T: Dial>(
     gateway: &Gateway<D, T>,
-    hello: Hello,
+    hello: Box<Hello>,
     tunnel: Arc<Tunnel>,
 ) -> String {
     let config = match gateway.configs.choose(&tunnel, &hello.accepted.client_hello()) {
@@ -66,15 +69,15 @@ async fn connect<D: Directory, T: Dial>(
         }
     };
     tunnel.stats.connected();
-    let both = async {
-        let handshake = Box::pin(finish_handshake(gateway, hello, config));
-        let dial = Box::pin(gateway.dial.dial(tunnel.clone()));
+    let both = Box::pin(async {
+        let handshake = pin!(finish_handshake(gateway, hello, config));
+        let dial = pin!(gateway.dial.dial(tunnel.clone()));
         match select(handshake, dial).await {
             Either::Left((Ok(client), dial)) => Ok((client, dial.await)),
             Either::Left((Err(outcome), _)) => Err(outcome),
             Either::Right((dialled, handshake)) => Ok((handshake.await?, dialled)),
         }
-    };
+    });
     // A connection that is not yet relayed is reset by being dropped with bytes unread, or
     // closed; either way the client learns that the tunnel is gone.
     let both = tokio::select! {
@@ -92,16 +95,16 @@ async fn connect<D: Directory, T: Dial>(
 
 async fn finish_handshake<D: Directory, T: Dial>(
     gateway: &Gateway<D, T>,
-    hello: Hello,
+    hello: Box<Hello>,
     config: Arc<rustls::ServerConfig>,
-) -> Result<TlsStream<Buffered>, Handshake> {
+) -> Result<Box<TlsStream<Buffered>>, Handshake> {
     let start = StartHandshake::from_parts(hello.accepted, hello.stream);
     let outcome = match timeout(gateway.limits.hello, start.into_stream(config)).await {
         Ok(Ok(client)) => {
             let resumed = client.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
             let outcome = if resumed { Handshake::Resumed } else { Handshake::Full };
             gateway.metrics.handshake(outcome);
-            return Ok(client);
+            return Ok(Box::new(client));
         }
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
             tracing::debug!(%error, "handshake failed");
@@ -116,7 +119,7 @@ async fn finish_handshake<D: Directory, T: Dial>(
 
 async fn join<D: Directory, T: Dial>(
     gateway: &Gateway<D, T>,
-    client: TlsStream<Buffered>,
+    client: Box<TlsStream<Buffered>>,
     container: TcpStream,
     tunnel: &Tunnel,
 ) -> String {
@@ -146,7 +149,7 @@ async fn join<D: Directory, T: Dial>(
 
 async fn regret<D: Directory, T: Dial>(
     gateway: &Gateway<D, T>,
-    client: TlsStream<Buffered>,
+    client: Box<TlsStream<Buffered>>,
     error: &DialError,
     tunnel: &Tunnel,
 ) -> String {
