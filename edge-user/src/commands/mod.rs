@@ -1,1 +1,3 @@
 //! The commands people type.
+
+pub mod forward;
