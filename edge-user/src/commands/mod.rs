@@ -5,5 +5,6 @@ pub mod ca;
 pub mod check;
 pub mod client;
 pub mod containers;
+pub mod forward;
 pub mod output;
 pub mod tunnels;

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod callers;
 pub mod containers;
+pub mod dns;
 pub mod links;
 pub mod netns;
 pub mod nft;

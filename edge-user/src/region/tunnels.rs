@@ -5,6 +5,7 @@
 //! What clients look up by name or port is a separate index with brief locks. All work runs in
 //! tasks of its own: a caller that goes away leaves nothing half-made.
 
+mod error;
 #[cfg(test)]
 pub(crate) mod fake;
 mod index;
@@ -22,11 +23,11 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-pub use self::owner::Owner;
+pub use self::{error::StartError, owner::Owner};
 use self::{index::Index, metrics::Metrics};
 use super::{
     names,
-    ports::{PortError, Ports},
+    ports::Ports,
     steering::Steering,
     tunnel::{Container, Directory, RawSocket, Tunnel, TunnelOptions, TunnelStats},
 };
@@ -57,43 +58,6 @@ pub struct Tunnels<S> {
     index: Index,
     metrics: Metrics,
     containers: Mutex<HashMap<String, Arc<Home>>>,
-}
-
-/// Why a tunnel did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Not 1–65535.
-    #[error("Invalid port number {0}")]
-    InvalidPort(u32),
-    /// `h2` and `unencrypted` exclude each other.
-    #[error("H2 can only be used with encrypted ports")]
-    H2Unencrypted,
-    /// The owner of the tunnel on this port still holds it.
-    #[error("Port {0} is already forwarded")]
-    AlreadyForwarded(u16),
-    /// The container has all the tunnels that it may have.
-    #[error("a container may have {0} tunnels at a time; stop one that is not needed")]
-    TooMany(usize),
-    /// The container ended, before the call or during it.
-    #[error("container {0} has ended; start another one")]
-    ContainerEnded(String),
-    /// There is no raw port.
-    #[error(transparent)]
-    Port(#[from] PortError),
-    /// The data path refused, and nothing is left of the attempt.
-    #[error(
-        "port {port} could not be made public: {source:#}; try again, and see the daemon's log \
-         if it stays so"
-    )]
-    Steering {
-        /// The container's port.
-        port: u16,
-        /// What the data path said.
-        source: anyhow::Error,
-    },
-    /// The daemon is going down.
-    #[error("the daemon is stopping; try again when it is back")]
-    Stopping,
 }
 
 /// A container's tunnels by port. It stays known after the container's end for as long as

@@ -1,0 +1,155 @@
+//! `edge forward`: what `modal.forward` is in Python, from a shell inside a container.
+
+mod child;
+#[cfg(test)]
+mod tests;
+
+use std::{ffi::OsString, io::Write, process::ExitCode, time::Duration};
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tonic::{
+    Code, Request, Status,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{
+    host::api::SERVICE_ADDRESS,
+    wire::modal::{
+        TunnelStartRequest, TunnelStartResponse, TunnelStopRequest, TunnelType,
+        modal_client_client::ModalClientClient,
+    },
+};
+
+/// How long the API may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(3);
+/// How long it may take to answer a call.
+const CALL: Duration = Duration::from_secs(30);
+/// While the tunnel is held, the connection is probed as often; its end gives up ownership.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// Makes a port of this container public, and holds the tunnel until SIGINT or SIGTERM, or
+/// until the command ends.
+///
+/// Without a command it prints the tunnel's URL and, if there is one, its TCP socket. With a
+/// command it says so on stderr and puts them into the command's environment as `EDGE_URL` and
+/// `EDGE_TCP`; the exit code is then the command's, or 128 and the signal that killed it.
+///
+/// # Errors
+/// Outside a container; when the API refuses; when the command cannot be started.
+pub async fn forward(
+    port: u16,
+    unencrypted: bool,
+    h2: bool,
+    command: Vec<OsString>,
+) -> anyhow::Result<ExitCode> {
+    // Before the tunnel starts, so that a signal meanwhile still stops it.
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be awaited")?;
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;
+
+    let url =
+        std::env::var("MODAL_SERVER_URL").unwrap_or_else(|_| format!("http://{SERVICE_ADDRESS}"));
+    let mut client = connect(&url).await?;
+    let tunnel = start(&mut client, port, unencrypted, h2).await?;
+    let (public, tcp) = (public_url(&tunnel), tcp_socket(&tunnel));
+
+    let outcome = match command.split_first() {
+        Some((program, arguments)) => {
+            say(&mut std::io::stderr(), &public, tcp.as_deref())?;
+            let mut command = tokio::process::Command::new(program);
+            command.args(arguments).env("EDGE_URL", &public);
+            if let Some(tcp) = &tcp {
+                command.env("EDGE_TCP", tcp);
+            }
+            child::run(command).await
+        }
+        None => {
+            say(&mut std::io::stdout(), &public, tcp.as_deref())?;
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    // The container's end would stop it too; a failure here must not hide the command's outcome.
+    if let Err(status) = client.tunnel_stop(TunnelStopRequest { port: port.into() }).await {
+        tracing::warn!(port, error = status.message(), "the tunnel could not be stopped");
+    }
+    outcome
+}
+
+async fn connect(url: &str) -> anyhow::Result<ModalClientClient<Channel>> {
+    let endpoint = Endpoint::from_shared(url.to_owned())
+        .with_context(|| format!("MODAL_SERVER_URL={url} is no URL; unset it"))?
+        .connect_timeout(CONNECT)
+        .timeout(CALL)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true);
+    let channel = endpoint.connect().await.with_context(|| {
+        format!(
+            "edge's API does not answer at {url}: `edge forward` works only inside a container \
+             of edge; start one with `edge run`, or see whether the daemon runs"
+        )
+    })?;
+    Ok(ModalClientClient::new(channel))
+}
+
+async fn start(
+    client: &mut ModalClientClient<Channel>,
+    port: u16,
+    unencrypted: bool,
+    h2: bool,
+) -> anyhow::Result<TunnelStartResponse> {
+    let tunnel_type = if h2 { TunnelType::H2 } else { TunnelType::Unspecified }.into();
+    // One key for all attempts: a retry of a call that had succeeded gets the same tunnel.
+    let key = format!("{:032x}", rand::random::<u128>());
+    let mut delay = Duration::from_millis(100);
+    for attempt in 0..4 {
+        let message = TunnelStartRequest { port: port.into(), unencrypted, tunnel_type };
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("x-idempotency-key", key.parse()?);
+        request.metadata_mut().insert("x-retry-attempt", attempt.into());
+        match client.tunnel_start(request).await {
+            Ok(response) => return Ok(response.into_inner()),
+            Err(status) if status.code() == Code::Unavailable && attempt < 3 => {
+                tracing::debug!(attempt, error = status.message(), "trying again");
+                tokio::time::sleep(delay).await;
+                delay *= 2;
+            }
+            Err(status) => bail!(refusal(port, &status)),
+        }
+    }
+    bail!("port {port} was not forwarded")
+}
+
+fn refusal(port: u16, status: &Status) -> String {
+    let remedy = match status.code() {
+        Code::AlreadyExists => "; stop the program that forwards it, or choose another port",
+        Code::PermissionDenied => "; start a container with `edge run`",
+        _ => "",
+    };
+    format!("port {port} was not forwarded: {}{remedy}", status.message())
+}
+
+fn public_url(tunnel: &TunnelStartResponse) -> String {
+    match tunnel.port {
+        443 => format!("https://{}", tunnel.host),
+        port => format!("https://{}:{port}", tunnel.host),
+    }
+}
+
+fn tcp_socket(tunnel: &TunnelStartResponse) -> Option<String> {
+    let (host, port) = (tunnel.unencrypted_host.as_deref()?, tunnel.unencrypted_port?);
+    // An IPv6 address needs brackets before a port.
+    Some(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
+}
+
+fn say(to: &mut impl Write, url: &str, tcp: Option<&str>) -> anyhow::Result<()> {
+    let lines = match tcp {
+        Some(tcp) => format!("{url}\ntcp://{tcp}\n"),
+        None => format!("{url}\n"),
+    };
+    to.write_all(lines.as_bytes()).and_then(|()| to.flush()).context("the URL cannot be printed")
+}

@@ -1,0 +1,281 @@
+//! DNS for containers: their own names here, all others through the host's resolvers.
+//!
+//! Queries arrive on sockets of the service namespace; what is forwarded leaves by ordinary
+//! sockets of the host, so that a resolver on the host's loopback works too.
+
+mod question;
+#[cfg(test)]
+mod tests;
+mod upstream;
+
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use hickory_proto::{
+    op::{OpCode, ResponseCode},
+    rr::{Name, RecordType},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::Semaphore,
+    task::JoinSet,
+    time::timeout,
+};
+use tracing::Instrument;
+
+use self::{
+    question::Question,
+    upstream::{Transport, Upstreams},
+};
+use super::callers::{Callers, Places};
+use crate::region::tunnel::Container;
+
+/// Queries of one container that are being answered at a time; others are dropped, and the
+/// container's resolver asks again.
+const QUERIES_EACH: usize = 256;
+/// Queries of all containers: each that is forwarded holds a socket.
+const QUERIES: usize = 1024;
+/// TCP connections of one container at a time.
+const CONNECTIONS_EACH: usize = 16;
+/// A TCP connection without a query for this long is closed.
+const IDLE: Duration = Duration::from_secs(10);
+/// The name that is a container's own private address, and the zone around it.
+const OWN_NAME: &str = "i6pn.modal.local";
+const OWN_ZONE: &str = "modal.local";
+
+/// What the answers depend on.
+#[derive(Debug, Clone)]
+pub struct DnsSettings {
+    /// The region's domain, lower case, without a final dot.
+    pub domain: String,
+    /// Names the upstream resolvers; read again when it changes.
+    pub resolv_conf: PathBuf,
+}
+
+/// Answers the containers' queries on these two sockets until `shutdown`.
+///
+/// `locate` knows where a live tunnel's name leads; it is asked for lower-case names under the
+/// region's domain, without a final dot. Names that it does not know go to the upstream
+/// resolvers, but those under `.localhost` never leave the machine.
+pub async fn serve<C, L>(
+    udp: UdpSocket,
+    tcp: TcpListener,
+    callers: Arc<C>,
+    locate: L,
+    settings: DnsSettings,
+    shutdown: impl Future<Output = ()>,
+) where
+    C: Callers,
+    L: Fn(&str) -> Option<Vec<IpAddr>> + Send + Sync + 'static,
+{
+    let upstreams = Upstreams::new(settings.resolv_conf, 53);
+    serve_with(udp, tcp, callers, locate, settings.domain, upstreams, shutdown).await;
+}
+
+async fn serve_with<C, L>(
+    udp: UdpSocket,
+    tcp: TcpListener,
+    callers: Arc<C>,
+    locate: L,
+    domain: String,
+    upstreams: Upstreams,
+    shutdown: impl Future<Output = ()>,
+) where
+    C: Callers,
+    L: Fn(&str) -> Option<Vec<IpAddr>> + Send + Sync + 'static,
+{
+    let dns = Arc::new(Dns {
+        callers,
+        locate,
+        domain,
+        upstreams,
+        each: Places::new(QUERIES_EACH),
+        all: Semaphore::new(QUERIES),
+    });
+    tokio::select! {
+        () = serve_udp(&dns, udp) => {}
+        () = serve_tcp(&dns, &tcp) => {}
+        () = shutdown => tracing::debug!("DNS for containers ends"),
+    }
+}
+
+struct Dns<C, L> {
+    callers: Arc<C>,
+    locate: L,
+    domain: String,
+    upstreams: Upstreams,
+    each: Places,
+    all: Semaphore,
+}
+
+/// What this server says of a name by itself.
+enum Local {
+    /// The name exists and has these addresses, perhaps none of the type that was asked for.
+    Addresses(Vec<IpAddr>),
+    /// There is no such name.
+    Nothing,
+}
+
+/// Receives queries for ever; those under way are given up when this is dropped.
+async fn serve_udp<C, L>(dns: &Arc<Dns<C, L>>, udp: UdpSocket)
+where
+    C: Callers,
+    L: Fn(&str) -> Option<Vec<IpAddr>> + Send + Sync + 'static,
+{
+    let udp = Arc::new(udp);
+    let mut buffer = vec![0; usize::from(u16::MAX)];
+    let mut tasks = JoinSet::new();
+    loop {
+        while tasks.try_join_next().is_some() {}
+        let (length, peer) = match udp.recv_from(&mut buffer).await {
+            Ok(received) => received,
+            Err(error) => {
+                pause(&error).await;
+                continue;
+            }
+        };
+        let (dns, udp, query) = (dns.clone(), udp.clone(), buffer[..length].to_vec());
+        let span = tracing::debug_span!("dns", source = %peer, transport = "udp");
+        let work = async move {
+            if let Some(reply) = dns.answer(&query, peer.ip(), Transport::Udp).await
+                && let Err(error) = udp.send_to(&reply, peer).await
+            {
+                tracing::debug!(%error, "a reply could not be sent");
+            }
+        };
+        tasks.spawn(work.instrument(span));
+    }
+}
+
+async fn serve_tcp<C, L>(dns: &Arc<Dns<C, L>>, tcp: &TcpListener)
+where
+    C: Callers,
+    L: Fn(&str) -> Option<Vec<IpAddr>> + Send + Sync + 'static,
+{
+    let places = Places::new(CONNECTIONS_EACH);
+    let mut tasks = JoinSet::new();
+    loop {
+        while tasks.try_join_next().is_some() {}
+        let (stream, peer) = match tcp.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                pause(&error).await;
+                continue;
+            }
+        };
+        let Some(place) = places.take(peer.ip().to_canonical()) else {
+            tracing::debug!(source = %peer, "too many DNS connections; one more was closed");
+            continue;
+        };
+        let dns = dns.clone();
+        let span = tracing::debug_span!("dns", source = %peer, transport = "tcp");
+        let work = async move {
+            let outcome = dns.connection(stream, peer).await;
+            tracing::debug!(?outcome, "connection closed");
+            drop(place);
+        };
+        tasks.spawn(work.instrument(span));
+    }
+}
+
+/// Without a pause, an error that stays would keep a processor busy.
+async fn pause(error: &io::Error) {
+    tracing::warn!(%error, "a DNS query could not be received");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+impl<C, L> Dns<C, L>
+where
+    C: Callers,
+    L: Fn(&str) -> Option<Vec<IpAddr>> + Send + Sync + 'static,
+{
+    async fn connection(&self, mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+        loop {
+            let length = match timeout(IDLE, stream.read_u16()).await {
+                Ok(Ok(length)) => length,
+                Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Ok(()),
+            };
+            let mut query = vec![0; length.into()];
+            timeout(IDLE, stream.read_exact(&mut query)).await??;
+            let Some(reply) = self.answer(&query, peer.ip(), Transport::Tcp).await else {
+                return Ok(());
+            };
+            timeout(IDLE, stream.write_all(&upstream::framed(&reply)?)).await??;
+        }
+    }
+
+    /// The reply to a query; none to garbage.
+    async fn answer(&self, query: &[u8], source: IpAddr, transport: Transport) -> Option<Vec<u8>> {
+        let source = source.to_canonical();
+        let Some(_places) = self.each.take(source).zip(self.all.try_acquire().ok()) else {
+            tracing::debug!("too many queries at a time; one more was dropped");
+            return None;
+        };
+        let question = match Question::read(query) {
+            Ok(question) => question,
+            Err(refusal) => return refusal,
+        };
+        let Some(container) = self.callers.by_address(source) else {
+            tracing::debug!("a query from no container of this host");
+            return question.refuse(ResponseCode::Refused);
+        };
+        if question.op_code() != OpCode::Query {
+            return question.refuse(ResponseCode::NotImp);
+        }
+        match self.local(&container, question.name()) {
+            Some(Local::Addresses(addresses)) => question.answer(&addresses),
+            Some(Local::Nothing) => question.refuse(ResponseCode::NXDomain),
+            // A transfer is many messages, and nothing for a container.
+            None if matches!(question.kind(), RecordType::AXFR | RecordType::IXFR) => {
+                question.refuse(ResponseCode::Refused)
+            }
+            None => match self.upstreams.ask(query, &question, transport).await {
+                Ok(reply) => Some(reply),
+                Err(error) => {
+                    tracing::warn!(%error, "a name could not be resolved");
+                    question.refuse(ResponseCode::ServFail)
+                }
+            },
+        }
+    }
+
+    fn local(&self, container: &Container, name: &Name) -> Option<Local> {
+        let name = name.to_lowercase().to_ascii();
+        let name = name.strip_suffix('.').unwrap_or(&name);
+        if name == OWN_NAME {
+            return Some(Local::Addresses(vec![container.i6pn.into()]));
+        }
+        if is_under(name, OWN_ZONE) {
+            return Some(Local::Nothing);
+        }
+        let ours = is_under(name, &self.domain);
+        if ours && let Some(addresses) = (self.locate)(name) {
+            return Some(Local::Addresses(addresses));
+        }
+        if !is_under(name, "localhost") {
+            return None;
+        }
+        Some(if !ours || name == "localhost" {
+            // All other names of the machine itself are the container's own loopback.
+            Local::Addresses(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()])
+        } else if name == self.domain {
+            // The domain itself exists, for there are names under it.
+            Local::Addresses(Vec::new())
+        } else {
+            Local::Nothing
+        })
+    }
+}
+
+fn is_under(name: &str, zone: &str) -> bool {
+    name.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
