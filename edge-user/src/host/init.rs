@@ -94,7 +94,7 @@ fn unshare_stage(args: &InitArgs, control: &Socket) -> Result<ExitCode, Error> {
     if args.parent != Some(getppid().as_raw()) {
         return Ok(ExitCode::from(Kind::Failure.exit_code()));
     }
-    block_signals()?;
+    set_mask(&SigSet::all())?;
     let namespaces = CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWNS
@@ -121,7 +121,7 @@ fn unshare_stage(args: &InitArgs, control: &Socket) -> Result<ExitCode, Error> {
 fn init_stage(args: &InitArgs, control: &Socket) -> Result<ExitCode, Error> {
     // If the parent died before this, so did `edge run`, whose end of the socket is then closed.
     die_with_parent()?;
-    block_signals()?;
+    set_mask(&SigSet::all())?;
     let bug = "report this as a bug";
     control.set_cloexec(true).map_err(|error| failure("control socket", &error, bug))?;
     let children = SignalFd::with_flags(&SigSet::from(Signal::SIGCHLD), SfdFlags::SFD_CLOEXEC)
@@ -154,13 +154,20 @@ fn enclose(setup: &Setup) -> Result<(), Error> {
         .map_err(|error| failure("capabilities", &error, "run it with CAP_SETPCAP"))
 }
 
-/// Starts the program, with default signal dispositions and an empty mask: the standard library
-/// sees to the latter two.
+/// Starts the program with an empty signal mask. Dispositions are as they were when `edge run`
+/// started, for no process of ours has changed any.
 fn start(args: &InitArgs, setup: Setup) -> Result<Child, Error> {
     let Some((program, rest)) = args.command.split_first() else {
         return Err(Error::new(Kind::Usage, "program", "none is given", "name it after --"));
     };
-    process::Command::new(program).args(rest).envs(setup.environment).spawn().map_err(|error| {
+    let mut command = process::Command::new(program);
+    command.args(rest).envs(setup.environment);
+    // A child inherits the mask. The kernel itself keeps signals from a pid 1 without handlers
+    // meanwhile, and children that end now are looked for before the first wait.
+    set_mask(&SigSet::empty())?;
+    let spawned = command.spawn();
+    set_mask(&SigSet::all())?;
+    spawned.map_err(|error| {
         let (kind, remedy) = match error.kind() {
             io::ErrorKind::NotFound => (Kind::NotFound, "install it, or give its full path"),
             _ => (Kind::NotExecutable, "look at its permissions and its format"),
@@ -224,9 +231,10 @@ fn die_with_parent() -> Result<(), Error> {
         .map_err(|error| failure("parent-death signal", &error, "report this as a bug"))
 }
 
-/// What a terminal sends to its whole group must not end these processes before the program.
-fn block_signals() -> Result<(), Error> {
-    SigSet::all().thread_block().map_err(|error| failure("signals", &error, "report this as a bug"))
+/// Everything is blocked but around the program's start: what a terminal sends to its whole
+/// group must not end these processes before the program.
+fn set_mask(blocked: &SigSet) -> Result<(), Error> {
+    blocked.thread_set_mask().map_err(|error| failure("signals", &error, "report this as a bug"))
 }
 
 fn tell(control: &Socket, report: &Report) -> Result<(), Error> {
