@@ -113,6 +113,30 @@ fn a_resolv_conf_that_is_a_link_is_covered_too() {
 }
 
 #[test]
+fn what_the_machine_replaces_is_covered_again() {
+    let daemon = Daemon::start();
+    let dir = tempfile::tempdir().unwrap();
+    // Its own /etc, in which it then does what resolver daemons do when a link changes, and what
+    // a service manager does to a service's run directory.
+    let outside = format!(
+        "dir={}; run={}; cp -a /etc $dir/etc; mount --bind $dir/etc /etc; \"$@\" & \
+         while ! test -e $dir/started; do sleep 0.05; done; \
+         for n in 1 2 3; do echo nameserver 9.9.9.$n >/etc/new; mv /etc/new /etc/resolv.conf; done; \
+         rm -r $run; mkdir $run; touch $run/edge.sock; sleep 0.5; touch $dir/replaced; wait",
+        dir.path().display(),
+        daemon.run_dir().display()
+    );
+    let script = format!(
+        "touch {0}/started; while ! test -e {0}/replaced; do sleep 0.05; done; \
+         cat /etc/resolv.conf; ls -A {1}",
+        dir.path().display(),
+        daemon.run_dir().display()
+    );
+    let ran = daemon.inside_of(&outside, &script);
+    assert_eq!(ran.out, "nameserver 169.254.20.10", "{ran:?}");
+}
+
+#[test]
 fn the_kernels_switches_are_read_only() {
     let ran = Daemon::start().inside(
         "echo 1 >/proc/sys/net/ipv4/ip_forward && echo wrote; \
