@@ -1,5 +1,10 @@
 //! `edge attach`: holds a namespace's place in the region while it runs.
 
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::Streaming;
 
@@ -15,8 +20,7 @@ use crate::{
 
 /// Attaches the namespace until SIGINT or SIGTERM, or until the daemon ends it.
 pub async fn attach(place: &Place, args: &AttachArgs) -> Result<(), Error> {
-    // The daemon has another working directory than the person who typed the path.
-    let netns = args.netns.canonicalize().map_err(|e| {
+    let netns = for_the_daemon(&args.netns).map_err(|e| {
         Error::failure(args.netns.display(), e, "`ip netns list` names those in /run/netns")
     })?;
     let netns = netns.into_os_string().into_string().map_err(|path| {
@@ -40,6 +44,19 @@ pub async fn attach(place: &Place, args: &AttachArgs) -> Result<(), Error> {
         ended = hold => ended,
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// The same file for a process with another working directory and another /proc/self. The last
+/// part stays as it is: a namespace in /proc is a link to what no path leads to.
+fn for_the_daemon(path: &Path) -> io::Result<PathBuf> {
+    path.metadata()?;
+    match (path.parent(), path.file_name()) {
+        (Some(directory), Some(name)) => {
+            // Of a bare name the parent is empty, not the working directory.
+            Ok(Path::new(".").join(directory).canonicalize()?.join(name))
+        }
+        _ => Err(io::ErrorKind::IsADirectory.into()),
     }
 }
 

@@ -70,7 +70,7 @@ impl Container {
         // No other thread starts programs, so that only this one inherits it.
         theirs.set_cloexec(false).map_err(failed)?;
         let process = Command::new("/proc/self/exe")
-            .args([init::COMMAND, "--stage", init::Stage::Unshare.as_str()])
+            .args([init::COMMAND, "--stage", init::Stage::Enclose.as_str()])
             .args(["--control", &theirs.as_raw_fd().to_string()])
             .args(["--parent", &std::process::id().to_string(), "--"])
             .args(args.command())

@@ -1,0 +1,54 @@
+//! The listings, for people and for programs.
+
+use crate::daemon::{Daemon, Ran};
+
+#[test]
+fn json_has_the_promised_fields() {
+    let daemon = Daemon::start();
+    let json = |command| {
+        let ran = Ran::from(daemon.edge(&[command, "--json"]).output().unwrap());
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        serde_json::from_str::<serde_json::Value>(&ran.out).unwrap()
+    };
+    let tunnels = serde_json::json!([{
+        "id": "tu-1", "workspace": "main", "container": "box", "port": 8000,
+        "url": "https://abc.r1.localhost", "tls": "abc.r1.localhost:443",
+        "tcp": "localhost:20000", "h2": false, "path": "tcx", "connections": 0, "bytes_in": 0,
+        "bytes_out": 0, "last_error": null,
+    }]);
+    assert_eq!(json("tunnels"), tunnels);
+    let containers = serde_json::json!([{
+        "id": "co-1", "name": "box", "workspace": "main", "host": "here", "pid": null,
+        "netns": "/run/netns/box", "ipv4": "100.64.0.2", "i6pn": "fdaa::2", "proxy": null,
+        "egress": "nat",
+    }]);
+    assert_eq!(json("containers"), containers);
+    assert_eq!(json("check")["domain"], "r1.localhost");
+}
+
+#[test]
+fn tables_have_headings() {
+    let daemon = Daemon::start();
+    let table = |command| Ran::from(daemon.edge(&[command]).output().unwrap()).out;
+    let tunnels = table("tunnels");
+    let mut lines = tunnels.lines();
+    assert!(
+        lines.next().is_some_and(|line| line.starts_with("WORKSPACE  CONTAINER  PORT")),
+        "{tunnels}"
+    );
+    assert!(
+        lines.next().is_some_and(|line| line.starts_with("main       box        8000")),
+        "{tunnels}"
+    );
+    assert!(table("containers").contains("100.64.0.2"));
+    assert_eq!(table("ca"), "-----BEGIN CERTIFICATE-----");
+}
+
+#[test]
+fn an_absent_daemon_is_named() {
+    let mut daemon = Daemon::start();
+    daemon.stop();
+    let ran = Ran::from(daemon.edge(&["tunnels"]).output().unwrap());
+    assert_eq!(ran.code, Some(70), "{ran:?}");
+    assert!(ran.err.contains("none answers at") && ran.err.contains("`edge up`"), "{ran:?}");
+}
