@@ -1,4 +1,4 @@
-//! `sk_lookup`: one listening socket serves every raw port that has a live tunnel.
+//! `sk_lookup`: one listening socket per family serves every raw port that has a live tunnel.
 
 use aya_ebpf::programs::SkLookupContext;
 use edge_common::{
@@ -18,7 +18,8 @@ pub(crate) fn raw_ports(ctx: SkLookupContext) -> u32 {
     let local = local(&ctx);
     if decide::claims(&Maps, &local) {
         // Without a socket in the map the kernel goes on as if there were no program.
-        let _unserved = maps::raw_listener().redirect_sk_lookup(&ctx, 0, 0);
+        let index = u32::from(!local.address.is_v4());
+        let _unserved = maps::raw_listeners().redirect_sk_lookup(&ctx, index, 0);
     }
     SK_PASS
 }

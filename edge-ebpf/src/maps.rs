@@ -42,9 +42,9 @@ static FORWARDS: HashMap<Endpoint, ForwardRow> =
 static LISTENERS: HashMap<Endpoint, ListenerRow> =
     HashMap::with_max_entries(MAX_LISTENERS, BPF_F_NO_PREALLOC);
 
-/// The listening socket behind all raw ports; the daemon puts it there.
+/// The listening sockets behind all raw ports: IPv4, then IPv6; the daemon puts them there.
 #[map]
-static RAW_LISTENER: SockMap = SockMap::with_max_entries(1, 0);
+static RAW_LISTENERS: SockMap = SockMap::with_max_entries(2, 0);
 
 /// Verdicts by [`Hook::counter`]; written here, a row for each CPU.
 #[map]
@@ -89,9 +89,9 @@ impl Tables for Maps {
     }
 }
 
-/// The listening socket, for `sk_lookup`.
-pub(crate) fn raw_listener() -> &'static SockMap {
-    &RAW_LISTENER
+/// The listening sockets, for `sk_lookup`.
+pub(crate) fn raw_listeners() -> &'static SockMap {
+    &RAW_LISTENERS
 }
 
 /// Counts a decision; the only place that does.

@@ -5,8 +5,8 @@ use std::{future::Future, process::ExitCode};
 use anyhow::Context;
 use clap::Parser;
 use edge_user::{
-    cli::{Cli, Command},
-    commands::{attach, ca, check, containers, tunnels},
+    cli::{Cli, Command, ForwardArgs},
+    commands::{attach, ca, check, containers, forward, tunnels},
     error::{self, Error},
     host, up,
 };
@@ -24,8 +24,8 @@ fn dispatch(Cli { place, command }: Cli) -> anyhow::Result<ExitCode> {
         Command::Init(args) => Ok(host::init::main(&args)),
         Command::Up(args) => serve(up::run(place, args)),
         Command::Run(args) => wait(host::run::run(&place, &args)),
-        Command::Forward(_) => {
-            Err(Error::failure("edge forward", "this build has none", "build a later one").into())
+        Command::Forward(ForwardArgs { port, unencrypted, h2, command }) => {
+            wait_any(forward::forward(port, unencrypted, h2, command))
         }
         Command::Attach(args) => done(attach::attach(&place, &args)),
         Command::Tunnels(args) => done(tunnels::list(&place, args)),
@@ -42,8 +42,12 @@ fn done(command: impl Future<Output = Result<(), Error>>) -> anyhow::Result<Exit
 
 /// Runs a command on this thread: it is idle most of its life, and signals find it.
 fn wait(command: impl Future<Output = Result<ExitCode, Error>>) -> anyhow::Result<ExitCode> {
+    wait_any(async { Ok(command.await?) })
+}
+
+fn wait_any(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    Ok(runtime.context("the runtime did not start")?.block_on(command)?)
+    runtime.context("the runtime did not start")?.block_on(command)
 }
 
 /// Runs the daemon on every core.

@@ -27,6 +27,7 @@ use crate::{
     host::{
         api,
         containers::Containers,
+        dns::{self, DnsSettings},
         netns::NetNs,
         service::{SERVICE, Service},
         steering::KernelSteering,
@@ -39,6 +40,7 @@ use crate::{
         embedded::Embedded,
         ports::Ports,
         store::Store,
+        tunnel::Directory as _,
         tunnels::{TunnelSettings, Tunnels},
         workspaces::Workspaces,
     },
@@ -125,9 +127,9 @@ async fn serve(
             machine.datapath.add_listener(SocketAddr::new(*address, port).into(), row)?;
         }
     }
-    let raw = listeners::raw()?;
+    let (raw_v4, raw_v6) = listeners::raw()?;
     let namespace = NetNs::current().context("the daemon's own network namespace")?;
-    machine.datapath.serve_raw_ports(namespace.as_fd(), &raw)?;
+    machine.datapath.serve_raw_ports(namespace.as_fd(), [Some(&raw_v4), raw_v6.as_ref()])?;
 
     let steering = Arc::new(KernelSteering::new(
         machine.datapath.clone(),
@@ -157,11 +159,21 @@ async fn serve(
     for listener in http {
         tasks.spawn(gateway.clone().serve_redirect(listener, shutdown.clone()));
     }
-    tasks.spawn(gateway.clone().serve_raw(raw, shutdown.clone()));
+    for listener in std::iter::once(raw_v4).chain(raw_v6) {
+        tasks.spawn(gateway.clone().serve_raw(listener, shutdown.clone()));
+    }
     let sockets = service.listen().context("DNS and API sockets of the service namespace")?;
     let api_stop = shutdown.clone().cancelled_owned();
     let api = api::serve(sockets.api, containers.clone(), tunnels.clone(), api_stop);
     tasks.spawn(logged("api", api));
+    let dns_settings =
+        DnsSettings { domain: args.domain.clone(), resolv_conf: "/etc/resolv.conf".into() };
+    let public: Vec<IpAddr> = uplinks.iter().flat_map(|uplink| uplink.addresses.clone()).collect();
+    let names = tunnels.clone();
+    let locate = move |name: &str| names.by_name(name).map(|_tunnel| public.clone());
+    let dns_stop = shutdown.clone().cancelled_owned();
+    let (udp, tcp) = (sockets.dns_udp, sockets.dns_tcp);
+    tasks.spawn(dns::serve(udp, tcp, containers.clone(), locate, dns_settings, dns_stop));
 
     let status = status(args, uplinks, tls_port, ca);
     announce(&status, http_port);

@@ -63,12 +63,6 @@ impl Datapath {
         }
     }
 
-    /// Removes all pins of this daemon and their directory. Programs stay attached only as long
-    /// as something else holds their links, and nothing does.
-    pub fn unpin_all(&self) -> std::io::Result<()> {
-        std::fs::remove_dir_all(&self.pins)
-    }
-
     pub(super) fn attach_lookup(&self, namespace: BorrowedFd<'_>) -> Result<(), DatapathError> {
         const NAME: &str = "sk_raw_ports";
         let mut programs = lock(&self.programs);

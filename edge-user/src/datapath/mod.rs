@@ -37,7 +37,7 @@ pub struct Datapath {
     tunnels: Mutex<HashMap<MapData, Endpoint, TunnelRow>>,
     forwards: Mutex<HashMap<MapData, Endpoint, ForwardRow>>,
     listeners: Mutex<HashMap<MapData, Endpoint, ListenerRow>>,
-    raw_listener: Mutex<SockMap<MapData>>,
+    raw_listeners: Mutex<SockMap<MapData>>,
     verdicts: PerCpuArray<MapData, Count>,
     traffic: Mutex<PerCpuArray<MapData, Traffic>>,
 }
@@ -115,7 +115,7 @@ impl Datapath {
             tunnels: Mutex::new(tables::take(&mut ebpf, "TUNNELS")?),
             forwards: Mutex::new(tables::take(&mut ebpf, "FORWARDS")?),
             listeners: Mutex::new(tables::take(&mut ebpf, "LISTENERS")?),
-            raw_listener: Mutex::new(tables::take(&mut ebpf, "RAW_LISTENER")?),
+            raw_listeners: Mutex::new(tables::take(&mut ebpf, "RAW_LISTENERS")?),
             verdicts: tables::take(&mut ebpf, "VERDICTS")?,
             traffic: Mutex::new(tables::take(&mut ebpf, "TRAFFIC")?),
             programs: Mutex::new(ebpf),
@@ -152,16 +152,19 @@ impl Datapath {
         Ok(TestRunOutput { code: result.return_value, frame: out, duration: result.duration })
     }
 
-    /// Attaches `sk_raw_ports` to a network namespace, so that `listener` serves every raw port
-    /// that has a row.
+    /// Attaches `sk_raw_ports` to a network namespace, so that these listening sockets, the first
+    /// for IPv4 and the second for IPv6, serve every raw port that has a row.
     pub fn serve_raw_ports(
         &self,
         namespace: BorrowedFd<'_>,
-        listener: &impl std::os::fd::AsRawFd,
+        listeners: [Option<&impl std::os::fd::AsRawFd>; 2],
     ) -> Result<(), DatapathError> {
-        lock(&self.raw_listener)
-            .set(0, listener, 0)
-            .map_err(|error| DatapathError::Table("RAW_LISTENER", Box::new(error)))?;
+        for (index, listener) in (0..).zip(listeners) {
+            let Some(listener) = listener else { continue };
+            lock(&self.raw_listeners)
+                .set(index, listener, 0)
+                .map_err(|error| DatapathError::Table("RAW_LISTENERS", Box::new(error)))?;
+        }
         self.attach_lookup(namespace)
     }
 }

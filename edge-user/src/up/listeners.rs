@@ -44,18 +44,17 @@ pub(super) fn open(
     Err(anyhow!("{what} port: none of the usual ones is free ({cause}); choose one with {option}"))
 }
 
-/// The socket that `sk_lookup` steers raw ports to. It needs some address of its own, where
-/// nobody looks for it.
-pub(super) fn raw() -> anyhow::Result<TcpListener> {
-    let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
-    let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    listen(v6, false).or_else(|_no_ipv6| listen(v4, false)).context("raw TCP listener")
+/// The sockets that `sk_lookup` steers raw ports to, the second for IPv6 where the machine has it.
+/// They need some address of their own, where nobody looks for them.
+pub(super) fn raw() -> anyhow::Result<(TcpListener, Option<TcpListener>)> {
+    let v4 = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("raw TCP listener")?;
+    Ok((v4, listen(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))).ok()))
 }
 
 fn on_all(addresses: &[IpAddr], port: u16) -> io::Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     for address in addresses {
-        match listen(SocketAddr::new(*address, port), true) {
+        match listen(SocketAddr::new(*address, port)) {
             Ok(listener) => listeners.push(listener),
             // A machine without IPv6 has no ::1.
             Err(error)
@@ -67,10 +66,10 @@ fn on_all(addresses: &[IpAddr], port: u16) -> io::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
-fn listen(address: SocketAddr, only_its_family: bool) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        socket.set_only_v6(only_its_family)?;
+        socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;

@@ -32,6 +32,7 @@ pub(super) struct Machine {
     table: Table,
     sysctls: Sysctls,
     run_dir: PathBuf,
+    pins: PathBuf,
     _lock: Flock<File>,
 }
 
@@ -61,7 +62,7 @@ impl Machine {
             raw_ports,
         };
         let mut machine =
-            Self { links, datapath, veth_prefix, table, sysctls, run_dir, _lock: lock };
+            Self { links, datapath, veth_prefix, table, sysctls, run_dir, pins, _lock: lock };
         if let Err(error) = machine.prepare(args) {
             machine.release(&[]).await;
             return Err(error);
@@ -77,9 +78,11 @@ impl Machine {
         if let Err(error) = remove_veths(&self.links, &self.veth_prefix).await {
             tracing::warn!(%error, "interfaces not removed");
         }
-        if let Err(error) = self.datapath.unpin_all() {
+        if let Err(error) = remove_pins(&self.pins) {
             tracing::warn!(%error, "links not unpinned");
         }
+        // The directory of all instances goes with the last.
+        fs::remove_dir(PINS).ok();
         if let Err(error) = self.table.remove() {
             tracing::warn!(%error, "nftables table not removed");
         }
