@@ -37,7 +37,7 @@ impl Difference {
     /// The checksum field after the change: `HC' = ~(~HC + m)` (RFC 1624, equation 3).
     #[inline(always)]
     pub const fn apply(self, checksum: u16) -> u16 {
-        !fold(add(!checksum as u16 as u32, self.0))
+        !fold(add(!checksum as u32, self.0))
     }
 }
 

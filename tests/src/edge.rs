@@ -41,7 +41,7 @@ pub struct Container {
     pub name: String,
     pub workspace: String,
     pub host: String,
-    pub pid: u32,
+    pub pid: Option<u32>,
     pub netns: String,
     pub ipv4: String,
     pub i6pn: String,

@@ -2,6 +2,7 @@
 //! after themselves, also when a test panics. A missing privilege or program fails by name.
 
 pub mod edge;
+pub mod lab;
 pub mod leaks;
 pub mod metrics;
 pub mod netns;

@@ -92,8 +92,16 @@ pub struct Containers {
     veth_prefix: String,
     mtu: u32,
     attached: RwLock<HashMap<String, Arc<Attached>>>,
-    /// Names and namespaces of containers that are being made.
-    starting: RwLock<HashMap<String, (String, String, (u64, u64))>>,
+    /// Containers that are being made, by id.
+    starting: RwLock<HashMap<String, Claim>>,
+}
+
+/// What no two containers have in common.
+#[derive(Clone)]
+struct Claim {
+    name: String,
+    workspace: String,
+    namespace: (u64, u64),
 }
 
 impl Containers {
@@ -123,7 +131,12 @@ impl Containers {
         let id = names::id("co");
         let name =
             if request.name.is_empty() { id.replace("co-", "c-") } else { request.name.clone() };
-        self.claim(&id, &name, &request.workspace, identity.0)?;
+        let claim = Claim {
+            name: name.clone(),
+            workspace: request.workspace.clone(),
+            namespace: identity.0,
+        };
+        self.claim(&id, claim)?;
         let made = self.make(&id, name, workspace, request, namespace).await;
         write(&self.starting).remove(&id);
         made
@@ -163,29 +176,23 @@ impl Containers {
         &self.wiring
     }
 
-    fn claim(
-        &self,
-        id: &str,
-        name: &str,
-        workspace: &str,
-        identity: (u64, u64),
-    ) -> Result<(), AttachError> {
+    fn claim(&self, id: &str, claim: Claim) -> Result<(), AttachError> {
         let mut starting = write(&self.starting);
         let mut others: Vec<_> = starting.values().cloned().collect();
-        others.extend(read(&self.attached).values().map(|attached| {
-            let container = &attached.container;
-            let identity = attached.namespace.identity().unwrap_or_default();
-            (container.name.clone(), container.workspace.clone(), identity)
+        others.extend(read(&self.attached).values().map(|attached| Claim {
+            name: attached.container.name.clone(),
+            workspace: attached.container.workspace.clone(),
+            namespace: attached.namespace.identity().unwrap_or_default(),
         }));
-        for (other_name, other_workspace, other_identity) in others {
-            if other_name == name && other_workspace == workspace {
-                return Err(AttachError::NameTaken(other_name, other_workspace));
+        for other in others {
+            if other.name == claim.name && other.workspace == claim.workspace {
+                return Err(AttachError::NameTaken(other.name, other.workspace));
             }
-            if other_identity == identity {
-                return Err(AttachError::NamespaceTaken(other_name));
+            if other.namespace == claim.namespace {
+                return Err(AttachError::NamespaceTaken(other.name));
             }
         }
-        starting.insert(id.to_owned(), (name.to_owned(), workspace.to_owned(), identity));
+        starting.insert(id.to_owned(), claim);
         Ok(())
     }
 
