@@ -7,12 +7,13 @@ mod tests;
 use std::{ffi::OsString, io::Write, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 use tonic::{
     Code, Request, Status,
     transport::{Channel, Endpoint},
 };
 
+use self::child::Signals;
 use crate::{
     host::api::SERVICE_ADDRESS,
     wire::modal::{
@@ -25,11 +26,13 @@ use crate::{
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long it may take to answer a call.
 const CALL: Duration = Duration::from_secs(30);
+/// How long a start that was interrupted may still take, so that its tunnel can be stopped.
+const GIVE_UP: Duration = Duration::from_secs(2);
 /// While the tunnel is held, the connection is probed as often; its end gives up ownership.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// Makes a port of this container public, and holds the tunnel until SIGINT or SIGTERM, or
-/// until the command ends.
+/// Makes a port of this container public, and holds the tunnel until a signal to end, or until
+/// the command ends.
 ///
 /// Without a command it prints the tunnel's URL and, if there is one, its TCP socket. With a
 /// command it says so on stderr and puts them into the command's environment as `EDGE_URL` and
@@ -43,40 +46,61 @@ pub async fn forward(
     h2: bool,
     command: Vec<OsString>,
 ) -> anyhow::Result<ExitCode> {
-    // Before the tunnel starts, so that a signal meanwhile still stops it.
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be awaited")?;
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;
-
     let url =
         std::env::var("MODAL_SERVER_URL").unwrap_or_else(|_| format!("http://{SERVICE_ADDRESS}"));
-    let mut client = connect(&url).await?;
-    let tunnel = start(&mut client, port, unencrypted, h2).await?;
-    let (public, tcp) = (public_url(&tunnel), tcp_socket(&tunnel));
+    forward_at(
+        &url,
+        TunnelStartRequest { port: port.into(), unencrypted, tunnel_type: kind(h2) },
+        command,
+    )
+    .await
+}
 
-    let outcome = match command.split_first() {
-        Some((program, arguments)) => {
-            say(&mut std::io::stderr(), &public, tcp.as_deref())?;
-            let mut command = tokio::process::Command::new(program);
-            command.args(arguments).env("EDGE_URL", &public);
-            if let Some(tcp) = &tcp {
-                command.env("EDGE_TCP", tcp);
+async fn forward_at(
+    url: &str,
+    wanted: TunnelStartRequest,
+    command: Vec<OsString>,
+) -> anyhow::Result<ExitCode> {
+    // Before the tunnel starts, so that no signal leaves it behind.
+    let mut signals = Signals::new().context("signals cannot be awaited")?;
+    let mut client = connect(url).await?;
+    let mut starting = std::pin::pin!(start(client.clone(), wanted));
+    let outcome = tokio::select! {
+        tunnel = &mut starting => hold(&tunnel?, command, signals).await,
+        signal = signals.next() => {
+            // What is stopped must be this tunnel, not one that another program holds.
+            if !matches!(timeout(GIVE_UP, starting).await, Ok(Ok(_))) {
+                return Ok(child::killed_by(signal));
             }
-            child::run(command).await
-        }
-        None => {
-            say(&mut std::io::stdout(), &public, tcp.as_deref())?;
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            Ok(ExitCode::SUCCESS)
+            Ok(child::killed_by(signal))
         }
     };
     // The container's end would stop it too; a failure here must not hide the command's outcome.
-    if let Err(status) = client.tunnel_stop(TunnelStopRequest { port: port.into() }).await {
-        tracing::warn!(port, error = status.message(), "the tunnel could not be stopped");
+    if let Err(status) = client.tunnel_stop(TunnelStopRequest { port: wanted.port }).await {
+        let error = status.message();
+        tracing::warn!(port = wanted.port, error, "the tunnel could not be stopped");
     }
     outcome
+}
+
+async fn hold(
+    tunnel: &TunnelStartResponse,
+    command: Vec<OsString>,
+    mut signals: Signals,
+) -> anyhow::Result<ExitCode> {
+    let (public, tcp) = (public_url(tunnel), tcp_socket(tunnel));
+    let Some((program, arguments)) = command.split_first() else {
+        say(&mut std::io::stdout(), &public, tcp.as_deref())?;
+        signals.next().await;
+        return Ok(ExitCode::SUCCESS);
+    };
+    say(&mut std::io::stderr(), &public, tcp.as_deref())?;
+    let mut command = tokio::process::Command::new(program);
+    command.args(arguments).env("EDGE_URL", &public);
+    if let Some(tcp) = &tcp {
+        command.env("EDGE_TCP", tcp);
+    }
+    child::run(command, async move || signals.next().await).await
 }
 
 async fn connect(url: &str) -> anyhow::Result<ModalClientClient<Channel>> {
@@ -97,18 +121,15 @@ async fn connect(url: &str) -> anyhow::Result<ModalClientClient<Channel>> {
 }
 
 async fn start(
-    client: &mut ModalClientClient<Channel>,
-    port: u16,
-    unencrypted: bool,
-    h2: bool,
+    mut client: ModalClientClient<Channel>,
+    wanted: TunnelStartRequest,
 ) -> anyhow::Result<TunnelStartResponse> {
-    let tunnel_type = if h2 { TunnelType::H2 } else { TunnelType::Unspecified }.into();
+    let port = wanted.port;
     // One key for all attempts: a retry of a call that had succeeded gets the same tunnel.
     let key = format!("{:032x}", rand::random::<u128>());
     let mut delay = Duration::from_millis(100);
     for attempt in 0..4 {
-        let message = TunnelStartRequest { port: port.into(), unencrypted, tunnel_type };
-        let mut request = Request::new(message);
+        let mut request = Request::new(wanted);
         request.metadata_mut().insert("x-idempotency-key", key.parse()?);
         request.metadata_mut().insert("x-retry-attempt", attempt.into());
         match client.tunnel_start(request).await {
@@ -124,13 +145,17 @@ async fn start(
     bail!("port {port} was not forwarded")
 }
 
-fn refusal(port: u16, status: &Status) -> String {
+fn refusal(port: u32, status: &Status) -> String {
     let remedy = match status.code() {
         Code::AlreadyExists => "; stop the program that forwards it, or choose another port",
         Code::PermissionDenied => "; start a container with `edge run`",
         _ => "",
     };
     format!("port {port} was not forwarded: {}{remedy}", status.message())
+}
+
+fn kind(h2: bool) -> i32 {
+    if h2 { TunnelType::H2 } else { TunnelType::Unspecified }.into()
 }
 
 fn public_url(tunnel: &TunnelStartResponse) -> String {

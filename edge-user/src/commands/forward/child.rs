@@ -15,15 +15,43 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-/// Runs a command to its end, and hands it the signals that are meant for it.
+/// The signals that ask a program to end. Those that come before anybody asks are kept.
+pub(super) struct Signals {
+    hangup: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    quit: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// From here on these signals no longer end the process.
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    pub(super) async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.hangup.recv() => Signal::SIGHUP,
+            _ = self.interrupt.recv() => Signal::SIGINT,
+            _ = self.quit.recv() => Signal::SIGQUIT,
+            _ = self.terminate.recv() => Signal::SIGTERM,
+        }
+    }
+}
+
+/// Runs a command to its end, and hands it each signal that `next` yields.
 ///
 /// # Errors
 /// If it cannot be started.
-pub(super) async fn run(mut command: Command) -> anyhow::Result<ExitCode> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut quit = signal(SignalKind::quit())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+pub(super) async fn run(
+    mut command: Command,
+    mut next: impl AsyncFnMut() -> Signal,
+) -> anyhow::Result<ExitCode> {
     let mut child = command.spawn().with_context(|| {
         let program = command.as_std().get_program().display();
         format!("{program} cannot be started; check its name and mode, and PATH")
@@ -31,29 +59,26 @@ pub(super) async fn run(mut command: Command) -> anyhow::Result<ExitCode> {
     let status = loop {
         tokio::select! {
             status = child.wait() => break status.context("the command was lost")?,
-            _ = hangup.recv() => pass_on(&child, Signal::SIGHUP),
-            _ = interrupt.recv() => pass_on_unless_typed(&child, Signal::SIGINT),
-            _ = quit.recv() => pass_on_unless_typed(&child, Signal::SIGQUIT),
-            _ = terminate.recv() => pass_on(&child, Signal::SIGTERM),
+            signal = next() => pass_on(&child, signal),
         }
     };
     Ok(exit_code(status))
 }
 
-/// Ctrl-C at a terminal reaches the whole process group: the command has had it already.
-fn pass_on_unless_typed(child: &Child, signal: Signal) {
-    if tcgetpgrp(std::io::stdin()).is_ok_and(|group| group == getpgrp()) {
-        return;
-    }
-    pass_on(child, signal);
+/// The exit code of a program that a signal ended, as shells count.
+pub(super) fn killed_by(signal: Signal) -> ExitCode {
+    ExitCode::from(u8::try_from(128 + signal as i32).unwrap_or(u8::MAX))
 }
 
 fn pass_on(child: &Child, signal: Signal) {
+    // Ctrl-C at a terminal reaches the whole process group: the command has had it already.
+    let typed = matches!(signal, Signal::SIGINT | Signal::SIGQUIT)
+        && tcgetpgrp(std::io::stdin()).is_ok_and(|group| group == getpgrp());
     // It has no id any more once its end was seen.
-    let Some(id) = child.id().and_then(|id| i32::try_from(id).ok()) else {
-        return;
-    };
-    if let Err(error) = kill(Pid::from_raw(id), signal) {
+    let id = child.id().and_then(|id| i32::try_from(id).ok()).filter(|_| !typed);
+    if let Some(id) = id
+        && let Err(error) = kill(Pid::from_raw(id), signal)
+    {
         tracing::debug!(%error, %signal, "the command did not get a signal");
     }
 }
@@ -65,31 +90,49 @@ fn exit_code(status: ExitStatus) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    async fn shell(script: &str) -> ExitCode {
+    async fn shell(script: &str, next: impl AsyncFnMut() -> Signal) -> ExitCode {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        run(command).await.unwrap()
+        run(command, next).await.unwrap()
+    }
+
+    async fn never() -> Signal {
+        std::future::pending().await
     }
 
     #[tokio::test]
     async fn the_code_is_the_commands() {
         for (script, code) in [("exit 0", 0), ("exit 7", 7), ("kill -TERM $$", 128 + 15)] {
-            assert_eq!(shell(script).await, ExitCode::from(code), "{script}");
+            assert_eq!(shell(script, never).await, ExitCode::from(code), "{script}");
         }
     }
 
     #[tokio::test]
     async fn a_signal_reaches_the_command() {
-        // The shell signals its parent, this process, which has a handler by then.
-        let script = "trap 'exit 9' HUP; kill -HUP $PPID; while :; do sleep 0.05; done";
-        assert_eq!(shell(script).await, ExitCode::from(9));
+        let dir = tempfile::tempdir().unwrap();
+        let ready = dir.path().join("ready");
+        let script =
+            format!("trap 'exit 9' HUP; : >{}; while :; do sleep 0.02; done", ready.display());
+        let mut signals = vec![Signal::SIGHUP];
+        let once_ready = async || {
+            while !ready.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            match signals.pop() {
+                Some(signal) => signal,
+                None => never().await,
+            }
+        };
+        assert_eq!(shell(&script, once_ready).await, ExitCode::from(9));
     }
 
     #[tokio::test]
     async fn a_command_that_is_not_there_is_named() {
-        let error = run(Command::new("/no/such/program")).await.unwrap_err();
+        let error = run(Command::new("/no/such/program"), never).await.unwrap_err();
         assert!(format!("{error:#}").contains("/no/such/program"));
     }
 }
