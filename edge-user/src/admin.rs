@@ -13,7 +13,6 @@ use crate::{
     host::{
         api,
         containers::{AttachError, Attached, Containers, Place, Request as ContainerRequest},
-        service::SERVICE,
         steering::KernelSteering,
     },
     region::{
@@ -188,7 +187,7 @@ impl Life {
                 .into_iter()
                 .map(|(name, value)| wire::Variable { name, value })
                 .collect(),
-            resolv_conf: format!("nameserver {SERVICE}\n"),
+            resolv_conf: format!("nameserver {}\n", api::SERVICE_ADDRESS),
         })];
         for (port, options) in ports {
             let tunnel = self

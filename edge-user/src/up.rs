@@ -29,7 +29,7 @@ use crate::{
         containers::Containers,
         dns::{self, DnsSettings},
         netns::NetNs,
-        service::{SERVICE, Service},
+        service::Service,
         steering::KernelSteering,
         uplink::{self, Uplink},
         wiring::Wiring,
@@ -39,6 +39,7 @@ use crate::{
         addresses::{AddressPlan, Addresses},
         embedded::Embedded,
         ports::Ports,
+        rest::REST,
         store::Store,
         tunnel::Directory as _,
         tunnels::{TunnelSettings, Tunnels},
@@ -47,9 +48,6 @@ use crate::{
     wire::admin::{StatusResponse, Uplink as UplinkStatus},
 };
 
-/// How long a port, a name or an address rests after use, so that no late packet of one tenant
-/// reaches another.
-const REST: Duration = Duration::from_secs(600);
 /// The one region of a machine, and its one host.
 const REGION: u16 = 1;
 const HOST: u16 = 1;
@@ -257,7 +255,7 @@ fn configure(args: &UpArgs, machine: &Machine, mtu: u32) -> anyhow::Result<()> {
         layout: 0,
         mss_v4: mtu.saturating_sub(40),
         mss_v6: mtu.saturating_sub(60),
-        service: IpAddr::V4(SERVICE).into(),
+        service: IpAddr::V4(api::SERVICE_ADDRESS).into(),
         pool: IpAddr::V4(args.ipv4_pool.network()).into(),
         pool_mask: edge_common::address::Address { words: [u32::MAX, u32::MAX, u32::MAX, last] },
         private: private.into(),

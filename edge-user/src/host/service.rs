@@ -2,17 +2,13 @@
 //! 169.254.20.10 (DNS and the API) and the sockets that the relay dials containers from, so that
 //! every packet to or from a container passes `tc_container`.
 
-use std::{
-    io,
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use edge_common::tables::AddressRow;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
 use super::{
+    api::SERVICE_ADDRESS,
     containers::Containers,
     netns::{NetNs, SocketFactory},
     sockets::{self, Listening},
@@ -20,8 +16,6 @@ use super::{
 };
 use crate::region::tunnel::{Dial, DialError, Tunnel};
 
-/// Where containers find DNS and the API.
-pub const SERVICE: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 10);
 /// A container that is there answers at once; this is for one that is not.
 const DIAL_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -55,7 +49,7 @@ impl Service {
             veth,
             namespace: &namespace,
             // The first is what the relay's sockets speak from.
-            addresses: vec![containers.service_address().into(), SERVICE.into()],
+            addresses: vec![containers.service_address().into(), SERVICE_ADDRESS.into()],
             flags: AddressRow::SERVICE,
             workspace: 0,
             mtu,
@@ -72,7 +66,7 @@ impl Service {
 
     /// Opens the sockets that serve containers.
     pub fn listen(&self) -> io::Result<ServiceSockets> {
-        let address = |port| SocketAddr::from((SERVICE, port));
+        let address = |port| SocketAddr::from((SERVICE_ADDRESS, port));
         let tcp = |port| {
             let listener = self.namespace.run(|| std::net::TcpListener::bind(address(port)))?;
             listener.set_nonblocking(true)?;
