@@ -38,6 +38,10 @@ pub enum Command {
     /// Run the daemon: gateway and host of a one-machine region
     Up(UpArgs),
     /// Run a program in a container of its own, with tunnels to its ports
+    ///
+    /// The container has its own network, processes, IPC, host name and mounts, and no
+    /// capability beyond Docker's default set. The files are the machine's: a program that runs
+    /// as root may change them, so run none that you would not trust with them.
     Run(RunArgs),
     /// Give an existing network namespace addresses and tunnels, until interrupted
     Attach(AttachArgs),

@@ -102,7 +102,8 @@ pub fn report_usage(error: &clap::Error) -> ExitCode {
 
 /// Says something to the person at the terminal, on stderr. A closed stderr is their choice.
 pub fn say(text: impl fmt::Display) {
-    writeln!(std::io::stderr(), "edge: {text}").ok();
+    // In one piece, since the container's program writes there too.
+    std::io::stderr().write_all(format!("edge: {text}\n").as_bytes()).ok();
 }
 
 /// An error and what caused it, in one line.

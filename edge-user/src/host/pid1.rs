@@ -1,5 +1,5 @@
 //! Init: pid 1 of a container. The program is its child rather than pid 1 itself, so that
-//! signals do to it what they do anywhere, and nobody need reap orphans.
+//! signals do to it what they do anywhere, and it need not reap orphans.
 
 use std::{
     io,

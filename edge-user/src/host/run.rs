@@ -4,6 +4,7 @@ use std::{
     future,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
+    pin::pin,
     process::{ExitCode, Stdio},
     time::Duration,
 };
@@ -18,7 +19,7 @@ use tonic::Streaming;
 use super::{
     control::{self, AsyncControl, Report, Setup},
     init, names,
-    signals::Signals,
+    signals::{Received, Signals},
     terminal::Foreground,
 };
 use crate::{
@@ -47,13 +48,23 @@ pub async fn run(place: &Place, args: &RunArgs) -> Result<ExitCode, Error> {
     let signals = Signals::take().map_err(|e| Error::failure("signals", e, "is /proc mounted?"))?;
     let _foreground = Foreground::hold();
     let mut container = Container::spawn(args)?;
-    let events = tokio::select! {
-        started = container.start(place, args) => started?,
-        // Dropped, the container dies.
-        signal = signals.next_end() => {
-            return Ok(ExitCode::from(128 + signal.map_err(broken)? as u8));
+    let mut early = Vec::new();
+    let events = {
+        let mut start = pin!(container.start(place, args));
+        loop {
+            tokio::select! {
+                started = &mut start => break started?,
+                received = signals.next() => match received.map_err(broken)? {
+                    // Dropped, the container dies.
+                    end if end.asks_to_end() => return Ok(ExitCode::from(128 + end.signal as u8)),
+                    other => early.push(other),
+                },
+            }
         }
     };
+    for received in early {
+        container.pass_on(received).await;
+    }
     container.supervise(events, &signals, args).await
 }
 
@@ -135,12 +146,7 @@ impl Container {
         let status = loop {
             tokio::select! {
                 ended = self.process.wait() => break ended.map_err(broken)?,
-                received = signals.next() => {
-                    let received = received.map_err(broken)?;
-                    if !received.by_terminal {
-                        self.signal(received.signal).await;
-                    }
-                }
+                received = signals.next() => self.pass_on(received.map_err(broken)?).await,
                 event = next_event(&mut events) => announce(event),
                 step = deadline.passed() => match step {
                     Step::Signal(signal) => self.signal(signal).await,
@@ -156,6 +162,12 @@ impl Container {
                 "give a longer --timeout",
             )),
             _ => Ok(init::exit_code(status)),
+        }
+    }
+
+    async fn pass_on(&self, received: Received) {
+        if !received.by_terminal {
+            self.signal(received.signal).await;
         }
     }
 

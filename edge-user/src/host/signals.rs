@@ -65,16 +65,13 @@ impl Signals {
             }
         }
     }
+}
 
-    /// The next one that asks to end.
-    pub async fn next_end(&self) -> io::Result<Signal> {
+impl Received {
+    /// Whether it ends most programs that people end by hand.
+    pub fn asks_to_end(self) -> bool {
         use Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-        loop {
-            let signal = self.next().await?.signal;
-            if matches!(signal, SIGINT | SIGTERM | SIGHUP | SIGQUIT) {
-                return Ok(signal);
-            }
-        }
+        matches!(self.signal, SIGINT | SIGTERM | SIGHUP | SIGQUIT)
     }
 }
 

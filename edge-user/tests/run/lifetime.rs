@@ -81,13 +81,17 @@ fn without_root_it_says_so() {
 #[test]
 fn signals_reach_the_program_once() {
     let daemon = Daemon::start();
-    let script = "n=0; trap 'n=$((n+1))' USR1; trap 'exit $n' TERM; echo ready; \
+    let script = "n=0; trap 'n=$((n+1)); echo $n' USR1; trap 'exit $n' TERM; echo ready; \
                   while :; do sleep 0.02; done";
-    let (mut child, _out) = start(&daemon, &[], script);
-    for _ in 0..3 {
+    let (mut child, mut out) = start(&daemon, &[], script);
+    for count in 1..=3 {
         kill(pid(&child), Signal::SIGUSR1).unwrap();
-        thread::sleep(Duration::from_millis(200));
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        assert_eq!(line, format!("{count}\n"));
     }
+    // Time for a second delivery to show.
+    thread::sleep(Duration::from_millis(200));
     kill(pid(&child), Signal::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(3));
 }
