@@ -53,7 +53,7 @@ pub enum Command {
     Containers(ListArgs),
     /// Say what the daemon took of this machine, and why
     Check(ListArgs),
-    /// Print the certificate of the region's own authority, for clients to trust
+    /// Print the path of the certificate that clients must trust
     Ca,
     /// The first steps of a container's processes; started by `edge run` only.
     #[command(name = crate::host::init::COMMAND, hide = true)]

@@ -1,20 +1,26 @@
 //! Raw TCP tunnels: from the internet through the kernel, from the machine itself by userspace.
 
-use tests::lab::Lab;
+use tests::{
+    lab::{Lab, PATIENCE},
+    process::wait_for,
+};
 
 const SERVER: &[&str] = &["python3", "-u", "-m", "http.server", "--bind", "::", "8000"];
 
 #[test]
 fn a_client_on_the_uplink_is_served_by_the_kernel_and_seen_by_the_container() {
     let lab = Lab::new(&[]);
-    let (mut container, tunnel) = lab.serve(&["--unencrypted-port", "8000"], 8000, SERVER);
+    let (container, tunnel) = lab.serve(&["--unencrypted-port", "8000"], 8000, SERVER);
     assert_eq!(tunnel.path, "tcx");
     let before = lab.edge.metrics();
 
     let socket = tunnel.tcp.expect("a raw socket");
     lab.curl(&lab.internet, &[&format!("http://{socket}/")]);
 
-    container.wait_line(&format!("{} - -", Lab::CLIENT), tests::lab::PATIENCE);
+    let logged = format!("{} - -", Lab::CLIENT);
+    wait_for("the client's address in the server's log", PATIENCE, || {
+        container.printed().contains(&logged).then_some(())
+    });
     let after = lab.edge.metrics();
     let counted = |hook, verdict| {
         let labels = [format!("hook=\"{hook}\""), format!("verdict=\"{verdict}\"")];

@@ -10,7 +10,7 @@ use crate::{
     wire::admin::StatusRequest,
 };
 
-/// Prints the certificate of the region's own authority, in PEM.
+/// Prints the path of the certificate of the region's own authority (PEM).
 pub async fn print(place: &Place) -> Result<(), Error> {
     let reply = connect(place).await?.status(StatusRequest {}).await;
     let status = reply.map_err(|status| refusal(&status))?.into_inner();
