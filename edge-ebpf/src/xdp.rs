@@ -50,8 +50,11 @@ struct Frame {
 impl Frame {
     #[inline(always)]
     fn leave(&mut self, judged: Judged) -> Option<()> {
-        // SAFETY: the kernel passes a valid context.
-        if unsafe { bpf_xdp_adjust_meta(self.ctx.ctx, -(size_of::<Judged>() as i32)) } != 0 {
+        // Another program, or a driver, may have left metadata of its own: this takes its place.
+        let present = self.ctx.data() - self.ctx.metadata();
+        let missing = size_of::<Judged>() as i32 - present as i32;
+        // SAFETY: the kernel passes a valid context and checks the length.
+        if unsafe { bpf_xdp_adjust_meta(self.ctx.ctx, -missing) } != 0 {
             return None;
         }
         let meta = self.ctx.metadata();
