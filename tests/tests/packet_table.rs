@@ -14,6 +14,7 @@ fn what_comes_in_by_the_uplink() {
         uplink::headers(),
         uplink::forged(),
         uplink::errors(),
+        uplink::cut(),
     ];
     run::uplink(&Kernel::load("uplink"), &cases.concat());
 }

@@ -322,5 +322,8 @@ pub fn cut() -> Vec<Case> {
             });
         }
     }
+    let mut short = tcp(CLIENT, PUBLIC).build();
+    short[14 + 20 + 12] = 4 << 4;
+    cases.push(Case::refused("a TCP header of 16 bytes", short, Verdict::Truncated));
     cases
 }
