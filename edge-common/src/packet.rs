@@ -200,6 +200,13 @@ impl Headers {
         self.flags & (SYN | ACK) == SYN | ACK
     }
 
+    /// An IPv6 packet from or to an IPv4 address in IPv6's clothes. The tables hold IPv4 that way,
+    /// but no wire carries it, and the kernel takes none: such a packet must not find their rows.
+    #[inline(always)]
+    pub const fn is_mapped(&self) -> bool {
+        !self.v4 && (self.source.is_v4() || self.destination.is_v4())
+    }
+
     /// An ICMP error that quotes the packet it is about: IPv4 destination unreachable, time
     /// exceeded, parameter problem (RFC 792); IPv6 types below 128 (RFC 4443, section 2.1).
     #[inline(always)]
