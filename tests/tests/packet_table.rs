@@ -19,6 +19,12 @@ fn what_comes_in_by_the_uplink() {
     run::uplink(&Kernel::load("uplink"), &cases.concat());
 }
 
+/// Native and XDP only: `BPF_PROG_TEST_RUN` makes no skb of several pages.
+#[test]
+fn a_frame_in_several_buffers() {
+    run::jumbo(&Kernel::load("jumbo"), &uplink::jumbo());
+}
+
 #[test]
 fn what_containers_send() {
     let cases = [

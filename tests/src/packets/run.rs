@@ -155,6 +155,15 @@ pub fn uplink(kernel: &Kernel, cases: &[Case]) {
     });
 }
 
+/// Runs rows whose frames fill several of XDP's buffers.
+pub fn jumbo(kernel: &Kernel, cases: &[Case]) {
+    verify(cases, |case, rows| {
+        let native = native(case, |frame| decide::uplink(frame, rows));
+        let xdp = differs(kernel.run(Hook::XdpUplink, case), || in_xdp(case));
+        [("native", native), ("xdp_uplink", xdp)].to_vec()
+    });
+}
+
 /// Runs all rows of a container table.
 pub fn container(kernel: &Kernel, cases: &[Case]) {
     verify(cases, |case, rows| {

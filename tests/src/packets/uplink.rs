@@ -127,6 +127,16 @@ pub fn segments() -> Vec<Case> {
     ]
 }
 
+/// Frames of several pages.
+pub fn jumbo() -> Vec<Case> {
+    let payload = [0x5a; 8900];
+    let (to, inside) = (tcp(CLIENT, PUBLIC), tcp(CLIENT, INNER));
+    vec![
+        hit("IPv4", to.clone().payload(&payload), inside.payload(&payload)),
+        not_ours("no tunnel", &to.to("192.0.2.10:22").payload(&payload)),
+    ]
+}
+
 /// Headers that a tunnel does not carry, and those that do not matter to it.
 pub fn headers() -> Vec<Case> {
     let (to, to_v6) = (tcp(CLIENT, PUBLIC), tcp(CLIENT_V6, PUBLIC_V6));
