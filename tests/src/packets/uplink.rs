@@ -23,6 +23,11 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const DESTINATION_OPTIONS: u8 = 60;
 
+/// Every row but those of several pages.
+pub fn all() -> Vec<Case> {
+    [tunnels(), segments(), headers(), forged(), errors(), cut()].concat()
+}
+
 fn hit(name: &str, sent: Plan, arrives: Plan) -> Case {
     Case::delivered(name, sent.build(), arrives.build(), Verdict::Tunnel, SERVER)
         .counted(Passage::In, SLOT)
