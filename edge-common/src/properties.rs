@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use etherparse::PacketBuilder;
+use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
 use proptest::{collection::vec, option, prelude::*, sample::Index};
 
 use crate::{
@@ -68,15 +68,18 @@ fn rows() -> Rows {
     rows
 }
 
-fn tcp(source: &str, destination: &str, syn: bool, payload: &[u8]) -> Vec<u8> {
-    let ends: [SocketAddr; 2] = [source.parse().unwrap(), destination.parse().unwrap()];
+fn ip(from: IpAddr, to: IpAddr) -> PacketBuilderStep<IpHeaders> {
     let link = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
-    let ip = match (ends[0].ip(), ends[1].ip()) {
+    match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => link.ipv4(from.octets(), to.octets(), 61),
         (IpAddr::V6(from), IpAddr::V6(to)) => link.ipv6(from.octets(), to.octets(), 61),
         _ => panic!("one family"),
-    };
-    let segment = ip.tcp(ends[0].port(), ends[1].port(), 0x0102_0304, 512);
+    }
+}
+
+fn tcp(source: &str, destination: &str, syn: bool, payload: &[u8]) -> Vec<u8> {
+    let [from, to]: [SocketAddr; 2] = [source, destination].map(|end| end.parse().unwrap());
+    let segment = ip(from.ip(), to.ip()).tcp(from.port(), to.port(), 0x0102_0304, 512);
     let segment = if syn {
         segment.options_raw(&[1, 2, 4, 0x05, 0xb4, 0, 0, 0]).unwrap().syn()
     } else {
@@ -89,19 +92,12 @@ fn tcp(source: &str, destination: &str, syn: bool, payload: &[u8]) -> Vec<u8> {
 
 /// An ICMP error of a type that quotes, about a packet of the same family.
 fn error(source: &str, destination: &str, quoted: &[u8]) -> Vec<u8> {
-    let quote = &quoted[14..];
-    let link = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let [from, to]: [IpAddr; 2] = [source, destination].map(|end| end.parse().unwrap());
+    let (step, quote, mtu) = (ip(from, to), &quoted[14..], [0, 0, 5, 0x78]);
     let mut frame = Vec::new();
-    match (source.parse().unwrap(), destination.parse().unwrap()) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => link
-            .ipv4(from.octets(), to.octets(), 61)
-            .icmpv4_raw(3, 4, [0, 0, 5, 0x78])
-            .write(&mut frame, quote),
-        (IpAddr::V6(from), IpAddr::V6(to)) => link
-            .ipv6(from.octets(), to.octets(), 61)
-            .icmpv6_raw(2, 0, [0, 0, 5, 0x78])
-            .write(&mut frame, quote),
-        _ => panic!("one family"),
+    match from {
+        IpAddr::V4(_) => step.icmpv4_raw(3, 4, mtu).write(&mut frame, quote),
+        IpAddr::V6(_) => step.icmpv6_raw(2, 0, mtu).write(&mut frame, quote),
     }
     .unwrap();
     frame

@@ -17,10 +17,12 @@ use socket2::{Domain, Socket, Type};
 use tests::{
     netns::NetNs,
     packets::{
-        build::{mss, syn, syn_ack, tagged, tcp},
+        build::tagged,
+        kernel::Kernel,
+        plan::{mss, syn, syn_ack, tcp},
         raw::{self, RawEnd},
-        run::{self, Kernel},
-        scene::{self, INNER, INNER_V6, MSS, MSS_V6, PUBLIC, PUBLIC_V6, SERVER},
+        run,
+        scene::{self, CLIENT, CLIENT_V6, INNER, INNER_V6, MSS, MSS_V6, PUBLIC, PUBLIC_V6, SERVER},
     },
     process::wait_for,
     wire::Wire,
@@ -29,8 +31,6 @@ use tests::{
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Long enough for a frame that does come: it is handed over before `send` returns.
 const MOMENT: Duration = Duration::from_millis(300);
-const CLIENT: &str = "198.51.100.7:40000";
-const CLIENT_V6: &str = "[2001:db8:1::7]:40000";
 
 /// The scene's rows on real interfaces: the uplink `up0` and one container's `ct0`.
 struct Host {

@@ -4,8 +4,8 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use tests::packets::{
     Case, container,
     damage::{self, Way},
-    run::{self, Kernel},
-    uplink,
+    kernel::Kernel,
+    run, uplink,
 };
 
 #[test]

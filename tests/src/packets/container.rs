@@ -4,22 +4,17 @@ use edge_common::{decide::Passage, verdict::Verdict};
 
 use super::{
     Case,
-    build::{ACK, FIN, Plan, RST, SYN, ethernet, icmp, mss, syn, syn_ack, tagged, tcp, udp},
+    build::{ethernet, tagged},
+    egress, errors,
+    plan::{ACK, FIN, Plan, RST, SYN, icmp, mss, syn, syn_ack, tcp, udp},
+    refused,
     scene::{
-        INNER, INNER_V6, MSS, MSS_V6, OTHER, OWN_LISTENER, Owner, PUBLIC, PUBLIC_V6, QUIET, RELAY,
-        RELAY_V6, RELAYED, RELAYED_V6, SERVER, SERVICE, SLOT, SLOT_V6,
+        CLIENT, CLIENT_V6, INNER, INNER_V6, MSS, MSS_V6, OTHER, OWN_LISTENER, OWN_PORT,
+        OWN_PORT_V6, Owner, PUBLIC, PUBLIC_V6, QUIET, RELAY, RELAY_V6, RELAYED, RELAYED_V6, SERVER,
+        SERVICE, SLOT, SLOT_V6,
     },
-    uplink::requoted,
 };
 
-/// Somebody on the internet.
-const CLIENT: &str = "198.51.100.7:40000";
-/// See [`CLIENT`]; IPv6.
-const CLIENT_V6: &str = "[2001:db8:1::7]:40000";
-/// A port of the container with the tunnel that is not forwarded.
-const OWN_PORT: &str = "100.64.0.2:45000";
-/// See [`OWN_PORT`]; IPv6.
-const OWN_PORT_V6: &str = "[fdaa:0:1::2]:45000";
 /// DNS and the API.
 const DNS: &str = "169.254.20.10:53";
 /// See [`DNS`].
@@ -27,15 +22,7 @@ const API: &str = "169.254.20.10:80";
 
 /// Every row.
 pub fn all() -> Vec<Case> {
-    [replies(), connects(), sources(), neighbours(), outside(), errors()].concat()
-}
-
-fn refused(name: &str, plan: &Plan, verdict: Verdict) -> Case {
-    Case::refused(name, plan.build(), verdict)
-}
-
-fn egress(name: &str, plan: &Plan) -> Case {
-    Case::passes(name, plan.build(), Verdict::Egress)
+    [replies(), connects(), sources(), neighbours(), outside(), errors::from_containers()].concat()
 }
 
 fn delivered(name: &str, plan: &Plan, verdict: Verdict, receiver: Owner) -> Case {
@@ -280,53 +267,4 @@ pub fn outside() -> Vec<Case> {
         Case::to_listener("its own raw port", tcp(INNER, PUBLIC).build()),
         refused("a raw port over UDP, no egress", &udp(quiet, PUBLIC), Verdict::NoEgress),
     ]
-}
-
-/// ICMP errors about what a client sent through a tunnel.
-pub fn errors() -> Vec<Case> {
-    const TCP_HEADER: usize = 20;
-    let (got, got_v6) = (tcp(CLIENT, INNER), tcp(CLIENT_V6, INNER_V6));
-    let client = "198.51.100.7";
-    let client_v6 = "2001:db8:1::7";
-    let mut cases = Vec::new();
-    for bytes in [8, TCP_HEADER + 7] {
-        let outside = requoted(&got, &got.clone().to(PUBLIC), bytes);
-        let sent = icmp("100.64.0.2", client, 3, 4, &got.quote(bytes));
-        let leaves = icmp("192.0.2.10", client, 3, 4, &outside);
-        cases.push(Case::sent("IPv4", sent.build(), leaves.build(), Verdict::IcmpError));
-
-        let outside = requoted(&got_v6, &got_v6.clone().to(PUBLIC_V6), bytes);
-        let sent = icmp("fdaa:0:1::2", client_v6, 2, 0, &got_v6.quote(bytes));
-        let leaves = icmp("2001:db8::10", client_v6, 2, 0, &outside);
-        cases.push(Case::sent("IPv6", sent.build(), leaves.build(), Verdict::IcmpError));
-    }
-    let about = |quoted: &Plan| icmp("100.64.0.2", client, 3, 3, &quoted.quote(8));
-    cases.extend([
-        egress("about another port", &about(&got.clone().to(OWN_PORT))),
-        egress("about its own packet", &about(&tcp(INNER, CLIENT))),
-        egress("about another's packet", &about(&tcp(CLIENT, "100.64.0.4:8000"))),
-        egress("to somebody else", &about(&got).to("198.51.100.99")),
-        refused(
-            "to somebody else, IPv6",
-            &icmp("fdaa:0:1::2", "2001:db8:1::99", 1, 0, &got_v6.quote(8)),
-            Verdict::NoIpv6Egress,
-        ),
-        egress("about UDP", &about(&udp(CLIENT, INNER))),
-        refused(
-            "about another's raw tunnel",
-            &icmp("100.64.0.3", client, 3, 3, &got.quote(8)),
-            Verdict::NoEgress,
-        ),
-        refused(
-            "about a port of userspace",
-            &icmp("100.64.0.3", client, 3, 3, &tcp(CLIENT, RELAYED).quote(8)),
-            Verdict::NoEgress,
-        ),
-        refused(
-            "about nothing, IPv6",
-            &icmp("fdaa:0:1::2", client_v6, 1, 0, &tcp(CLIENT_V6, OWN_PORT_V6).quote(8)),
-            Verdict::NoIpv6Egress,
-        ),
-    ]);
-    cases
 }

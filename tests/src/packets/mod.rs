@@ -4,6 +4,9 @@
 pub mod build;
 pub mod container;
 pub mod damage;
+pub mod errors;
+pub mod kernel;
+pub mod plan;
 pub mod raw;
 pub mod run;
 pub mod scene;
@@ -14,6 +17,7 @@ use edge_common::{
     verdict::Verdict,
 };
 
+use plan::Plan;
 use scene::Owner;
 
 /// One row of a packet table.
@@ -83,4 +87,16 @@ impl Case {
     pub fn counted(self, passage: Passage, slot: u32) -> Self {
         Self { tunnel: Some((passage, slot)), ..self }
     }
+}
+
+fn refused(name: &str, plan: &Plan, verdict: Verdict) -> Case {
+    Case::refused(name, plan.build(), verdict)
+}
+
+fn not_ours(name: &str, plan: &Plan) -> Case {
+    Case::passes(name, plan.build(), Verdict::NotOurs)
+}
+
+fn egress(name: &str, plan: &Plan) -> Case {
+    Case::passes(name, plan.build(), Verdict::Egress)
 }

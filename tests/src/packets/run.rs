@@ -1,150 +1,27 @@
 //! Running one table three ways: natively, in XDP and in TCX. All three must say the same.
 
-use std::{fmt::Write as _, fs, path::PathBuf, process};
+use std::fmt::Write as _;
 
 use edge_common::{
     decide::{self, Action, Outcome, Passage},
     native::{Frame, Rows},
-    tables::{Count, Judged, LISTENER_MARK, Traffic},
-    verdict::{Hook, Verdict},
+    tables::{Judged, LISTENER_MARK},
+    verdict::Hook,
 };
-use edge_user::datapath::Datapath;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 use super::{
     Case,
     damage::{self, Way},
-    scene::{self, SENDER, SLOT, SLOT_V6, UPLINK, padded},
+    kernel::{Counted, Kernel, Seen},
+    scene::{self, SENDER, UPLINK, padded},
 };
-use crate::privilege;
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const TC_ACT_OK: u32 = 0;
 const TC_ACT_SHOT: u32 = 2;
 const TC_ACT_REDIRECT: u32 = 7;
-
-/// `struct __sk_buff`, and where its mark is.
-const SKB_LEN: usize = 192;
-const SKB_MARK: usize = 8;
-
-/// The shortest frame that `BPF_PROG_TEST_RUN` takes: a whole Ethernet header, and for a skb also
-/// a whole IP header. Shorter ones are left to the native run.
-fn shortest(hook: Hook, frame: &[u8]) -> usize {
-    match (hook, frame.get(12..14)) {
-        (Hook::XdpUplink, _) => 14,
-        (_, Some([0x08, 0x00])) => 14 + 20,
-        (_, Some([0x86, 0xdd])) => 14 + 40,
-        _ => 14 + 1,
-    }
-}
-
-/// A loaded data path of a test's own with the scene's rows; its folder for pins goes with it.
-pub struct Kernel {
-    /// The programs and tables.
-    pub datapath: Datapath,
-    pins: PathBuf,
-}
-
-impl Kernel {
-    /// Loads it; the name tells tests apart.
-    pub fn load(name: &str) -> Self {
-        Self::load_with(name, &scene::rows())
-    }
-
-    /// The same with other rows.
-    pub fn load_with(name: &str, rows: &Rows) -> Self {
-        privilege::require();
-        let pins = PathBuf::from(format!("/sys/fs/bpf/edge-test-{}-{name}", process::id()));
-        let datapath = Datapath::load(&pins).expect("the kernel takes the programs");
-        scene::install(rows, &datapath).expect("rows fit the tables");
-        Self { datapath, pins }
-    }
-
-    /// Runs a hook over the case; nothing if the frame is too short for the kernel to take.
-    fn run(&self, hook: Hook, case: &Case) -> Option<Seen> {
-        if case.frame.len() < shortest(hook, &case.frame) {
-            return None;
-        }
-        let context = [0; SKB_LEN];
-        let context = (hook != Hook::XdpUplink).then_some(&context[..]);
-        let before = self.counted(hook);
-        let out = self.datapath.test_run(hook, &case.frame, context, 1).expect("a test run");
-        let mark = out
-            .context
-            .get(SKB_MARK..SKB_MARK + 4)
-            .map_or(0, |bytes| u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
-        let counted = self.counted(hook).since(&before);
-        Some(Seen { code: out.code, frame: out.frame, mark, counted })
-    }
-
-    fn counted(&self, hook: Hook) -> Counted {
-        let verdicts = self.datapath.verdicts().expect("counters");
-        let verdicts = verdicts.into_iter().filter(|(one, ..)| *one == hook);
-        let traffic = [SLOT, SLOT_V6].map(|slot| self.datapath.traffic(slot).expect("counters"));
-        Counted {
-            verdicts: verdicts.map(|(_, verdict, count)| (verdict, count)).collect(),
-            traffic,
-        }
-    }
-}
-
-impl Drop for Kernel {
-    fn drop(&mut self) {
-        // Only folders are left in it: tests that attach also detach. This runs while tests
-        // unwind.
-        fs::remove_dir_all(&self.pins).ok();
-    }
-}
-
-/// What a hook did.
-#[derive(Debug, PartialEq)]
-struct Seen {
-    code: u32,
-    frame: Vec<u8>,
-    mark: u32,
-    counted: Counted,
-}
-
-/// What the counters say that a hook did.
-#[derive(Debug, PartialEq)]
-struct Counted {
-    verdicts: Vec<(Verdict, Count)>,
-    traffic: [Traffic; 2],
-}
-
-impl Counted {
-    fn since(&self, before: &Self) -> Self {
-        let minus =
-            |a: Count, b: Count| Count { packets: a.packets - b.packets, bytes: a.bytes - b.bytes };
-        let verdicts = self.verdicts.iter().zip(&before.verdicts);
-        let verdicts = verdicts.map(|((verdict, a), (_, b))| (*verdict, minus(*a, *b)));
-        let traffic = [0, 1].map(|family| {
-            let (a, b) = (self.traffic[family], before.traffic[family]);
-            Traffic {
-                connections: a.connections - b.connections,
-                inbound: minus(a.inbound, b.inbound),
-                outbound: minus(a.outbound, b.outbound),
-            }
-        });
-        Self { verdicts: verdicts.filter(|(_, count)| count.packets != 0).collect(), traffic }
-    }
-
-    fn expected(case: &Case) -> Self {
-        let count = Count { packets: 1, bytes: case.frame.len() as u64 };
-        let mut traffic = [Traffic::default(); 2];
-        if let Some((passage, slot)) = case.tunnel {
-            let row = &mut traffic[usize::from(slot == SLOT_V6)];
-            match passage {
-                Passage::None => {}
-                Passage::In => row.inbound = count,
-                Passage::Out => row.outbound = count,
-                Passage::Accept => *row = Traffic { connections: 1, outbound: count, ..*row },
-            }
-        }
-        Self { verdicts: vec![(case.verdict, count)], traffic }
-    }
-}
 
 /// Runs all rows of an uplink table.
 pub fn uplink(kernel: &Kernel, cases: &[Case]) {

@@ -57,6 +57,19 @@ pub const RELAY: &str = "100.64.0.1:50000";
 /// The same, IPv6.
 pub const RELAY_V6: &str = "[fdaa:0:1::1]:50000";
 
+/// Somebody on the internet.
+pub const CLIENT: &str = "198.51.100.7:40000";
+/// See [`CLIENT`]; IPv6.
+pub const CLIENT_V6: &str = "[2001:db8:1::7]:40000";
+/// A router on the way.
+pub const ROUTER: &str = "203.0.113.9";
+/// See [`ROUTER`]; IPv6.
+pub const ROUTER_V6: &str = "2001:db8:2::9";
+/// A port of [`SERVER`] that is not forwarded.
+pub const OWN_PORT: &str = "100.64.0.2:45000";
+/// See [`OWN_PORT`]; IPv6.
+pub const OWN_PORT_V6: &str = "[fdaa:0:1::2]:45000";
+
 /// The largest segments that fit.
 pub const MSS: u16 = 1300;
 /// See [`MSS`].

@@ -5,18 +5,15 @@ use edge_common::{decide::Passage, verdict::Verdict};
 
 use super::{
     Case,
-    build::{ACK, FIN, Plan, RST, SYN, ethernet, icmp, mss, syn, tagged, tcp, udp},
-    scene::{INNER, INNER_V6, MSS, MSS_V6, OWN_LISTENER, PUBLIC, PUBLIC_V6, SERVER, SLOT, SLOT_V6},
+    build::{ethernet, tagged},
+    errors, not_ours,
+    plan::{ACK, FIN, Plan, RST, SYN, icmp, mss, syn, tcp, udp},
+    refused,
+    scene::{
+        CLIENT, CLIENT_V6, INNER, INNER_V6, MSS, MSS_V6, OWN_LISTENER, PUBLIC, PUBLIC_V6, ROUTER,
+        ROUTER_V6, SERVER, SLOT, SLOT_V6,
+    },
 };
-
-/// Somebody on the internet.
-const CLIENT: &str = "198.51.100.7:40000";
-/// See [`CLIENT`]; IPv6.
-const CLIENT_V6: &str = "[2001:db8:1::7]:40000";
-/// A router on the way.
-const ROUTER: &str = "203.0.113.9";
-/// See [`ROUTER`]; IPv6.
-const ROUTER_V6: &str = "2001:db8:2::9";
 
 /// IANA numbers of IPv6 extension headers.
 const HOP_BY_HOP: u8 = 0;
@@ -25,7 +22,7 @@ const DESTINATION_OPTIONS: u8 = 60;
 
 /// Every row but those of several pages.
 pub fn all() -> Vec<Case> {
-    [tunnels(), segments(), headers(), forged(), errors(), cut()].concat()
+    [tunnels(), segments(), headers(), forged(), errors::from_outside(), cut()].concat()
 }
 
 fn hit(name: &str, sent: Plan, arrives: Plan) -> Case {
@@ -35,14 +32,6 @@ fn hit(name: &str, sent: Plan, arrives: Plan) -> Case {
 
 fn hit_v6(name: &str, sent: Plan, arrives: Plan) -> Case {
     hit(name, sent, arrives).counted(Passage::In, SLOT_V6)
-}
-
-fn not_ours(name: &str, plan: &Plan) -> Case {
-    Case::passes(name, plan.build(), Verdict::NotOurs)
-}
-
-fn refused(name: &str, plan: &Plan, verdict: Verdict) -> Case {
-    Case::refused(name, plan.build(), verdict)
 }
 
 /// Packets to a tunnel, and to its neighbours.
@@ -244,96 +233,6 @@ pub fn forged() -> Vec<Case> {
     let later = tcp(CLIENT, INNER).fragment(8, false);
     cases.push(refused("later fragment inside", &later, Verdict::BareInner));
     cases
-}
-
-/// ICMP errors about what a tunnel's container sent.
-pub fn errors() -> Vec<Case> {
-    const TCP_HEADER: usize = 20;
-    let reply = tcp(PUBLIC, CLIENT);
-    let reply_v6 = tcp(PUBLIC_V6, CLIENT_V6);
-    let v4 = |kind, code, quote: &[u8]| icmp(ROUTER, "192.0.2.10", kind, code, quote);
-    let v6 = |kind, quote: &[u8]| icmp(ROUTER_V6, "2001:db8::10", kind, 0, quote);
-    let relayed = |name: &str, sent: Plan, arrives: Plan| {
-        Case::delivered(name, sent.build(), arrives.build(), Verdict::IcmpError, SERVER)
-    };
-    let mut cases = Vec::new();
-    for (name, kind, code) in [
-        ("fragmentation needed", 3, 4),
-        ("port unreachable", 3, 3),
-        ("time exceeded", 11, 0),
-        ("parameter problem", 12, 0),
-    ] {
-        for bytes in [8, TCP_HEADER + 7] {
-            let quote = reply.quote(bytes);
-            let inside = requoted(&reply, &reply.clone().from(INNER), bytes);
-            let arrives = icmp(ROUTER, "100.64.0.2", kind, code, &inside);
-            cases.push(relayed(name, v4(kind, code, &quote), arrives));
-        }
-    }
-    for (name, kind) in
-        [("unreachable", 1), ("packet too big", 2), ("time exceeded", 3), ("parameter problem", 4)]
-    {
-        for bytes in [8, TCP_HEADER + 7] {
-            let quote = reply_v6.quote(bytes);
-            let inside = requoted(&reply_v6, &reply_v6.clone().from(INNER_V6), bytes);
-            let arrives = icmp(ROUTER_V6, "fdaa:0:1::2", kind, 0, &inside);
-            cases.push(relayed(name, v6(kind, &quote), arrives));
-        }
-    }
-    let other_port = reply.clone().from("192.0.2.10:20002");
-    let quoted_udp = udp(PUBLIC, CLIENT);
-    cases.extend([
-        not_ours("quotes another port", &v4(3, 4, &other_port.quote(8))),
-        not_ours("quotes a client's packet", &v4(3, 4, &tcp(CLIENT, PUBLIC).quote(8))),
-        not_ours("quotes UDP", &v4(3, 3, &quoted_udp.quote(8))),
-        not_ours("quotes a later fragment", &v4(3, 4, &reply.clone().fragment(8, false).quote(8))),
-        not_ours("quotes a first fragment", &v4(3, 4, &reply.clone().fragment(0, true).quote(8))),
-        not_ours("quotes too little", &v4(3, 4, &reply.quote(2))),
-        not_ours("quotes nothing", &v4(3, 4, &[])),
-        not_ours("redirect", &v4(5, 1, &reply.quote(8))),
-        not_ours("echo reply", &v4(0, 0, &reply.quote(8))),
-        not_ours("quotes another sender", &icmp(ROUTER, "192.0.2.11", 3, 4, &reply.quote(8))),
-        not_ours(
-            "quotes another sender, IPv6",
-            &icmp(ROUTER_V6, "2001:db8::11", 2, 0, &reply_v6.quote(8)),
-        ),
-        not_ours("echo reply, IPv6", &v6(129, &reply_v6.quote(8))),
-        not_ours(
-            "quotes mapped addresses",
-            &icmp(
-                ROUTER_V6,
-                "::ffff:192.0.2.10",
-                2,
-                0,
-                &tcp("[::ffff:192.0.2.10]:20001", CLIENT_V6).quote(8),
-            ),
-        ),
-        not_ours("in a fragment", &v4(3, 4, &reply.quote(8)).fragment(0, true)),
-        not_ours("with options", &v4(3, 4, &reply.quote(8)).ip_options(&[1; 4])),
-        refused(
-            "from the pool",
-            &v4(3, 4, &reply.quote(8)).from("100.64.0.9"),
-            Verdict::ForgedSource,
-        ),
-        refused(
-            "to the container itself",
-            &icmp(ROUTER, "100.64.0.2", 3, 4, &tcp(INNER, CLIENT).quote(8)),
-            Verdict::BareInner,
-        ),
-    ]);
-    cases
-}
-
-/// A quote after its rewrite. The quoted segment's own checksum stays as its sender wrote it: no
-/// stack looks at it, and most quotes end before it.
-pub(super) fn requoted(before: &Plan, after: &Plan, bytes: usize) -> Vec<u8> {
-    const CHECKSUM: usize = 16;
-    let (old, mut new) = (before.quote(bytes), after.quote(bytes));
-    if bytes >= CHECKSUM + 2 {
-        let at = old.len() - bytes + CHECKSUM;
-        new[at..at + 2].copy_from_slice(&old[at..at + 2]);
-    }
-    new
 }
 
 /// Valid frames cut at every length. What cannot be told apart for want of bytes is refused: the

@@ -1,0 +1,145 @@
+//! The kernel's programs over one frame, and what their counters say about it.
+
+use std::{fs, path::PathBuf, process};
+
+use edge_common::{
+    decide::Passage,
+    native::Rows,
+    tables::{Count, Traffic},
+    verdict::{Hook, Verdict},
+};
+use edge_user::datapath::Datapath;
+
+use super::{
+    Case,
+    scene::{self, SLOT, SLOT_V6},
+};
+use crate::privilege;
+
+/// `struct __sk_buff`, and where its mark is.
+const SKB_LEN: usize = 192;
+const SKB_MARK: usize = 8;
+
+/// The traffic counters that are looked at: the tunnels', and the first, where what belongs to no
+/// tunnel would end up if it were counted.
+const SLOTS: [u32; 3] = [0, SLOT, SLOT_V6];
+
+/// The shortest frame that `BPF_PROG_TEST_RUN` takes: a whole Ethernet header, and for a skb also
+/// a whole IP header. Shorter ones are left to the native run.
+fn shortest(hook: Hook, frame: &[u8]) -> usize {
+    match (hook, frame.get(12..14)) {
+        (Hook::XdpUplink, _) => 14,
+        (_, Some([0x08, 0x00])) => 14 + 20,
+        (_, Some([0x86, 0xdd])) => 14 + 40,
+        _ => 14 + 1,
+    }
+}
+
+/// A loaded data path of a test's own with the scene's rows; its folder for pins goes with it.
+pub struct Kernel {
+    /// The programs and tables.
+    pub datapath: Datapath,
+    pins: PathBuf,
+}
+
+impl Kernel {
+    /// Loads it; the name tells tests apart.
+    pub fn load(name: &str) -> Self {
+        Self::load_with(name, &scene::rows())
+    }
+
+    /// The same with other rows.
+    pub fn load_with(name: &str, rows: &Rows) -> Self {
+        privilege::require();
+        let pins = PathBuf::from(format!("/sys/fs/bpf/edge-test-{}-{name}", process::id()));
+        let datapath = Datapath::load(&pins).expect("the kernel takes the programs");
+        scene::install(rows, &datapath).expect("rows fit the tables");
+        Self { datapath, pins }
+    }
+
+    /// Runs a hook over the case; nothing if the frame is too short for the kernel to take.
+    pub(super) fn run(&self, hook: Hook, case: &Case) -> Option<Seen> {
+        if case.frame.len() < shortest(hook, &case.frame) {
+            return None;
+        }
+        let context = [0; SKB_LEN];
+        let context = (hook != Hook::XdpUplink).then_some(&context[..]);
+        let before = self.counted(hook);
+        let out = self.datapath.test_run(hook, &case.frame, context, 1).expect("a test run");
+        let mark = out
+            .context
+            .get(SKB_MARK..SKB_MARK + 4)
+            .map_or(0, |bytes| u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+        let counted = self.counted(hook).since(&before);
+        Some(Seen { code: out.code, frame: out.frame, mark, counted })
+    }
+
+    fn counted(&self, hook: Hook) -> Counted {
+        let verdicts = self.datapath.verdicts().expect("counters");
+        let verdicts = verdicts.into_iter().filter(|(one, ..)| *one == hook);
+        let traffic = SLOTS.map(|slot| self.datapath.traffic(slot).expect("counters"));
+        Counted {
+            verdicts: verdicts.map(|(_, verdict, count)| (verdict, count)).collect(),
+            traffic,
+        }
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        // Only folders are left in it: tests that attach also detach. This runs while tests
+        // unwind.
+        fs::remove_dir_all(&self.pins).ok();
+    }
+}
+
+/// What a hook did.
+#[derive(Debug, PartialEq)]
+pub(super) struct Seen {
+    pub(super) code: u32,
+    pub(super) frame: Vec<u8>,
+    pub(super) mark: u32,
+    pub(super) counted: Counted,
+}
+
+/// What the counters say that a hook did.
+#[derive(Debug, PartialEq)]
+pub(super) struct Counted {
+    verdicts: Vec<(Verdict, Count)>,
+    traffic: [Traffic; SLOTS.len()],
+}
+
+impl Counted {
+    fn since(&self, before: &Self) -> Self {
+        let minus =
+            |a: Count, b: Count| Count { packets: a.packets - b.packets, bytes: a.bytes - b.bytes };
+        let verdicts = self.verdicts.iter().zip(&before.verdicts);
+        let verdicts = verdicts.map(|((verdict, a), (_, b))| (*verdict, minus(*a, *b)));
+        let traffic = std::array::from_fn(|index| {
+            let (a, b) = (self.traffic[index], before.traffic[index]);
+            Traffic {
+                connections: a.connections - b.connections,
+                inbound: minus(a.inbound, b.inbound),
+                outbound: minus(a.outbound, b.outbound),
+            }
+        });
+        Self { verdicts: verdicts.filter(|(_, count)| count.packets != 0).collect(), traffic }
+    }
+
+    /// What a hook counts if it does what the row says.
+    pub(super) fn expected(case: &Case) -> Self {
+        let count = Count { packets: 1, bytes: case.frame.len() as u64 };
+        let mut traffic = [Traffic::default(); SLOTS.len()];
+        if let Some((passage, slot)) = case.tunnel {
+            let index = SLOTS.iter().position(|one| *one == slot).expect("a slot of the scene");
+            let row = &mut traffic[index];
+            match passage {
+                Passage::None => {}
+                Passage::In => row.inbound = count,
+                Passage::Out => row.outbound = count,
+                Passage::Accept => *row = Traffic { connections: 1, outbound: count, ..*row },
+            }
+        }
+        Self { verdicts: vec![(case.verdict, count)], traffic }
+    }
+}
