@@ -81,7 +81,7 @@ impl Skb {
             // SAFETY: a plain helper call without pointers.
             Action::Bounce => unsafe { bpf_redirect(self.ifindex(), 0) },
         };
-        maps::count(hook, &outcome, bytes);
+        maps::count(&self.ctx, hook, &outcome, bytes);
         code as i32
     }
 

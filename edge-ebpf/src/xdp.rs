@@ -39,7 +39,7 @@ pub(crate) fn uplink(ctx: XdpContext) -> u32 {
         Action::Bounce => XDP_TX,
         Action::Drop | Action::Send => XDP_DROP,
     };
-    maps::count(Hook::XdpUplink, &outcome, bytes);
+    maps::count(&frame.ctx, Hook::XdpUplink, &outcome, bytes);
     code
 }
 

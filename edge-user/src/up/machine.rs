@@ -53,7 +53,7 @@ impl Machine {
         remove_pins(&pins)?;
         let mut sysctls = Sysctls::open(&run_dir).context("sysctl.json in the run directory")?;
         sysctls.restore();
-        let datapath = Arc::new(Datapath::load(&pins)?);
+        let datapath = Arc::new(Datapath::load_with(&pins, args.log_decisions)?);
         let raw_ports = args.raw_ports.first..=args.raw_ports.last;
         let table = Table {
             name: format!("edge_{}", instance.replace('-', "_")),
