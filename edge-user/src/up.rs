@@ -4,6 +4,7 @@ mod listeners;
 mod machine;
 
 use std::{
+    io::IsTerminal as _,
     net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
     sync::{
@@ -60,6 +61,7 @@ const GRACE: Duration = Duration::from_secs(1);
 pub async fn run(place: Place, args: UpArgs) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("EDGE_LOG")
                 .unwrap_or_else(|_unset| "info".into()),
