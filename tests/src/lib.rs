@@ -6,6 +6,7 @@ pub mod lab;
 pub mod leaks;
 pub mod metrics;
 pub mod netns;
+pub mod packets;
 pub mod privilege;
 pub mod process;
 pub mod wire;

@@ -137,8 +137,8 @@ impl Datapath {
         })
     }
 
-    /// Runs a hook's program once over a frame (`BPF_PROG_TEST_RUN`): its return code and the
-    /// frame as it left it. `context` is the hook's own context (`xdp_md` or `__sk_buff`).
+    /// Runs a hook's program over a frame (`BPF_PROG_TEST_RUN`): its return code, and frame and
+    /// context as it left them. `context` is the hook's own (`xdp_md` or `__sk_buff`).
     pub fn test_run(
         &self,
         hook: Hook,
@@ -147,10 +147,12 @@ impl Datapath {
         repeat: u32,
     ) -> Result<TestRunOutput, DatapathError> {
         let mut out = vec![0; frame.len() + 256];
+        let mut context_out = vec![0; context.map_or(0, <[u8]>::len)];
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
             ctx_in: context,
+            ctx_out: context.is_some().then_some(&mut context_out),
             repeat,
             ..TestRunOptions::new()
         };
@@ -164,7 +166,12 @@ impl Datapath {
         }
         .map_err(|error| DatapathError::Program(name, Box::new(error)))?;
         out.truncate(result.data_size_out as usize);
-        Ok(TestRunOutput { code: result.return_value, frame: out, duration: result.duration })
+        Ok(TestRunOutput {
+            code: result.return_value,
+            frame: out,
+            context: context_out,
+            duration: result.duration,
+        })
     }
 
     /// Attaches `sk_raw_ports` to a network namespace, so that these listening sockets, the first
@@ -189,8 +196,10 @@ impl Datapath {
 pub struct TestRunOutput {
     /// The program's return code.
     pub code: u32,
-    /// The frame afterwards.
+    /// The frame afterwards, behind whatever metadata an XDP program left in front of it.
     pub frame: Vec<u8>,
+    /// The context afterwards, as long as the one that was given.
+    pub context: Vec<u8>,
     /// Mean time of one run.
     pub duration: std::time::Duration,
 }
