@@ -8,4 +8,5 @@ pub mod metrics;
 pub mod netns;
 pub mod privilege;
 pub mod process;
+pub mod tls;
 pub mod wire;
