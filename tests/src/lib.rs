@@ -9,4 +9,5 @@ pub mod netns;
 pub mod packets;
 pub mod privilege;
 pub mod process;
+pub mod tls;
 pub mod wire;
