@@ -183,6 +183,8 @@ async fn serve(
         tunnels,
         steering,
         status,
+        // Under the name that all mount namespaces of the machine have in common.
+        state_dir: state_dir.canonicalize().unwrap_or(state_dir),
         tasks: lives.clone(),
         shutdown: shutdown.clone(),
     };

@@ -68,6 +68,15 @@ pub struct Tunnel {
     pub last_error: Option<String>,
 }
 
+impl Tunnel {
+    /// The public port of its raw socket; panics if it has none.
+    #[track_caller]
+    pub fn raw_port(&self) -> u16 {
+        let port = self.tcp.as_ref().and_then(|tcp| tcp.rsplit_once(':')?.1.parse().ok());
+        port.unwrap_or_else(|| panic!("no raw port: {self:?}"))
+    }
+}
+
 impl Edge {
     /// Starts `edge up` inside the namespace and waits until it says that it is ready.
     #[track_caller]
@@ -191,7 +200,7 @@ impl Edge {
 }
 
 /// The binary under test.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     variable("EDGE_BIN")
 }
 
