@@ -180,7 +180,7 @@ impl Edge {
 }
 
 /// The binary under test.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     variable("EDGE_BIN")
 }
 
