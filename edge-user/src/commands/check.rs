@@ -39,7 +39,10 @@ pub async fn check(place: &Place, args: &CheckArgs) -> Result<ExitCode, Error> {
     let mut findings = check::look(&subject).await?;
     match daemon {
         Ok((status, _pid)) => findings.extend(took(status)),
-        Err(error) => findings.push(Finding::ok("daemon", "none answers", error)),
+        Err(error) => {
+            let found = if error.kind() == Kind::Refused { "it refuses" } else { "none answers" };
+            findings.push(Finding::ok("daemon", found, error));
+        }
     }
     print(&findings, args.json)?;
     if findings.iter().any(|finding| finding.state == State::Broken) {
