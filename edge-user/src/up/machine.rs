@@ -124,7 +124,7 @@ fn lock(run_dir: &Path, place: &Place) -> anyhow::Result<Flock<File>> {
 
 /// Interface names have 15 bytes: `ed`, four characters that stand for the instance, `-`, and
 /// seven of the container's id.
-fn veth_prefix(instance: &str) -> String {
+pub(crate) fn veth_prefix(instance: &str) -> String {
     // FNV-1a: the same in every version of edge, so that leftovers are found.
     let hash = instance
         .bytes()
