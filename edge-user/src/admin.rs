@@ -1,5 +1,7 @@
 //! The daemon's side of the commands: gRPC over a unix socket.
 
+mod caller;
+
 use std::{
     collections::HashSet,
     io,
@@ -57,8 +59,10 @@ pub async fn serve(
     listener: UnixListener,
 ) -> Result<(), tonic::transport::Error> {
     let shutdown = service.shutdown.clone();
+    let containers = service.containers.clone();
+    let from_host = move |request| caller::from_host(&containers, request);
     tonic::transport::Server::builder()
-        .add_service(AdminServer::new(service))
+        .add_service(AdminServer::with_interceptor(service, from_host))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned())
         .await
 }

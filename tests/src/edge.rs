@@ -120,6 +120,17 @@ impl Edge {
         self.folder.path()
     }
 
+    /// Lets a program find this daemon by a plain `edge`: environment and search path.
+    pub fn address(&self, command: &mut Command) {
+        let binary = program();
+        let folder = binary.parent().unwrap_or(Path::new("/"));
+        let path = env::var("PATH").unwrap_or_default();
+        command
+            .env("EDGE_INSTANCE", &self.instance)
+            .env("EDGE_RUN_DIR", self.folder.path().join("run"))
+            .env("PATH", format!("{}:{path}", folder.display()));
+    }
+
     /// The running daemon; panics if it was stopped.
     #[track_caller]
     pub fn daemon(&mut self) -> &mut Running {

@@ -30,8 +30,7 @@ fn commands_to_the_daemon_are_refused_inside() {
     let (program, instance) = (tests::edge::program(), lab.edge.instance());
     let run = lab.edge.folder().join("run");
     let edge = format!("{} --instance {instance} --run-dir {}", program.display(), run.display());
-    for words in ["tunnels", "containers --json", "check", "ca", "attach --netns /proc/self/ns/net"]
-    {
+    for words in ["tunnels", "containers --json", "ca", "attach --netns /proc/self/ns/net"] {
         let output = inside(&lab, &format!("{edge} {words}")).refused();
         assert_eq!(output.status.code(), Some(70), "{output}");
         assert!(output.stderr.starts_with("edge: daemon: none answers at"), "{output}");
