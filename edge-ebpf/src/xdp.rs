@@ -102,6 +102,11 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn is_tagged(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
     fn truncate(&mut self, len: usize) -> Option<()> {
         let excess = (self.ctx.data_end() - self.ctx.data()).checked_sub(len)?;
         // SAFETY: the kernel passes a valid context and checks the length.

@@ -48,10 +48,15 @@ pub struct Kernel {
 impl Kernel {
     /// Loads it; the name tells tests apart.
     pub fn load(name: &str) -> Self {
+        Self::load_with(name, &scene::rows())
+    }
+
+    /// The same with other rows.
+    pub fn load_with(name: &str, rows: &Rows) -> Self {
         privilege::require();
         let pins = PathBuf::from(format!("/sys/fs/bpf/edge-test-{}-{name}", process::id()));
         let datapath = Datapath::load(&pins).expect("the kernel takes the programs");
-        scene::install(&scene::rows(), &datapath).expect("rows fit the tables");
+        scene::install(rows, &datapath).expect("rows fit the tables");
         Self { datapath, pins }
     }
 
