@@ -185,15 +185,16 @@ pub fn container<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32)
     if inside(settings, &headers.destination) {
         return Outcome::drop(Verdict::NoSuchContainer);
     }
+    // Before the listeners: the daemon also listens on the host's loopback.
+    if !headers.destination.is_unicast() {
+        return Outcome::drop(Verdict::Unroutable);
+    }
     if headers.protocol == TCP {
         let destination =
             Endpoint { address: headers.destination, port: headers.destination_port.into() };
         if tables.listener(&destination).is_some() {
             return Outcome::new(Verdict::Listener, Action::PassToListener);
         }
-    }
-    if !headers.destination.is_unicast() {
-        return Outcome::drop(Verdict::Unroutable);
     }
     to_outside(packet, &headers, tables, settings, sender)
 }

@@ -161,7 +161,11 @@ impl Headers {
     fn with_transport<P: Packet>(mut self, packet: &P) -> Result<Self, Verdict> {
         match self.protocol {
             TCP => {
-                let header = packet.read::<14>(self.transport).ok_or(Verdict::Truncated)?;
+                let header = packet.read::<20>(self.transport).ok_or(Verdict::Truncated)?;
+                let length = usize::from(header[12] >> 4) * 4;
+                if length < 20 || packet.read::<2>(self.transport + length - 2).is_none() {
+                    return Err(Verdict::Truncated);
+                }
                 self.set_ports([header[0], header[1], header[2], header[3]]);
                 self.flags = header[13];
             }

@@ -20,8 +20,9 @@ use crate::maps::{self, Maps};
 const BPF_F_IPV6: u64 = 1 << 7;
 /// Headers are read within this; behind it lies payload.
 const MAX_OFFSET: usize = 512;
-/// Ethernet, IPv6 and a full TCP header: what a decision may want to read.
-const WANTED: u32 = NETWORK as u32 + 40 + 60;
+/// Ethernet, the longest IPv4 header and the longest TCP header, which is also enough for IPv6
+/// with the Hop-by-Hop header of BIG TCP, and for a quote: what a decision may want to read.
+const WANTED: u32 = NETWORK as u32 + 60 + 60;
 
 /// `tc_uplink`.
 #[inline(always)]
@@ -81,7 +82,7 @@ impl Skb {
             // SAFETY: a plain helper call without pointers.
             Action::Bounce => unsafe { bpf_redirect(self.ifindex(), 0) },
         };
-        maps::count(hook, &outcome, bytes);
+        maps::count(&self.ctx, hook, &outcome, bytes);
         code as i32
     }
 

@@ -39,7 +39,7 @@ pub(crate) fn uplink(ctx: XdpContext) -> u32 {
         Action::Bounce => XDP_TX,
         Action::Drop | Action::Send => XDP_DROP,
     };
-    maps::count(Hook::XdpUplink, &outcome, bytes);
+    maps::count(&frame.ctx, Hook::XdpUplink, &outcome, bytes);
     code
 }
 
@@ -50,8 +50,11 @@ struct Frame {
 impl Frame {
     #[inline(always)]
     fn leave(&mut self, judged: Judged) -> Option<()> {
-        // SAFETY: the kernel passes a valid context.
-        if unsafe { bpf_xdp_adjust_meta(self.ctx.ctx, -(size_of::<Judged>() as i32)) } != 0 {
+        // Another program, or a driver, may have left metadata of its own: this takes its place.
+        let present = self.ctx.data() - self.ctx.metadata();
+        let missing = size_of::<Judged>() as i32 - present as i32;
+        // SAFETY: the kernel passes a valid context and checks the length.
+        if unsafe { bpf_xdp_adjust_meta(self.ctx.ctx, -missing) } != 0 {
             return None;
         }
         let meta = self.ctx.metadata();

@@ -68,6 +68,15 @@ pub struct Tunnel {
     pub last_error: Option<String>,
 }
 
+impl Tunnel {
+    /// The public port of its raw socket; panics if it has none.
+    #[track_caller]
+    pub fn raw_port(&self) -> u16 {
+        let port = self.tcp.as_ref().and_then(|tcp| tcp.rsplit_once(':')?.1.parse().ok());
+        port.unwrap_or_else(|| panic!("no raw port: {self:?}"))
+    }
+}
+
 impl Edge {
     /// Starts `edge up` inside the namespace and waits until it says that it is ready.
     #[track_caller]
@@ -103,6 +112,17 @@ impl Edge {
     /// The folder of its state.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Lets a program find this daemon by a plain `edge`: environment and search path.
+    pub fn address(&self, command: &mut Command) {
+        let binary = program();
+        let folder = binary.parent().unwrap_or(Path::new("/"));
+        let path = env::var("PATH").unwrap_or_default();
+        command
+            .env("EDGE_INSTANCE", &self.instance)
+            .env("EDGE_RUN_DIR", self.folder.path().join("run"))
+            .env("PATH", format!("{}:{path}", folder.display()));
     }
 
     /// The running daemon; panics if it was stopped.
@@ -180,7 +200,7 @@ impl Edge {
 }
 
 /// The binary under test.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     variable("EDGE_BIN")
 }
 

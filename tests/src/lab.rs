@@ -6,6 +6,7 @@ use crate::{
     edge::{Edge, Tunnel},
     netns::NetNs,
     process::{Output, Running, Start as _, wait_for},
+    tap::Tap,
     wire::Wire,
 };
 
@@ -66,6 +67,12 @@ impl Lab {
             self.edge.tunnels().into_iter().find(|tunnel| tunnel.port == port)
         });
         (running, tunnel)
+    }
+
+    /// A tap of the internet, whose frames go to the machine.
+    #[track_caller]
+    pub fn tap_to_machine(&self) -> Tap {
+        Tap::on(&self.internet, "eth0").towards(self.machine.mac("up0"))
     }
 
     /// Asks for a URL by curl, in a namespace, trusting the region's authority; until it answers.

@@ -65,6 +65,9 @@ pub struct UpArgs {
     /// Where /metrics, /livez and /readyz answer
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464", help_heading = "Operation")]
     pub admin: SocketAddr,
+    /// Log every single decision of the kernel half, for debugging; slow (with EDGE_LOG=debug)
+    #[arg(long, help_heading = "Operation")]
+    pub log_decisions: bool,
     /// Unix group whose members may give commands to the daemon [default: root only]
     #[arg(long, value_name = "NAME", help_heading = "Operation")]
     pub group: Option<String>,

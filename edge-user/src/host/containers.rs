@@ -166,6 +166,14 @@ impl Containers {
         read(&self.attached).get(id).cloned()
     }
 
+    /// The container that this namespace is, if it is one.
+    pub fn by_namespace(&self, namespace: &NetNs) -> std::io::Result<Option<Arc<Attached>>> {
+        let wanted = namespace.identity()?;
+        let attached = read(&self.attached);
+        let is_it = |one: &&Arc<Attached>| one.namespace.identity().is_ok_and(|id| id == wanted);
+        Ok(attached.values().find(is_it).cloned())
+    }
+
     /// The service namespace's own address of the containers' range.
     pub fn service_address(&self) -> Ipv4Addr {
         self.addresses.service()

@@ -1,5 +1,7 @@
 //! Links, addresses, routes and neighbours, over netlink.
 
+mod survey;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -14,6 +16,7 @@ use rtnetlink::{
     },
 };
 
+pub use self::survey::Route;
 use super::netns::NetNs;
 
 /// Where containers send everything: a link-local router that exists as a neighbour entry only.
@@ -51,6 +54,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// Bus and name of the device behind it, for physical ones.
     pub parent: Option<(String, String)>,
+    /// Receive and transmit queues.
+    pub queues: (u32, u32),
 }
 
 /// Both ends of a veth to be made.
@@ -252,63 +257,24 @@ impl Links {
         }
         Ok(())
     }
-
-    async fn has_default(&self, v4: bool) -> Result<bool, LinkError> {
-        let family = if v4 {
-            RouteMessageBuilder::<Ipv4Addr>::new().build()
-        } else {
-            RouteMessageBuilder::<Ipv6Addr>::new().build()
-        };
-        let routes: Vec<_> = self
-            .handle
-            .route()
-            .get(family)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|source| LinkError { what: "listing routes".into(), source })?;
-        Ok(routes
-            .iter()
-            .any(|route| route.header.destination_prefix_length == 0 && route.header.table == 254))
-    }
-
-    /// The interface of the default route (IPv4, else IPv6), if there is one.
-    pub async fn default_interface(&self) -> Result<Option<u32>, LinkError> {
-        for family in [
-            RouteMessageBuilder::<Ipv4Addr>::new().build(),
-            RouteMessageBuilder::<Ipv6Addr>::new().build(),
-        ] {
-            let routes: Vec<_> = self
-                .handle
-                .route()
-                .get(family)
-                .execute()
-                .try_collect()
-                .await
-                .map_err(|source| LinkError { what: "listing routes".into(), source })?;
-            for route in routes {
-                if route.header.destination_prefix_length != 0 || route.header.table != 254 {
-                    continue;
-                }
-                for attribute in route.attributes {
-                    if let rtnetlink::packet_route::route::RouteAttribute::Oif(index) = attribute {
-                        return Ok(Some(index));
-                    }
-                }
-            }
-        }
-        Ok(None)
-    }
 }
 
 fn describe(message: &LinkMessage) -> Link {
-    let mut link =
-        Link { index: message.header.index, name: String::new(), mtu: 0, kind: None, parent: None };
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mtu: 0,
+        kind: None,
+        parent: None,
+        queues: (1, 1),
+    };
     let (mut bus, mut device) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::NumRxQueues(queues) => link.queues.0 = *queues,
+            LinkAttribute::NumTxQueues(queues) => link.queues.1 = *queues,
             LinkAttribute::ParentDevBusName(name) => bus = Some(name.clone()),
             LinkAttribute::ParentDevName(name) => device = Some(name.clone()),
             LinkAttribute::LinkInfo(infos) => {

@@ -53,7 +53,7 @@ impl Machine {
         remove_pins(&pins)?;
         let mut sysctls = Sysctls::open(&run_dir).context("sysctl.json in the run directory")?;
         sysctls.restore();
-        let datapath = Arc::new(Datapath::load(&pins)?);
+        let datapath = Arc::new(Datapath::load_with(&pins, args.log_decisions)?);
         let raw_ports = args.raw_ports.first..=args.raw_ports.last;
         let table = Table {
             name: format!("edge_{}", instance.replace('-', "_")),
@@ -124,7 +124,7 @@ fn lock(run_dir: &Path, place: &Place) -> anyhow::Result<Flock<File>> {
 
 /// Interface names have 15 bytes: `ed`, four characters that stand for the instance, `-`, and
 /// seven of the container's id.
-fn veth_prefix(instance: &str) -> String {
+pub(crate) fn veth_prefix(instance: &str) -> String {
     // FNV-1a: the same in every version of edge, so that leftovers are found.
     let hash = instance
         .bytes()

@@ -1,0 +1,305 @@
+//! What containers and the service namespace send. Only what a rule names goes on.
+
+use edge_common::{decide::Passage, verdict::Verdict};
+
+use super::{
+    Case,
+    build::{ACK, FIN, Plan, RST, SYN, ethernet, icmp, mss, syn, syn_ack, tagged, tcp, udp},
+    scene::{
+        INNER, INNER_V6, MSS, MSS_V6, OTHER, OWN_LISTENER, Owner, PUBLIC, PUBLIC_V6, QUIET, RELAY,
+        RELAY_V6, RELAYED, RELAYED_V6, SERVER, SERVICE, SLOT, SLOT_V6,
+    },
+    uplink::requoted,
+};
+
+/// Somebody on the internet.
+const CLIENT: &str = "198.51.100.7:40000";
+/// See [`CLIENT`]; IPv6.
+const CLIENT_V6: &str = "[2001:db8:1::7]:40000";
+/// A port of the container with the tunnel that is not forwarded.
+const OWN_PORT: &str = "100.64.0.2:45000";
+/// See [`OWN_PORT`]; IPv6.
+const OWN_PORT_V6: &str = "[fdaa:0:1::2]:45000";
+/// DNS and the API.
+const DNS: &str = "169.254.20.10:53";
+/// See [`DNS`].
+const API: &str = "169.254.20.10:80";
+
+fn refused(name: &str, plan: &Plan, verdict: Verdict) -> Case {
+    Case::refused(name, plan.build(), verdict)
+}
+
+fn egress(name: &str, plan: &Plan) -> Case {
+    Case::passes(name, plan.build(), Verdict::Egress)
+}
+
+fn delivered(name: &str, plan: &Plan, verdict: Verdict, receiver: Owner) -> Case {
+    Case::delivered(name, plan.build(), plan.build(), verdict, receiver)
+}
+
+/// A tunnel's replies, and what pretends to be one.
+pub fn replies() -> Vec<Case> {
+    let reply = |name: &str, sent: &Plan, passage| {
+        let leaves = sent.clone().from(PUBLIC);
+        Case::sent(name, sent.build(), leaves.build(), Verdict::Reply).counted(passage, SLOT)
+    };
+    let reply_v6 = |name: &str, sent: &Plan, passage| {
+        let leaves = sent.clone().from(PUBLIC_V6);
+        Case::sent(name, sent.build(), leaves.build(), Verdict::Reply).counted(passage, SLOT_V6)
+    };
+    let (sent, sent_v6) = (tcp(INNER, CLIENT), tcp(INNER_V6, CLIENT_V6));
+    let accepts = |size| syn_ack(INNER, CLIENT, &mss(size));
+    let accepts_v6 = |size| syn_ack(INNER_V6, CLIENT_V6, &mss(size));
+    vec![
+        reply("IPv4", &sent, Passage::Out),
+        reply_v6("IPv6", &sent_v6, Passage::Out),
+        reply("odd payload", &sent.clone().payload(b"odd"), Passage::Out),
+        reply("FIN", &sent.clone().flags(FIN | ACK), Passage::Out),
+        reply("RST", &sent.clone().flags(RST), Passage::Out),
+        reply("SYN-ACK", &accepts(MSS), Passage::Accept),
+        reply_v6("SYN-ACK, IPv6", &accepts_v6(MSS_V6), Passage::Accept),
+        Case::sent(
+            "SYN-ACK, MSS too large",
+            accepts(1460).build(),
+            accepts(MSS).from(PUBLIC).build(),
+            Verdict::Reply,
+        )
+        .counted(Passage::Accept, SLOT),
+        Case::sent(
+            "SYN-ACK, MSS too large, IPv6",
+            accepts_v6(1440).build(),
+            accepts_v6(MSS_V6).from(PUBLIC_V6).build(),
+            Verdict::Reply,
+        )
+        .counted(Passage::Accept, SLOT_V6),
+        refused("options", &sent.clone().ip_options(&[1; 4]), Verdict::IpOptions),
+        refused("first fragment", &sent.clone().fragment(0, true), Verdict::Fragment),
+        refused("first fragment, IPv6", &sent_v6.clone().fragment(0, true), Verdict::Fragment),
+        refused("destination options", &sent_v6.extension(60), Verdict::IpOptions),
+        // Without a port it cannot be told from other egress; nobody puts it together.
+        egress("later fragment", &sent.fragment(8, false)),
+        // A port that only userspace serves has no reply that leaves the host.
+        refused("userspace only", &tcp(RELAYED, CLIENT), Verdict::NoEgress),
+        refused("userspace only, IPv6", &tcp(RELAYED_V6, CLIENT_V6), Verdict::NoIpv6Egress),
+    ]
+}
+
+/// A forwarded port that connects out is told so.
+pub fn connects() -> Vec<Case> {
+    let bounced = |name: &str, sent: Plan, from: &str, to: &str, acknowledged| {
+        let answer = tcp(from, to)
+            .flags(RST | ACK)
+            .sequence(0)
+            .acknowledged(acknowledged)
+            .window(0)
+            .payload(&[])
+            .answer();
+        let verdict = Verdict::ConnectFromForwardedPort;
+        Case::bounced(name, sent.build(), answer, verdict)
+    };
+    let asks = syn(INNER, CLIENT, &mss(1460)).sequence(0x1000);
+    let asks_v6 = syn(INNER_V6, CLIENT_V6, &mss(1440)).sequence(0x1000);
+    vec![
+        bounced("SYN", asks.clone(), CLIENT, INNER, 0x1001),
+        bounced("SYN, IPv6", asks_v6.clone(), CLIENT_V6, INNER_V6, 0x1001),
+        bounced("last sequence number", asks.clone().sequence(u32::MAX), CLIENT, INNER, 0),
+        bounced("no options", asks.clone().options(&[]), CLIENT, INNER, 0x1001),
+        bounced("SYN and FIN", asks.clone().flags(SYN | FIN), CLIENT, INNER, 0x1001),
+        bounced("with payload", asks.clone().payload(b"fast open"), CLIENT, INNER, 0x1001),
+        bounced("hop-by-hop", asks_v6.extension(0), CLIENT_V6, INNER_V6, 0x1001),
+        refused("in a fragment", &asks.fragment(0, true), Verdict::Fragment),
+    ]
+}
+
+/// Who may say that he sends.
+pub fn sources() -> Vec<Case> {
+    let forged = |source: &str, destination: &str| {
+        let plan = tcp(source, destination);
+        refused(&format!("{source} to {destination}"), &plan, Verdict::ForgedSource)
+    };
+    let arp: &[u8] = &[
+        0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 10, 100, 64, 0, 2, 0, 0, 0, 0, 0, 0, 169, 254, 1, 1,
+    ];
+    let solicitation = icmp("fdaa:0:1::2", "ff02::1:ff00:1", 135, 0, &[0; 16]);
+    let mut cases = vec![
+        // Another container's, on every way out.
+        forged("100.64.0.4:8000", CLIENT),
+        forged("100.64.0.4:8000", DNS),
+        forged("100.64.0.4:8000", RELAY),
+        forged("100.64.0.4:8000", PUBLIC),
+        forged("[fdaa:0:1::4]:8000", CLIENT_V6),
+        // Nobody's.
+        forged("100.64.9.9:8000", CLIENT),
+        forged("[fdaa:0:1::99]:8000", CLIENT_V6),
+        forged("198.51.100.9:8000", CLIENT),
+        forged("127.0.0.1:8000", CLIENT),
+        forged("0.0.0.0:68", CLIENT),
+        forged("[fe80::1]:8000", CLIENT_V6),
+        forged("[::]:8000", CLIENT_V6),
+        // The host's.
+        forged(PUBLIC, CLIENT),
+        forged(PUBLIC_V6, CLIENT_V6),
+        forged("169.254.1.1:53", DNS),
+        Case::refused("ARP", ethernet(0x0806, arp), Verdict::NotIp),
+        Case::refused("VLAN", tagged(&tcp(INNER, CLIENT).build(), 100), Verdict::NotIp),
+        Case::refused("LLDP", ethernet(0x88cc, &[0; 46]), Verdict::NotIp),
+        refused("neighbour solicitation", &solicitation, Verdict::Unroutable),
+    ];
+    for destination in [
+        "224.0.0.251:5353",
+        "255.255.255.255:67",
+        "127.0.0.1:80",
+        "127.0.0.1:20001",
+        "169.254.169.254:80",
+        "169.254.1.1:80",
+        "0.0.0.0:80",
+    ] {
+        let name = format!("to {destination}");
+        cases.push(refused(&name, &tcp(OWN_PORT, destination), Verdict::Unroutable));
+        cases.push(refused(&name, &udp(OWN_PORT, destination), Verdict::Unroutable));
+    }
+    for destination in ["[ff02::fb]:5353", "[fe80::1]:80", "[::1]:80", "[::1]:20001", "[::]:80"] {
+        let name = format!("to {destination}");
+        cases.push(refused(&name, &tcp(OWN_PORT_V6, destination), Verdict::Unroutable));
+    }
+    cases
+}
+
+/// Between containers, and between a container and the service namespace.
+pub fn neighbours() -> Vec<Case> {
+    let service = |name: &str, plan: &Plan, to: Owner| delivered(name, plan, Verdict::Service, to);
+    let relayed = |name: &str, plan: &Plan, to: Owner| delivered(name, plan, Verdict::Relayed, to);
+    let between = |name: &str, plan: &Plan| refused(name, plan, Verdict::BetweenContainers);
+    let not_forwarded = |name: &str, plan: &Plan| refused(name, plan, Verdict::NotForwarded);
+    vec![
+        between("to a forwarded port", &tcp(OWN_PORT, RELAYED)),
+        between("to a container", &tcp(OWN_PORT, "100.64.0.4:80")),
+        between("to a container, UDP", &udp(OWN_PORT, "100.64.0.4:53")),
+        between("to a container, ICMP", &icmp("100.64.0.2", "100.64.0.4", 8, 0, b"ping")),
+        between("to a container, IPv6", &tcp(OWN_PORT_V6, "[fdaa:0:1::4]:80")),
+        between("from a forwarded port", &tcp(INNER, "100.64.0.4:80")),
+        between("to itself", &tcp(OWN_PORT, INNER)),
+        between("the service to itself", &tcp(RELAY, DNS)),
+        refused("to nobody", &tcp(OWN_PORT, "100.64.77.7:80"), Verdict::NoSuchContainer),
+        refused("to nobody, IPv6", &tcp(OWN_PORT_V6, "[fdaa:9::9]:80"), Verdict::NoSuchContainer),
+        service("DNS", &udp(OWN_PORT, DNS), SERVICE),
+        service("DNS over TCP", &syn(OWN_PORT, DNS, &mss(1460)), SERVICE),
+        service("API", &syn(OWN_PORT, API, &mss(1460)), SERVICE),
+        service("API from a forwarded port", &tcp(INNER, API), SERVICE),
+        service("DNS answer", &udp(DNS, OWN_PORT), SERVER),
+        service("API answer to a neighbour", &tcp(API, "100.64.0.4:45000"), OTHER),
+        service(
+            "DNS port unreachable",
+            &icmp("169.254.20.10", "100.64.0.2", 3, 3, &[0; 28]),
+            SERVER,
+        ),
+        refused(
+            "another service port",
+            &syn(OWN_PORT, "169.254.20.10:22", &[]),
+            Verdict::ServicePort,
+        ),
+        refused("API over UDP", &udp(OWN_PORT, API), Verdict::ServicePort),
+        refused(
+            "ping the service",
+            &icmp("100.64.0.2", "169.254.20.10", 8, 0, b"ping"),
+            Verdict::ServicePort,
+        ),
+        refused("DNS later fragment", &udp(OWN_PORT, DNS).fragment(8, false), Verdict::ServicePort),
+        refused(
+            "from another service port",
+            &tcp("169.254.20.10:22", OWN_PORT),
+            Verdict::ServicePort,
+        ),
+        relayed("the relay dials", &syn(RELAY, RELAYED, &mss(1460)), QUIET),
+        relayed("the relay dials, IPv6", &syn(RELAY_V6, RELAYED_V6, &mss(1440)), QUIET),
+        relayed("the relay dials a raw tunnel", &tcp(RELAY, INNER), SERVER),
+        relayed("a container answers", &syn_ack(RELAYED, RELAY, &mss(1460)), SERVICE),
+        relayed("a container answers, IPv6", &tcp(RELAYED_V6, RELAY_V6), SERVICE),
+        relayed("a raw tunnel's container answers the relay", &tcp(INNER, RELAY), SERVICE),
+        refused(
+            "a container dials the relay",
+            &syn(RELAYED, RELAY, &[]),
+            Verdict::ConnectFromForwardedPort,
+        ),
+        not_forwarded("the relay dials another port", &syn(RELAY, "100.64.0.3:22", &[])),
+        not_forwarded("the relay sends UDP", &udp(RELAY, RELAYED)),
+        not_forwarded(
+            "a container dials the relay from another port",
+            &syn("100.64.0.3:22", RELAY, &[]),
+        ),
+        not_forwarded("a container answers from another port", &tcp("100.64.0.3:22", RELAY)),
+        not_forwarded(
+            "a container pings the relay",
+            &icmp("100.64.0.3", "100.64.0.1", 8, 0, b"ping"),
+        ),
+        not_forwarded("the relay to the outside", &tcp(RELAY, CLIENT)),
+        not_forwarded("the service to the outside", &tcp(API, CLIENT)),
+    ]
+}
+
+/// To the internet, and to the host's own public ports.
+pub fn outside() -> Vec<Case> {
+    let quiet = "100.64.0.3:45000";
+    vec![
+        egress("TCP", &syn(OWN_PORT, "198.51.100.7:443", &mss(1460))),
+        egress("UDP", &udp(OWN_PORT, "198.51.100.7:443")),
+        egress("ping", &icmp("100.64.0.2", "198.51.100.7", 8, 0, b"ping")),
+        egress("a private network", &tcp(OWN_PORT, "10.1.2.3:80")),
+        egress("UDP from a forwarded port", &udp(INNER, CLIENT)),
+        egress("the host, no listener", &tcp(OWN_PORT, "192.0.2.10:22")),
+        refused("TCP, no egress", &syn(quiet, "198.51.100.7:443", &[]), Verdict::NoEgress),
+        refused("UDP, no egress", &udp(quiet, "198.51.100.7:53"), Verdict::NoEgress),
+        refused(
+            "ping, no egress",
+            &icmp("100.64.0.3", "198.51.100.7", 8, 0, b"ping"),
+            Verdict::NoEgress,
+        ),
+        refused("IPv6", &tcp(OWN_PORT_V6, CLIENT_V6), Verdict::NoIpv6Egress),
+        refused("IPv6, UDP", &udp(OWN_PORT_V6, CLIENT_V6), Verdict::NoIpv6Egress),
+        refused("IPv6, no egress", &tcp("[fdaa:0:1::3]:45000", CLIENT_V6), Verdict::NoIpv6Egress),
+        Case::to_listener("a raw port", syn(OWN_PORT, PUBLIC, &mss(1460)).build()),
+        Case::to_listener("a raw port, no egress", syn(quiet, PUBLIC, &mss(1460)).build()),
+        Case::to_listener("a raw port, IPv6", syn(OWN_PORT_V6, PUBLIC_V6, &mss(1440)).build()),
+        Case::to_listener("TLS", syn(OWN_PORT, OWN_LISTENER, &mss(1460)).build()),
+        Case::to_listener("its own raw port", tcp(INNER, PUBLIC).build()),
+        refused("a raw port over UDP, no egress", &udp(quiet, PUBLIC), Verdict::NoEgress),
+    ]
+}
+
+/// ICMP errors about what a client sent through a tunnel.
+pub fn errors() -> Vec<Case> {
+    const TCP_HEADER: usize = 20;
+    let (got, got_v6) = (tcp(CLIENT, INNER), tcp(CLIENT_V6, INNER_V6));
+    let client = "198.51.100.7";
+    let client_v6 = "2001:db8:1::7";
+    let mut cases = Vec::new();
+    for bytes in [8, TCP_HEADER + 7] {
+        let outside = requoted(&got, &got.clone().to(PUBLIC), bytes);
+        let sent = icmp("100.64.0.2", client, 3, 4, &got.quote(bytes));
+        let leaves = icmp("192.0.2.10", client, 3, 4, &outside);
+        cases.push(Case::sent("IPv4", sent.build(), leaves.build(), Verdict::IcmpError));
+
+        let outside = requoted(&got_v6, &got_v6.clone().to(PUBLIC_V6), bytes);
+        let sent = icmp("fdaa:0:1::2", client_v6, 2, 0, &got_v6.quote(bytes));
+        let leaves = icmp("2001:db8::10", client_v6, 2, 0, &outside);
+        cases.push(Case::sent("IPv6", sent.build(), leaves.build(), Verdict::IcmpError));
+    }
+    let about = |quoted: &Plan| icmp("100.64.0.2", client, 3, 3, &quoted.quote(8));
+    cases.extend([
+        egress("about another port", &about(&got.clone().to(OWN_PORT))),
+        egress("about its own packet", &about(&tcp(INNER, CLIENT))),
+        egress("about another's packet", &about(&tcp(CLIENT, "100.64.0.4:8000"))),
+        egress("about UDP", &about(&udp(CLIENT, INNER))),
+        refused(
+            "about a port of userspace",
+            &icmp("100.64.0.3", client, 3, 3, &tcp(CLIENT, RELAYED).quote(8)),
+            Verdict::NoEgress,
+        ),
+        refused(
+            "about nothing, IPv6",
+            &icmp("fdaa:0:1::2", client_v6, 1, 0, &tcp(CLIENT_V6, OWN_PORT_V6).quote(8)),
+            Verdict::NoIpv6Egress,
+        ),
+    ]);
+    cases
+}
