@@ -25,6 +25,11 @@ const DNS: &str = "169.254.20.10:53";
 /// See [`DNS`].
 const API: &str = "169.254.20.10:80";
 
+/// Every row.
+pub fn all() -> Vec<Case> {
+    [replies(), connects(), sources(), neighbours(), outside(), errors()].concat()
+}
+
 fn refused(name: &str, plan: &Plan, verdict: Verdict) -> Case {
     Case::refused(name, plan.build(), verdict)
 }

@@ -3,6 +3,7 @@
 
 pub mod build;
 pub mod container;
+pub mod damage;
 pub mod raw;
 pub mod run;
 pub mod scene;

@@ -13,6 +13,7 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 use super::{
     Case,
+    damage::{self, Way},
     scene::{self, SENDER, SLOT, SLOT_V6, UPLINK, padded},
 };
 use crate::privilege;
@@ -152,6 +153,28 @@ pub fn uplink(kernel: &Kernel, cases: &[Case]) {
         let xdp = differs(kernel.run(Hook::XdpUplink, case), || in_xdp(case));
         let tcx = differs(kernel.run(Hook::TcUplink, case), || in_tcx(case));
         [("native", native), ("xdp_uplink", xdp), ("tc_uplink", tcx)].to_vec()
+    });
+}
+
+/// Whether the kernel's programs make of a frame what the native run makes of it.
+pub fn alike(kernel: &Kernel, way: Way, frame: &[u8]) -> Result<(), String> {
+    let case = damage::judged(way, frame, &scene::rows());
+    let found = match way {
+        Way::In => [
+            differs(kernel.run(Hook::XdpUplink, &case), || in_xdp(&case)),
+            differs(kernel.run(Hook::TcUplink, &case), || in_tcx(&case)),
+        ],
+        Way::Out => [differs(kernel.run(Hook::TcContainer, &case), || in_tcx(&case)), None],
+    };
+    found.into_iter().flatten().next().map_or(Ok(()), Err)
+}
+
+/// Runs rows whose frames fill several of XDP's buffers.
+pub fn jumbo(kernel: &Kernel, cases: &[Case]) {
+    verify(cases, |case, rows| {
+        let native = native(case, |frame| decide::uplink(frame, rows));
+        let xdp = differs(kernel.run(Hook::XdpUplink, case), || in_xdp(case));
+        [("native", native), ("xdp_uplink", xdp)].to_vec()
     });
 }
 

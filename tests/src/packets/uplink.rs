@@ -23,6 +23,11 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const DESTINATION_OPTIONS: u8 = 60;
 
+/// Every row but those of several pages.
+pub fn all() -> Vec<Case> {
+    [tunnels(), segments(), headers(), forged(), errors(), cut()].concat()
+}
+
 fn hit(name: &str, sent: Plan, arrives: Plan) -> Case {
     Case::delivered(name, sent.build(), arrives.build(), Verdict::Tunnel, SERVER)
         .counted(Passage::In, SLOT)
@@ -124,6 +129,16 @@ pub fn segments() -> Vec<Case> {
             tcp(CLIENT, INNER).options(&mss(1460)),
         ),
         not_ours("MSS too large, no tunnel", &syn(CLIENT, "192.0.2.10:22", &mss(1460))),
+    ]
+}
+
+/// Frames of several pages.
+pub fn jumbo() -> Vec<Case> {
+    let payload = [0x5a; 8900];
+    let (to, inside) = (tcp(CLIENT, PUBLIC), tcp(CLIENT, INNER));
+    vec![
+        hit("IPv4", to.clone().payload(&payload), inside.payload(&payload)),
+        not_ours("no tunnel", &to.to("192.0.2.10:22").payload(&payload)),
     ]
 }
 
