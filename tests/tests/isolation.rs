@@ -219,9 +219,9 @@ fn answers(mut ping: std::process::Command, address: &IpAddr) -> bool {
 }
 
 fn client(port: u16) -> SocketAddr {
-    SocketAddr::new(Lab::CLIENT.parse().unwrap(), port)
+    SocketAddr::new(Lab::CLIENT.parse().expect("a test's own step"), port)
 }
 
 fn client_v6(port: u16) -> SocketAddr {
-    SocketAddr::new(Lab::CLIENT_V6.parse().unwrap(), port)
+    SocketAddr::new(Lab::CLIENT_V6.parse().expect("a test's own step"), port)
 }
