@@ -57,6 +57,12 @@ impl TlsClient {
         Self { netns: netns.clone(), gateway, config }
     }
 
+    /// Dials another of the gateway's addresses.
+    pub fn to(mut self, address: &str) -> Self {
+        self.gateway.set_ip(address.parse().expect("an address"));
+        self
+    }
+
     /// Sends no name.
     pub fn nameless(mut self) -> Self {
         self.config.enable_sni = false;

@@ -112,7 +112,7 @@ fn nothing_passes_between_uplinks_containers_and_the_machine_without_programs() 
 }
 
 fn public() -> IpAddr {
-    Lab::PUBLIC.parse().unwrap()
+    Lab::PUBLIC.parse().expect("a test's own step")
 }
 
 fn udp<'a>(from: &'a Tap, own: SocketAddr, to: SocketAddr, at: &'a Tap) -> Probe<'a> {
@@ -169,13 +169,15 @@ impl Inbox {
     const PORT: u16 = 7777;
 
     fn of(lab: &Lab) -> Self {
-        let socket = lab.machine.enter(|| UdpSocket::bind(("0.0.0.0", Self::PORT)).unwrap());
-        socket.set_nonblocking(true).unwrap();
+        let socket = lab
+            .machine
+            .enter(|| UdpSocket::bind(("0.0.0.0", Self::PORT)).expect("a test's own step"));
+        socket.set_nonblocking(true).expect("a test's own step");
         Self { socket, texts: std::sync::Mutex::default() }
     }
 
     fn got(&self, text: &str) -> bool {
-        let mut texts = self.texts.lock().unwrap();
+        let mut texts = self.texts.lock().expect("a test's own step");
         let mut buffer = [0; 2048];
         loop {
             match self.socket.recv(&mut buffer) {

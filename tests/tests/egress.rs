@@ -200,12 +200,13 @@ fn connecting_programs_are_not_given_a_forwarded_port() {
 }
 
 fn bound(own: SocketAddr, kind: Type, protocol: Protocol) -> Socket {
-    let socket = Socket::new(Domain::for_address(own), kind, Some(protocol)).unwrap();
-    socket.bind(&own.into()).unwrap();
+    let socket =
+        Socket::new(Domain::for_address(own), kind, Some(protocol)).expect("a test's own step");
+    socket.bind(&own.into()).expect("a test's own step");
     socket
 }
 
 fn client(port: u16) -> SocketAddr {
-    let address: IpAddr = Lab::CLIENT.parse().unwrap();
+    let address: IpAddr = Lab::CLIENT.parse().expect("a test's own step");
     SocketAddr::new(address, port)
 }

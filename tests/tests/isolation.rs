@@ -184,7 +184,10 @@ fn a_container_reaches_no_service_of_its_machine() {
     for address in [addresses[0], addresses[1], addresses[2], metadata.into()] {
         dial(&lab.machine, SocketAddr::new(address, 7777)).expect("the machine's own connection");
     }
-    let seen = (machine.clients().len(), cloud.clients().len());
+    let seen = (3, 1);
+    wait_for("the machine's own connections", PATIENCE, || {
+        ((machine.clients().len(), cloud.clients().len()) == seen).then_some(())
+    });
     std::thread::scope(|scope| {
         for address in addresses {
             let a = &a;
@@ -216,9 +219,9 @@ fn answers(mut ping: std::process::Command, address: &IpAddr) -> bool {
 }
 
 fn client(port: u16) -> SocketAddr {
-    SocketAddr::new(Lab::CLIENT.parse().unwrap(), port)
+    SocketAddr::new(Lab::CLIENT.parse().expect("a test's own step"), port)
 }
 
 fn client_v6(port: u16) -> SocketAddr {
-    SocketAddr::new(Lab::CLIENT_V6.parse().unwrap(), port)
+    SocketAddr::new(Lab::CLIENT_V6.parse().expect("a test's own step"), port)
 }

@@ -197,3 +197,13 @@ fn http2_is_spoken_to_the_program_when_it_was_asked_for() {
     assert_eq!(answer.stdout, format!("GET {asked}\n2"));
     program.wait_line(&format!("GET {asked}"), PATIENCE);
 }
+
+#[test]
+fn a_tunnel_made_at_a_containers_start_serves_all_calls() {
+    let lab = Lab::new(&[]);
+    let mut program = example(&lab, "lifecycle.py", &[]);
+    let first = printed(&mut program, "first ");
+    assert_eq!(printed(&mut program, "second "), first);
+    let page = lab.https(&["--fail", &first]);
+    assert!(page.stdout.contains("Directory listing"), "{page}");
+}

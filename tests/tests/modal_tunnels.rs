@@ -113,3 +113,15 @@ fn the_tunnel_ends_with_its_block_and_not_before() {
     assert_eq!(replies(), before, "the container was still reached");
     assert_eq!(lab.edge.containers().len(), 1, "the container should live on");
 }
+
+#[test]
+fn with_no_raw_port_left_the_reason_is_named_and_the_rest_works() {
+    let lab = Lab::new(&["--raw-ports", "20000-20000"]);
+    let words = script("limits.py");
+    let mut program = lab.edge.run(&["--", &words[0], &words[1], &words[2]]);
+    let refused = program.wait_line("refused ", SLOWLY);
+    assert!(refused.starts_with("refused ResourceExhaustedError "), "{refused}");
+    assert!(refused.contains("20000"), "{refused}");
+    program.wait_line("url https://", SLOWLY);
+    assert!(program.wait(PATIENCE).success(), "{}", program.printed());
+}

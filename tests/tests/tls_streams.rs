@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use tests::{
     lab::{Lab, PATIENCE},
     process::wait_for,
-    tls::{converse, finish, host, receive},
+    tls::{TlsClient, converse, finish, host, receive},
 };
 
 const ENCRYPTED: &[&str] = &["--encrypted-port", "8000"];
@@ -62,12 +62,15 @@ fn a_client_that_has_said_all_still_gets_its_answer() {
     container.wait_line("listening", PATIENCE);
     // More than any buffer on the way holds, and no two pieces alike.
     let bytes: Vec<u8> = (0..1 << 20).flat_map(|number: u32| number.to_be_bytes()).collect();
-    let answer = converse(&mut lab.tls().connect(host(&tunnel.url)), &bytes);
-    assert!(answer == bytes, "{} of {} bytes came back", answer.len(), bytes.len());
+    let ca = lab.edge.folder().join("ca/ca.pem");
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let client = TlsClient::with_versions(&lab.internet, &ca, &[version]);
+        let answer = converse(&mut client.connect(host(&tunnel.url)), &bytes);
+        assert!(answer == bytes, "{} of {} bytes came back", answer.len(), bytes.len());
+    }
     let listed = &lab.edge.tunnels()[0];
-    let amount = u64::try_from(bytes.len()).expect("a length");
-    assert_eq!((listed.connections, listed.bytes_in), (1, amount));
-    assert_eq!(listed.bytes_out, amount);
+    let amount = u64::try_from(2 * bytes.len()).expect("a length");
+    assert_eq!((listed.connections, listed.bytes_in, listed.bytes_out), (2, amount, amount));
 }
 
 #[test]
@@ -108,6 +111,22 @@ fn a_connection_is_reset_when_its_tunnel_ends() {
     let error = client.read(&mut [0]).expect_err("the connection should have been reset");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
     container.wait_line("over", PATIENCE);
+    assert!(container.ended().is_none(), "the program should live on");
+}
+
+#[test]
+fn a_daemon_that_stops_resets_its_clients_and_leaves_the_program_alone() {
+    let mut lab = Lab::new(&[]);
+    let (mut container, tunnel) = lab.serve(ENCRYPTED, 8000, &["python3", "-c", ECHO]);
+    container.wait_line("listening", PATIENCE);
+    let mut client = lab.tls().connect(host(&tunnel.url));
+    assert_eq!(receive(&mut client, 5), b"hello");
+    lab.edge.stop();
+    let error = client.read(&mut [0]).expect_err("the connection should have been reset");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+    wait_for("`edge run` to say so", PATIENCE, || {
+        container.printed().contains("the program runs on").then_some(())
+    });
     assert!(container.ended().is_none(), "the program should live on");
 }
 

@@ -41,6 +41,19 @@ fn tls_1_2_and_1_3_are_served_with_a_certificate_that_is_checked() {
 }
 
 #[test]
+fn every_address_of_the_machine_serves_tls() {
+    let lab = Lab::new(&[]);
+    let (_container, tunnel) = lab.serve(ENCRYPTED, 8000, WEB);
+    let ca = lab.edge.folder().join("ca/ca.pem");
+    for address in [Lab::PUBLIC, Lab::PUBLIC_V6] {
+        TlsClient::new(&lab.internet, &ca).to(address).connect(host(&tunnel.url));
+    }
+    for address in ["127.0.0.1", "::1", Lab::PUBLIC, Lab::PUBLIC_V6] {
+        TlsClient::new(&lab.machine, &ca).to(address).connect(host(&tunnel.url));
+    }
+}
+
+#[test]
 fn http2_is_offered_only_where_it_was_asked_for() {
     let lab = Lab::new(&[]);
     let options = ["--encrypted-port", "8000", "--h2-port", "8001"];
