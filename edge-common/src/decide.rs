@@ -104,6 +104,9 @@ pub fn uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
     if inside(settings, &headers.source) {
         return Outcome::drop(Verdict::ForgedSource);
     }
+    if headers.is_mapped() {
+        return Outcome::new(Verdict::NotOurs, Action::Pass);
+    }
     if headers.protocol == TCP {
         let public =
             Endpoint { address: headers.destination, port: headers.destination_port.into() };
@@ -167,7 +170,7 @@ pub fn container<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32)
     let Some(settings) = current(tables) else {
         return Outcome::drop(Verdict::Unconfigured);
     };
-    if headers.destination.is_multicast() {
+    if headers.destination.is_multicast() || headers.is_mapped() {
         return Outcome::drop(Verdict::Unroutable);
     }
     let Some(sender) = tables.address(&headers.source) else {
@@ -266,10 +269,11 @@ fn to_outside<P: Packet, T: Tables>(
     } else if headers.is_icmp_error()
         && let Some(quote) = Quote::parse(packet, headers)
         && quote.destination.address == headers.source
+        && quote.source.address == headers.destination
         && let Some(row) = tables.forward(&quote.destination)
         && row.uplink != 0
     {
-        // The container complains about a client's packet.
+        // The container complains about a client's packet, to that client and to nobody else.
         return match quote.rewrite(packet, headers, End::Destination, &row.public) {
             Some(()) => Outcome::send(Verdict::IcmpError, row.uplink),
             None => Outcome::failed(),

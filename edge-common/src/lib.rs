@@ -19,3 +19,6 @@ pub mod verdict;
 
 #[cfg(any(test, feature = "user"))]
 pub mod native;
+
+#[cfg(test)]
+mod properties;

@@ -34,6 +34,10 @@ impl Packet for Frame {
         self.write(at, difference.apply(old).to_ne_bytes())
     }
 
+    fn is_tagged(&self) -> bool {
+        false
+    }
+
     fn truncate(&mut self, len: usize) -> Option<()> {
         if self.0.len() < len {
             return None;

@@ -21,6 +21,9 @@ pub trait Packet {
         v6: bool,
     ) -> Option<()>;
 
+    /// Whether it carries a VLAN tag that its bytes do not show: the kernel keeps it beside them.
+    fn is_tagged(&self) -> bool;
+
     /// Cuts the frame to a length.
     fn truncate(&mut self, len: usize) -> Option<()>;
 }
@@ -79,6 +82,9 @@ impl Headers {
     /// Reads the headers; `NotIp` or `Truncated` if there is no reading them.
     #[inline(always)]
     pub fn parse<P: Packet>(packet: &P) -> Result<Self, Verdict> {
+        if packet.is_tagged() {
+            return Err(Verdict::NotIp);
+        }
         match packet.read::<2>(12) {
             Some([0x08, 0x00]) => Self::parse_v4(packet, NETWORK),
             Some([0x86, 0xdd]) => Self::parse_v6(packet),
@@ -198,6 +204,13 @@ impl Headers {
     #[inline(always)]
     pub const fn accepts(&self) -> bool {
         self.flags & (SYN | ACK) == SYN | ACK
+    }
+
+    /// An IPv6 packet from or to an IPv4 address in IPv6's clothes. The tables hold IPv4 that way,
+    /// but no wire carries it, and the kernel takes none: such a packet must not find their rows.
+    #[inline(always)]
+    pub const fn is_mapped(&self) -> bool {
+        !self.v4 && (self.source.is_v4() || self.destination.is_v4())
     }
 
     /// An ICMP error that quotes the packet it is about: IPv4 destination unreachable, time

@@ -83,7 +83,8 @@ const MSS: u8 = 2;
 const MAX_OPTIONS: usize = 8;
 
 /// Lowers the MSS of a SYN to `limit` bytes; a SYN without the option is left as it is, since
-/// its sender then takes 536 (RFC 9293, section 3.7.1). `None` if the options are malformed.
+/// its sender then takes 536 (RFC 9293, section 3.7.1). Like a receiving stack, it looks no
+/// further than an option that cannot be. `None` if a read or write failed.
 #[inline(always)]
 pub fn clamp_mss<P: Packet>(packet: &mut P, headers: &Headers, limit: u32) -> Option<()> {
     let [words, _] = packet.read::<2>(headers.transport + 12)?;
@@ -94,11 +95,11 @@ pub fn clamp_mss<P: Packet>(packet: &mut P, headers: &Headers, limit: u32) -> Op
             break;
         }
         let [kind, length] = packet.read::<2>(at)?;
-        match kind {
-            0 => break,
-            1 => at += 1,
-            MSS => return lower(packet, headers, at, limit),
-            _ if length < 2 => return None,
+        match (kind, length) {
+            (0, _) => break,
+            (1, _) => at += 1,
+            (MSS, 4) => return lower(packet, headers, at, limit),
+            (_, 0 | 1) => break,
             _ => at += usize::from(length),
         }
     }

@@ -157,6 +157,12 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn is_tagged(&self) -> bool {
+        // SAFETY: the kernel passes a valid context.
+        unsafe { (*self.ctx.skb.skb).vlan_present != 0 }
+    }
+
+    #[inline(always)]
     fn truncate(&mut self, len: usize) -> Option<()> {
         // SAFETY: the kernel passes a valid context.
         let done = unsafe { bpf_skb_change_tail(self.ctx.skb.skb, len as u32, 0) };

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
-    helpers::{bpf_xdp_adjust_meta, bpf_xdp_adjust_tail},
+    helpers::{bpf_xdp_adjust_meta, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
 use edge_common::{
@@ -21,7 +21,9 @@ const MAX_OFFSET: usize = 512;
 /// `xdp_uplink`.
 #[inline(always)]
 pub(crate) fn uplink(ctx: XdpContext) -> u32 {
-    let bytes = (ctx.data_end() - ctx.data()) as u64;
+    // A large frame may lie in several buffers, of which the program reads the first.
+    // SAFETY: the kernel passes a valid context.
+    let bytes = unsafe { bpf_xdp_get_buff_len(ctx.ctx) };
     let mut frame = Frame { ctx };
     let mut outcome = decide::uplink(&mut frame, &Maps);
     let code = match outcome.action {
@@ -99,6 +101,11 @@ impl Packet for Frame {
     ) -> Option<()> {
         let old = u16::from_ne_bytes(self.read(at)?);
         self.write(at, difference.apply(old).to_ne_bytes())
+    }
+
+    #[inline(always)]
+    fn is_tagged(&self) -> bool {
+        false
     }
 
     #[inline(always)]

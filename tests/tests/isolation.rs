@@ -184,7 +184,10 @@ fn a_container_reaches_no_service_of_its_machine() {
     for address in [addresses[0], addresses[1], addresses[2], metadata.into()] {
         dial(&lab.machine, SocketAddr::new(address, 7777)).expect("the machine's own connection");
     }
-    let seen = (machine.clients().len(), cloud.clients().len());
+    let seen = (3, 1);
+    wait_for("the machine's own connections", PATIENCE, || {
+        ((machine.clients().len(), cloud.clients().len()) == seen).then_some(())
+    });
     std::thread::scope(|scope| {
         for address in addresses {
             let a = &a;

@@ -157,10 +157,10 @@ fn a_tunnels_name_leads_to_the_gateway() {
     assert_eq!(of(&other, "A"), EVERYBODY.to_string());
 
     // And the way is open: a container is a client like any other.
-    // It has its own copy of the authority's certificate, for the daemon's folder is hidden.
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let ca = folder.path().join("ca.pem").display().to_string();
-    fs::copy(lab.edge.folder().join("ca/ca.pem"), &ca).expect("cannot copy the certificate");
+    // Containers do not see the daemon's own folder; a person would give them a copy.
+    let copy = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::copy(lab.edge.folder().join("ca/ca.pem"), copy.path()).expect("the authority");
+    let ca = copy.path().display().to_string();
     let curl = ["curl", "--silent", "--show-error", "--fail", "--max-time", "10", "--cacert", &ca];
     let page = lab.edge.cli(&[&["run", "--"], &curl[..], &[&tunnel.url]].concat()).ok();
     assert!(page.stdout.contains("Directory listing"), "{page}");

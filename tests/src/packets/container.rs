@@ -25,6 +25,11 @@ const DNS: &str = "169.254.20.10:53";
 /// See [`DNS`].
 const API: &str = "169.254.20.10:80";
 
+/// Every row.
+pub fn all() -> Vec<Case> {
+    [replies(), connects(), sources(), neighbours(), outside(), errors()].concat()
+}
+
 fn refused(name: &str, plan: &Plan, verdict: Verdict) -> Case {
     Case::refused(name, plan.build(), verdict)
 }
@@ -158,6 +163,17 @@ pub fn sources() -> Vec<Case> {
         cases.push(refused(&name, &tcp(OWN_PORT, destination), Verdict::Unroutable));
         cases.push(refused(&name, &udp(OWN_PORT, destination), Verdict::Unroutable));
     }
+    // IPv4 addresses within IPv6 would borrow the rows of IPv4.
+    for (source, destination) in [
+        ("[::ffff:100.64.0.2]:8000", "[::ffff:198.51.100.7]:40000"),
+        ("[::ffff:100.64.0.2]:8000", CLIENT_V6),
+        ("[::ffff:100.64.0.2]:45000", "[::ffff:169.254.20.10]:80"),
+        (INNER_V6, "[::ffff:198.51.100.7]:40000"),
+        (OWN_PORT_V6, "[::ffff:192.0.2.10]:20001"),
+    ] {
+        let plan = tcp(source, destination);
+        cases.push(refused(&format!("{source} to {destination}"), &plan, Verdict::Unroutable));
+    }
     for destination in ["[ff02::fb]:5353", "[fe80::1]:80", "[::1]:80", "[::1]:20001", "[::]:80"] {
         let name = format!("to {destination}");
         cases.push(refused(&name, &tcp(OWN_PORT_V6, destination), Verdict::Unroutable));
@@ -289,6 +305,12 @@ pub fn errors() -> Vec<Case> {
         egress("about another port", &about(&got.clone().to(OWN_PORT))),
         egress("about its own packet", &about(&tcp(INNER, CLIENT))),
         egress("about another's packet", &about(&tcp(CLIENT, "100.64.0.4:8000"))),
+        egress("to somebody else", &about(&got).to("198.51.100.99")),
+        refused(
+            "to somebody else, IPv6",
+            &icmp("fdaa:0:1::2", "2001:db8:1::99", 1, 0, &got_v6.quote(8)),
+            Verdict::NoIpv6Egress,
+        ),
         egress("about UDP", &about(&udp(CLIENT, INNER))),
         refused(
             "about a port of userspace",

@@ -3,6 +3,8 @@
 
 pub mod build;
 pub mod container;
+pub mod damage;
+pub mod raw;
 pub mod run;
 pub mod scene;
 pub mod uplink;

@@ -13,6 +13,7 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 use super::{
     Case,
+    damage::{self, Way},
     scene::{self, SENDER, SLOT, SLOT_V6, UPLINK, padded},
 };
 use crate::privilege;
@@ -48,10 +49,15 @@ pub struct Kernel {
 impl Kernel {
     /// Loads it; the name tells tests apart.
     pub fn load(name: &str) -> Self {
+        Self::load_with(name, &scene::rows())
+    }
+
+    /// The same with other rows.
+    pub fn load_with(name: &str, rows: &Rows) -> Self {
         privilege::require();
         let pins = PathBuf::from(format!("/sys/fs/bpf/edge-test-{}-{name}", process::id()));
         let datapath = Datapath::load(&pins).expect("the kernel takes the programs");
-        scene::install(&scene::rows(), &datapath).expect("rows fit the tables");
+        scene::install(rows, &datapath).expect("rows fit the tables");
         Self { datapath, pins }
     }
 
@@ -147,6 +153,28 @@ pub fn uplink(kernel: &Kernel, cases: &[Case]) {
         let xdp = differs(kernel.run(Hook::XdpUplink, case), || in_xdp(case));
         let tcx = differs(kernel.run(Hook::TcUplink, case), || in_tcx(case));
         [("native", native), ("xdp_uplink", xdp), ("tc_uplink", tcx)].to_vec()
+    });
+}
+
+/// Whether the kernel's programs make of a frame what the native run makes of it.
+pub fn alike(kernel: &Kernel, way: Way, frame: &[u8]) -> Result<(), String> {
+    let case = damage::judged(way, frame, &scene::rows());
+    let found = match way {
+        Way::In => [
+            differs(kernel.run(Hook::XdpUplink, &case), || in_xdp(&case)),
+            differs(kernel.run(Hook::TcUplink, &case), || in_tcx(&case)),
+        ],
+        Way::Out => [differs(kernel.run(Hook::TcContainer, &case), || in_tcx(&case)), None],
+    };
+    found.into_iter().flatten().next().map_or(Ok(()), Err)
+}
+
+/// Runs rows whose frames fill several of XDP's buffers.
+pub fn jumbo(kernel: &Kernel, cases: &[Case]) {
+    verify(cases, |case, rows| {
+        let native = native(case, |frame| decide::uplink(frame, rows));
+        let xdp = differs(kernel.run(Hook::XdpUplink, case), || in_xdp(case));
+        [("native", native), ("xdp_uplink", xdp)].to_vec()
     });
 }
 

@@ -23,6 +23,11 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const DESTINATION_OPTIONS: u8 = 60;
 
+/// Every row but those of several pages.
+pub fn all() -> Vec<Case> {
+    [tunnels(), segments(), headers(), forged(), errors(), cut()].concat()
+}
+
 fn hit(name: &str, sent: Plan, arrives: Plan) -> Case {
     Case::delivered(name, sent.build(), arrives.build(), Verdict::Tunnel, SERVER)
         .counted(Passage::In, SLOT)
@@ -108,12 +113,32 @@ pub fn segments() -> Vec<Case> {
         v4("MSS behind an odd option", &behind(&[34, 3, 9], 1460), &behind(&[34, 3, 9], MSS)),
         v4("MSS behind the end", &behind(&[0], 1460), &behind(&[0], 1460)),
         v4("MSS alone in the last word", &behind(&[1; 36], 9), &behind(&[1; 36], 9)),
+        // A stack takes no MSS from what follows an option that cannot be, so nobody clamps it.
+        v4("MSS of another length", &[2, 3, 9, 0], &[2, 3, 9, 0]),
+        v4(
+            "MSS behind one of another length",
+            &behind(&[2, 3, 255], 1460),
+            &behind(&[2, 3, 255], MSS),
+        ),
+        v4("MSS behind an empty option", &behind(&[5, 0], 1460), &behind(&[5, 0], 1460)),
+        v4("MSS behind an option of one byte", &behind(&[5, 1], 1460), &behind(&[5, 1], 1460)),
+        v4("an option beyond the end", &[8, 255, 1, 1], &[8, 255, 1, 1]),
         hit(
             "MSS in what is not a SYN",
             tcp(CLIENT, PUBLIC).options(&mss(1460)),
             tcp(CLIENT, INNER).options(&mss(1460)),
         ),
         not_ours("MSS too large, no tunnel", &syn(CLIENT, "192.0.2.10:22", &mss(1460))),
+    ]
+}
+
+/// Frames of several pages.
+pub fn jumbo() -> Vec<Case> {
+    let payload = [0x5a; 8900];
+    let (to, inside) = (tcp(CLIENT, PUBLIC), tcp(CLIENT, INNER));
+    vec![
+        hit("IPv4", to.clone().payload(&payload), inside.payload(&payload)),
+        not_ours("no tunnel", &to.to("192.0.2.10:22").payload(&payload)),
     ]
 }
 
@@ -189,6 +214,16 @@ pub fn forged() -> Vec<Case> {
         let plan = tcp(source, PUBLIC_V6);
         cases.push(refused(&format!("from {source}"), &plan, Verdict::ForgedSource));
     }
+    // No wire carries IPv4 addresses within IPv6, and the rows of IPv4 are not theirs.
+    for (source, destination) in [
+        ("[::ffff:198.51.100.7]:40000", "[::ffff:192.0.2.10]:20001"),
+        (CLIENT_V6, "[::ffff:192.0.2.10]:20001"),
+        ("[::ffff:198.51.100.7]:40000", PUBLIC_V6),
+    ] {
+        cases.push(not_ours(&format!("{source} to {destination}"), &tcp(source, destination)));
+    }
+    let mapped = tcp(CLIENT_V6, "[::ffff:100.64.0.2]:8000");
+    cases.push(refused("to a mapped inner address", &mapped, Verdict::BareInner));
     for source in ["10.1.2.3:1", "192.168.1.1:1"] {
         cases.push(hit("from a private network", tcp(source, PUBLIC), tcp(source, INNER)));
     }
@@ -260,6 +295,16 @@ pub fn errors() -> Vec<Case> {
             &icmp(ROUTER_V6, "2001:db8::11", 2, 0, &reply_v6.quote(8)),
         ),
         not_ours("echo reply, IPv6", &v6(129, &reply_v6.quote(8))),
+        not_ours(
+            "quotes mapped addresses",
+            &icmp(
+                ROUTER_V6,
+                "::ffff:192.0.2.10",
+                2,
+                0,
+                &tcp("[::ffff:192.0.2.10]:20001", CLIENT_V6).quote(8),
+            ),
+        ),
         not_ours("in a fragment", &v4(3, 4, &reply.quote(8)).fragment(0, true)),
         not_ours("with options", &v4(3, 4, &reply.quote(8)).ip_options(&[1; 4])),
         refused(

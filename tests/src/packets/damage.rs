@@ -1,0 +1,62 @@
+//! Damaged copies of a table's frames: nobody says what is right about them, but the kernel's
+//! programs must say what the native run says.
+
+use edge_common::{
+    decide::{self, Action, Outcome, Passage},
+    native::{Frame, Rows},
+};
+use proptest::{collection::vec, option, prelude::*, sample::Index};
+
+use super::{
+    Case,
+    scene::{Owner, SENDER},
+};
+
+/// Which table the frames are from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From the uplink.
+    In,
+    /// From a container.
+    Out,
+}
+
+/// A frame of the table with up to three bytes changed, perhaps cut. Most changes fall into the
+/// headers: behind them lies nothing to be judged.
+pub fn damaged(table: Vec<Case>) -> impl Strategy<Value = Vec<u8>> {
+    let change = (any::<Index>(), any::<u8>());
+    let cut = option::weighted(0.1, any::<Index>());
+    (any::<Index>(), vec(change, 1..4), cut).prop_map(move |(which, changes, cut)| {
+        let mut frame = which.get(&table).frame.clone();
+        for (at, byte) in changes {
+            let headers = frame.len().min(110);
+            if headers > 12 {
+                frame[12 + at.index(headers - 12)] = byte;
+            }
+        }
+        if let Some(cut) = cut {
+            frame.truncate(cut.index(frame.len() + 1));
+        }
+        frame
+    })
+}
+
+/// What the native run makes of a frame, as a row that the kernel is held to.
+pub fn judged(way: Way, frame: &[u8], rows: &Rows) -> Case {
+    let mut after = Frame(frame.to_vec());
+    let Outcome { verdict, action, ifindex, mac, passage, slot } = match way {
+        Way::In => decide::uplink(&mut after, rows),
+        Way::Out => decide::container(&mut after, rows, SENDER),
+    };
+    let [a, b, c, d, e, f, _, _] = mac;
+    let receiver = Owner { ifindex, mac: [a, b, c, d, e, f] };
+    Case {
+        name: format!("{frame:02x?}"),
+        frame: frame.to_vec(),
+        verdict,
+        action,
+        receiver: (action == Action::Deliver).then_some(receiver),
+        tunnel: (passage != Passage::None).then_some((passage, slot)),
+        after: after.0,
+    }
+}
