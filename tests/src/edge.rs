@@ -1,7 +1,7 @@
 //! A real daemon under test, and what its commands say of it.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::{self, Command},
     sync::atomic::{AtomicU32, Ordering},
@@ -13,6 +13,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tempfile::TempDir;
 
 use crate::{
+    leaks::PINS,
     metrics::Metrics,
     netns::NetNs,
     process::{Output, Running, Start},
@@ -202,6 +203,14 @@ impl Edge {
         serde_json::from_str(&output.stdout).unwrap_or_else(|error| {
             panic!("`edge {what} --json` is not as agreed: {error}\n{output}")
         })
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        // Killed, as `Running` does it, the daemon leaves its pins: a restart takes them up.
+        self.daemon = None;
+        fs::remove_dir_all(Path::new(PINS).join(&self.instance)).ok();
     }
 }
 

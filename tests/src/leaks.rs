@@ -13,7 +13,7 @@ use crate::{netns::NetNs, process::Start};
 /// How long the kernel may take to finish what it was told to remove.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Where daemons pin maps and links.
-const PINS: &str = "/sys/fs/bpf/edge";
+pub(crate) const PINS: &str = "/sys/fs/bpf/edge";
 /// What a daemon may change and must put back.
 const SYSCTLS: [&str; 5] = [
     "net/ipv4/ip_forward",

@@ -16,7 +16,7 @@ const SLOWLY: Duration = Duration::from_secs(40);
 const WEB: &[&str] = &["python3", "-u", "-m", "http.server", "8000"];
 
 fn edge_program() -> String {
-    std::env::var("EDGE_BIN").expect("EDGE_BIN")
+    edge::program().display().to_string()
 }
 
 /// Runs a Python program of this package in a container.

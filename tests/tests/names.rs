@@ -159,7 +159,7 @@ fn a_tunnels_name_leads_to_the_gateway() {
     // And the way is open: a container is a client like any other.
     // Containers do not see the daemon's own folder; a person would give them a copy.
     let copy = tempfile::NamedTempFile::new().expect("a temporary file");
-    std::fs::copy(lab.edge.folder().join("ca/ca.pem"), copy.path()).expect("the authority");
+    fs::copy(lab.edge.folder().join("ca/ca.pem"), copy.path()).expect("the authority");
     let ca = copy.path().display().to_string();
     let curl = ["curl", "--silent", "--show-error", "--fail", "--max-time", "10", "--cacert", &ca];
     let page = lab.edge.cli(&[&["run", "--"], &curl[..], &[&tunnel.url]].concat()).ok();

@@ -4,6 +4,7 @@
 use std::io::{Read as _, Write as _};
 
 use tests::{
+    edge,
     lab::{Lab, PATIENCE},
     process::wait_for,
     tls::{TlsClient, converse, finish, host, receive},
@@ -94,7 +95,7 @@ fn a_connection_is_reset_when_its_tunnel_ends() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let stop = folder.path().join("stop");
     let wait = format!("until [ -e {} ]; do sleep 0.02; done", stop.display());
-    let edge = std::env::var("EDGE_BIN").expect("EDGE_BIN");
+    let edge = edge::program().display().to_string();
     // The program outlives the tunnel: what ends the connection is not the program's end.
     let script =
         format!("python3 -c \"$0\" & {edge} forward 8000 -- sh -c '{wait}'; echo over; wait");
