@@ -1,8 +1,11 @@
 //! Wires between namespaces.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
-use crate::{netns::NetNs, process::Start};
+use crate::{
+    netns::NetNs,
+    process::{Start, wait_for},
+};
 
 /// A veth pair; it goes with this guard.
 #[derive(Debug)]
@@ -37,6 +40,9 @@ impl Wire {
                 end.address(address);
             }
             end.netns.ip(&["link", "set", &end.name, "up"]);
+        }
+        for end in &wire.ends {
+            end.wait_up();
         }
         wire
     }
@@ -85,6 +91,17 @@ impl Drop for Wire {
 }
 
 impl End {
+    #[track_caller]
+    /// The kernel brings a link up, and gives it a link-local address, in its own time: what a
+    /// test finds changed later must not be that.
+    #[track_caller]
+    fn wait_up(&self) {
+        wait_for(&format!("{} to be up", self.name), Duration::from_secs(10), || {
+            let shown = self.netns.ip(&["-brief", "address", "show", "dev", &self.name]);
+            (shown.contains(" UP ") && shown.contains("fe80:")).then_some(())
+        });
+    }
+
     #[track_caller]
     fn address(&self, address: &str) {
         let mut words = vec!["address", "add", address, "dev", &self.name];
