@@ -69,8 +69,10 @@ pub async fn run(place: Place, args: UpArgs) -> anyhow::Result<()> {
         )
         .init();
     open_files::raise();
+    // First of all, so that a second daemon is told what it is.
+    let lock = machine::lock(&place)?;
     let metrics_listener = metrics::bind(args.admin)?;
-    let machine = Machine::take(&place, &args).await?;
+    let machine = Machine::take(&place, &args, lock).await?;
     let mut uplinks = Vec::new();
     let outcome = serve(&place, &args, &machine, &mut uplinks, metrics_listener).await;
     machine.release(&uplinks).await;

@@ -82,6 +82,14 @@ impl Edge {
     /// Starts `edge up` inside the namespace and waits until it says that it is ready.
     #[track_caller]
     pub fn up(netns: &NetNs, arguments: &[&str]) -> Self {
+        let mut edge = Self::stopped(netns, arguments);
+        edge.start();
+        edge
+    }
+
+    /// Makes an instance whose daemon waits for [`Self::start`].
+    #[track_caller]
+    pub fn stopped(netns: &NetNs, arguments: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         // Short: interface names have room for fifteen characters.
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -89,9 +97,7 @@ impl Edge {
         let folder = tempfile::Builder::new().prefix("edge-test-").tempdir();
         let folder = folder.expect("cannot make a temporary folder");
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        let mut edge = Self { netns: netns.clone(), instance, folder, arguments, daemon: None };
-        edge.start();
-        edge
+        Self { netns: netns.clone(), instance, folder, arguments, daemon: None }
     }
 
     /// Starts the daemon again after [`Self::stop`] or [`Self::kill9`], with the same state.

@@ -42,6 +42,17 @@ impl Lab {
 
     /// The same, with the wire changed before the daemon looks at it.
     pub fn with_wire(arguments: &[&str], change: impl FnOnce(Wire) -> Wire) -> Self {
+        let mut lab = Self::prepared(arguments, change);
+        lab.edge.start();
+        lab
+    }
+
+    /// The same, but that the daemon has not been started yet.
+    pub fn stopped(arguments: &[&str]) -> Self {
+        Self::prepared(arguments, |wire| wire)
+    }
+
+    fn prepared(arguments: &[&str], change: impl FnOnce(Wire) -> Wire) -> Self {
         let machine = NetNs::new("machine");
         let internet = NetNs::new("internet");
         let ours = [format!("{}/24", Self::PUBLIC), format!("{}/64", Self::PUBLIC_V6)];
@@ -56,7 +67,7 @@ impl Lab {
         ));
         machine.ip(&["route", "add", "default", "via", Self::CLIENT]);
         machine.ip(&["route", "add", "default", "via", Self::CLIENT_V6]);
-        let edge = Edge::up(&machine, &[&["--uplink", "up0"], arguments].concat());
+        let edge = Edge::stopped(&machine, &[&["--uplink", "up0"], arguments].concat());
         Self { edge, machine, internet, wire }
     }
 

@@ -98,6 +98,47 @@ fn no_egress_is_none_and_tunnels_still_work() {
 }
 
 #[test]
+fn no_egress_means_no_names_of_the_outside_and_no_public_port_of_the_machine() {
+    let lab = Lab::new(&[]);
+    let public = Tenant::new(&lab.edge, "public", &["--unencrypted-port", "8000"]);
+    let _echo = Echo::serve(&public.netns, 8000);
+    let open = Tenant::new(&lab.edge, "open", &[]);
+    let shut = Tenant::new(&lab.edge, "shut", &["--no-egress"]);
+    let raw = lab.edge.tunnels()[0].raw_port();
+    let address: IpAddr = Lab::PUBLIC.parse().unwrap();
+    round_trip(&open.netns, SocketAddr::new(address, raw), 1 << 10);
+    let counted = || lab.edge.metrics().packets("tc_container", "no_egress");
+    for port in [raw, 443] {
+        let before = counted();
+        shut.netns.enter(|| {
+            let to = SocketAddr::new(address, port);
+            TcpStream::connect_timeout(&to, Duration::from_millis(500)).unwrap_err();
+        });
+        assert!(counted() > before, "port {port}");
+    }
+    const REFUSED: u8 = 5;
+    assert_eq!(code(&shut, "secret.example.com"), REFUSED);
+    assert_eq!(code(&shut, "i6pn.modal.local"), 0);
+}
+
+/// The response code with which edge's DNS answers a question for an address (RFC 1035).
+fn code(from: &Tenant, name: &str) -> u8 {
+    let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        query.push(u8::try_from(label.len()).expect("a short label"));
+        query.extend(label.as_bytes());
+    }
+    query.extend([0, 0, 1, 0, 1]);
+    let socket = from.netns.enter(|| UdpSocket::bind("0.0.0.0:0").expect("a test's own step"));
+    socket.set_read_timeout(Some(PATIENCE)).expect("a test's own step");
+    socket.send_to(&query, "169.254.20.10:53").expect("a test's own step");
+    let mut reply = [0; 512];
+    socket.recv(&mut reply).expect("a test's own step");
+    assert_eq!(reply[..2], query[..2]);
+    reply[3] & 0x0f
+}
+
+#[test]
 fn a_forwarded_raw_port_answers_but_does_not_dial() {
     let lab = Lab::new(&[]);
     let a = Tenant::new(&lab.edge, "a", &["--unencrypted-port", "8000", "--native-ipv6"]);

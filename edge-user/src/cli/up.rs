@@ -15,7 +15,8 @@ use super::values::{self, Name, PortRange, Uplink};
 #[derive(Debug, Clone, Args)]
 pub struct UpArgs {
     /// Tunnels are named *.DOMAIN; under r1.localhost browsers find them without any DNS
-    #[arg(long, env = "EDGE_DOMAIN", default_value = "r1.localhost", help_heading = "Names")]
+    #[arg(long, env = "EDGE_DOMAIN", default_value = "r1.localhost",
+          value_parser = values::domain, help_heading = "Names")]
     pub domain: String,
     /// Certificate chain for *.DOMAIN in PEM; without one edge is its own authority (`edge ca`)
     #[arg(long, value_name = "FILE", requires = "key", help_heading = "Names")]

@@ -184,6 +184,15 @@ impl Containers {
         &self.wiring
     }
 
+    fn attached_at(&self, address: IpAddr) -> Option<Arc<Attached>> {
+        let canonical = address.to_canonical();
+        let is_here = |attached: &&Arc<Attached>| match canonical {
+            IpAddr::V4(v4) => attached.container.ipv4 == v4,
+            IpAddr::V6(v6) => attached.container.i6pn == v6,
+        };
+        read(&self.attached).values().find(is_here).cloned()
+    }
+
     fn claim(&self, id: &str, claim: Claim) -> Result<(), AttachError> {
         let mut starting = write(&self.starting);
         let mut others: Vec<_> = starting.values().cloned().collect();
@@ -248,15 +257,11 @@ impl Containers {
 
 impl Callers for Containers {
     fn by_address(&self, address: IpAddr) -> Option<Arc<Container>> {
-        let canonical = address.to_canonical();
-        read(&self.attached)
-            .values()
-            .map(|attached| &attached.container)
-            .find(|container| match canonical {
-                IpAddr::V4(v4) => container.ipv4 == v4,
-                IpAddr::V6(v6) => container.i6pn == v6,
-            })
-            .cloned()
+        Some(self.attached_at(address)?.container.clone())
+    }
+
+    fn may_ask_outside(&self, address: IpAddr) -> bool {
+        self.attached_at(address).is_some_and(|attached| attached.egress)
     }
 }
 

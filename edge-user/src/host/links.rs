@@ -2,10 +2,14 @@
 
 mod survey;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, AsRawFd};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsFd, AsRawFd},
+    pin::pin,
+    sync::Arc,
+};
 
-use futures::TryStreamExt;
+use futures::{TryStream, TryStreamExt};
 use rtnetlink::{
     Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
@@ -15,6 +19,7 @@ use rtnetlink::{
         route::RouteScope,
     },
 };
+use tokio::sync::Mutex;
 
 pub use self::survey::Route;
 use super::netns::NetNs;
@@ -30,6 +35,9 @@ const OWN_TABLE: u32 = 0xed9e;
 #[derive(Clone)]
 pub struct Links {
     handle: Handle,
+    /// Held while the kernel lists something: it lists one thing at a time on one socket, and
+    /// answers a second question with EBUSY.
+    listing: Arc<Mutex<()>>,
 }
 
 /// Why netlink refused.
@@ -77,7 +85,7 @@ impl Links {
     pub fn here() -> std::io::Result<Self> {
         let (connection, handle, _messages) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self::over(handle))
     }
 
     /// Into another one.
@@ -89,25 +97,42 @@ impl Links {
             Ok((connection, handle))
         })?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self::over(handle))
+    }
+
+    fn over(handle: Handle) -> Self {
+        Self { handle, listing: Arc::default() }
+    }
+
+    /// Asks for a list, and waits for all of it.
+    async fn all<T, S>(
+        &self,
+        what: &str,
+        ask: impl FnOnce(&Handle) -> S,
+    ) -> Result<Vec<T>, LinkError>
+    where
+        S: TryStream<Ok = T, Error = rtnetlink::Error>,
+    {
+        let _listing = self.listing.lock().await;
+        let answer = ask(&self.handle).try_collect().await;
+        answer.map_err(|source| LinkError { what: format!("listing {what}"), source })
     }
 
     /// The interfaces of the namespace.
     pub async fn list(&self) -> Result<Vec<Link>, LinkError> {
-        let messages: Vec<_> = self
-            .handle
-            .link()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|source| LinkError { what: "listing interfaces".into(), source })?;
+        let messages = self.all("interfaces", |handle| handle.link().get().execute()).await?;
         Ok(messages.iter().map(describe).collect())
     }
 
     /// One interface by name, if it is there.
     pub async fn find(&self, name: &str) -> Result<Option<Link>, LinkError> {
-        Ok(self.list().await?.into_iter().find(|link| link.name == name))
+        // Not a list: with many containers, most of it would be thrown away.
+        let mut answer = pin!(self.handle.link().get().match_name(name.to_owned()).execute());
+        match answer.try_next().await {
+            Ok(found) => Ok(found.as_ref().map(describe)),
+            Err(source) if is_missing(&source) => Ok(None),
+            Err(source) => Err(LinkError { what: format!("looking for {name}"), source }),
+        }
     }
 
     /// Makes a veth whose other end lies in `namespace`; both ends are still down.
@@ -170,15 +195,8 @@ impl Links {
 
     /// The addresses of an interface that others may use.
     pub async fn addresses(&self, index: u32) -> Result<Vec<IpAddr>, LinkError> {
-        let messages: Vec<_> = self
-            .handle
-            .address()
-            .get()
-            .set_link_index_filter(index)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|source| LinkError { what: "listing addresses".into(), source })?;
+        let ask = |handle: &Handle| handle.address().get().set_link_index_filter(index).execute();
+        let messages = self.all("addresses", ask).await?;
         let mut addresses = Vec::new();
         for message in &messages {
             for attribute in &message.attributes {

@@ -37,14 +37,14 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Takes hold: refuses if another daemon has this name, removes what a killed one left, loads
-    /// the kernel half and closes the door that nftables keeps.
-    pub(super) async fn take(place: &Place, args: &UpArgs) -> anyhow::Result<Self> {
+    /// Takes hold: removes what a killed daemon of this name left, loads the kernel half and
+    /// closes the door that nftables keeps.
+    pub(super) async fn take(
+        place: &Place,
+        args: &UpArgs,
+        lock: Flock<File>,
+    ) -> anyhow::Result<Self> {
         let run_dir = place.run_dir();
-        fs::create_dir_all(&run_dir).with_context(|| {
-            format!("{}: the run directory cannot be made; edge up needs root", run_dir.display())
-        })?;
-        let lock = lock(&run_dir, place)?;
         let links = Links::here().context("netlink cannot be opened")?;
         let instance = place.instance.as_str();
         let veth_prefix = veth_prefix(instance);
@@ -107,7 +107,12 @@ impl Machine {
     }
 }
 
-fn lock(run_dir: &Path, place: &Place) -> anyhow::Result<Flock<File>> {
+/// Makes the run directory this daemon's; refuses if another one of its name is there.
+pub(super) fn lock(place: &Place) -> anyhow::Result<Flock<File>> {
+    let run_dir = place.run_dir();
+    fs::create_dir_all(&run_dir).with_context(|| {
+        format!("{}: the run directory cannot be made; edge up needs root", run_dir.display())
+    })?;
     let path = run_dir.join("lock");
     let file = File::create(&path).with_context(|| path.display().to_string())?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures::TryStreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::{
     RouteMessageBuilder,
@@ -44,14 +43,8 @@ impl Links {
             } else {
                 Ipv6Addr::UNSPECIFIED.into()
             };
-            let messages: Vec<_> = self
-                .handle
-                .route()
-                .get(family)
-                .execute()
-                .try_collect()
-                .await
-                .map_err(|source| LinkError { what: "listing routes".into(), source })?;
+            let messages =
+                self.all("routes", |handle| handle.route().get(family).execute()).await?;
             routes.extend(messages.iter().filter_map(|message| describe(message, nothing)));
         }
         Ok(routes)
@@ -59,14 +52,7 @@ impl Links {
 
     /// Every address of every interface, with the interface's index and the prefix length.
     pub async fn all_addresses(&self) -> Result<Vec<(u32, IpNet)>, LinkError> {
-        let messages: Vec<_> = self
-            .handle
-            .address()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|source| LinkError { what: "listing addresses".into(), source })?;
+        let messages = self.all("addresses", |handle| handle.address().get().execute()).await?;
         let address = |message: &AddressMessage| {
             message.attributes.iter().find_map(|attribute| match attribute {
                 AddressAttribute::Address(address) => {
