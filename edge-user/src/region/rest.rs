@@ -172,7 +172,7 @@ impl Rests {
     /// Marks numbers until enough are ready, in a task of its own: nobody waits for it, and
     /// nobody who goes away ends it half-way.
     pub(super) fn mark_more(&self) {
-        let Some(picked) = self.inner.state().to_mark(self.inner.ahead, Instant::now()) else {
+        let Some(picked) = self.inner.state().pick_to_mark(self.inner.ahead, Instant::now()) else {
             return;
         };
         let inner = self.inner.clone();
@@ -299,7 +299,7 @@ impl State {
     }
 
     /// What is to be marked now, if it is time; then the caller must.
-    fn to_mark(&mut self, ahead: usize, now: Instant) -> Option<Vec<Candidate>> {
+    fn pick_to_mark(&mut self, ahead: usize, now: Instant) -> Option<Vec<Candidate>> {
         if self.marking || self.ready.len() * 2 > ahead || ahead == 0 {
             return None;
         }
