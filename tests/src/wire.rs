@@ -91,7 +91,6 @@ impl Drop for Wire {
 }
 
 impl End {
-    #[track_caller]
     /// The kernel brings a link up, and gives it a link-local address, in its own time: what a
     /// test finds changed later must not be that.
     #[track_caller]
