@@ -1,6 +1,6 @@
 //! Wires between namespaces.
 
-use std::{process::Command, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use crate::{
     netns::NetNs,
@@ -95,9 +95,11 @@ impl End {
     /// test finds changed later must not be that.
     #[track_caller]
     fn wait_up(&self) {
+        let setting = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.name);
+        let ipv6 = self.netns.enter(|| fs::read_to_string(setting).is_ok_and(|on| on == "0\n"));
         wait_for(&format!("{} to be up", self.name), Duration::from_secs(10), || {
             let shown = self.netns.ip(&["-brief", "address", "show", "dev", &self.name]);
-            (shown.contains(" UP ") && shown.contains("fe80:")).then_some(())
+            (shown.contains(" UP ") && shown.contains("fe80:") == ipv6).then_some(())
         });
     }
 
