@@ -196,10 +196,8 @@ fn local_range(raw: PortRange, range: &str) -> Finding {
     if overlap == 0 {
         return Finding::ok(NAME, found, format_args!("outgoing connections keep off {raw}"));
     }
-    let remedy = format!(
-        "choose other ports with --raw-ports, or move the range: sysctl \
-         net.ipv4.ip_local_port_range=\"32768 60999\""
-    );
+    let remedy = "choose other ports with --raw-ports, or move the range: sysctl \
+                  net.ipv4.ip_local_port_range=\"32768 60999\"";
     let meaning = format!(
         "edge reserves the raw ports {raw} while it runs, which leaves {left} for outgoing \
          connections"
