@@ -30,6 +30,8 @@ pub(crate) fn uplink(ctx: TcContext) -> i32 {
     let bytes = ctx.len().into();
     let mut skb = Skb { ctx };
     let outcome = match skb.judged() {
+        // Where a NIC takes tags off, XDP cannot see that a frame was another network's.
+        Some(_) if skb.is_tagged() => Outcome::failed(),
         Some(judged) => Outcome::deliver(Verdict::Delivered, judged.ifindex, judged.mac),
         None => {
             skb.pull();

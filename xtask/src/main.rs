@@ -54,7 +54,11 @@ enum Door {
     Lint(lint::Options),
     /// Sets up, lints, builds, and runs every test; needs root
     Test(test::Options),
-    /// Sets up, builds, and starts `edge up` with the arguments after `--`
+    /// Builds, and shows edge at work on this machine until Ctrl-C; needs root
+    ///
+    /// Starts `edge up` with a container behind it and a namespace that plays the internet, at
+    /// the other end of a veth that is the uplink. The machine's own interfaces are left alone,
+    /// and nothing is left behind.
     Run(run::Options),
     /// Sets up, builds, and measures edge beside its alternatives; needs root
     Bench(scene::BenchOptions),

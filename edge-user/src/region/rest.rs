@@ -10,11 +10,12 @@
 //! Those that nobody had by the time the daemon dies rest like the others, which costs their
 //! rest and no guarantee.
 
+mod state;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -23,6 +24,7 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use self::state::{Next, State};
 use super::store::{Store, StoreError};
 
 /// How long a port or an address rests after use, unless configured otherwise.
@@ -50,23 +52,6 @@ struct Inner {
 struct Record {
     /// Milliseconds since 1970; none while it is in use.
     given_back: Option<u64>,
-}
-
-/// A number that may be lent; with it, since when, if it was lent before.
-type Candidate = (u32, Option<Instant>);
-
-#[derive(Default)]
-struct State {
-    fresh: VecDeque<u32>,
-    /// In use, as the store has it, but not lent yet.
-    ready: VecDeque<Candidate>,
-    /// Others are being marked.
-    marking: bool,
-    lent: BTreeSet<u32>,
-    /// In the order in which they were given back, with the time when they may be lent again.
-    resting: VecDeque<(u32, Instant)>,
-    /// Read from the store and not claimed by [`Rests::add`] yet.
-    remembered: BTreeMap<u32, u64>,
 }
 
 impl Rests {
@@ -261,61 +246,6 @@ enum Pick {
     Later,
     /// None is left.
     Nothing,
-}
-
-enum Next {
-    Ready(Candidate),
-    Unmarked(Candidate),
-    Later,
-    Nothing,
-}
-
-impl State {
-    /// Lends the next number.
-    fn next(&mut self, now: Instant) -> Next {
-        let next = match self.ready.pop_front() {
-            Some(ready) => Next::Ready(ready),
-            None => match self.unmarked(now) {
-                Some(candidate) => Next::Unmarked(candidate),
-                None if self.marking => Next::Later,
-                None => Next::Nothing,
-            },
-        };
-        if let Next::Ready((number, _)) | Next::Unmarked((number, _)) = next {
-            self.lent.insert(number);
-        }
-        next
-    }
-
-    /// The next one that the store does not have.
-    fn unmarked(&mut self, now: Instant) -> Option<Candidate> {
-        match self.fresh.pop_front() {
-            Some(number) => Some((number, None)),
-            None => {
-                let (number, since) = self.resting.pop_front_if(|(_, since)| *since <= now)?;
-                Some((number, Some(since)))
-            }
-        }
-    }
-
-    /// What is to be marked now, if it is time; then the caller must.
-    fn pick_to_mark(&mut self, ahead: usize, now: Instant) -> Option<Vec<Candidate>> {
-        if self.marking || self.ready.len() * 2 > ahead || ahead == 0 {
-            return None;
-        }
-        let missing = ahead.saturating_sub(self.ready.len());
-        let picked: Vec<_> = std::iter::from_fn(|| self.unmarked(now)).take(missing).collect();
-        self.marking = !picked.is_empty();
-        self.marking.then_some(picked)
-    }
-
-    /// Undoes the taking of a number that was not lent after all.
-    fn put_back(&mut self, (number, since): Candidate) {
-        match since {
-            Some(since) => self.resting.push_front((number, since)),
-            None => self.fresh.push_back(number),
-        }
-    }
 }
 
 /// Gives a number back if the caller went away while the store was still writing.

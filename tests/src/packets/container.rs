@@ -314,6 +314,11 @@ pub fn errors() -> Vec<Case> {
         ),
         egress("about UDP", &about(&udp(CLIENT, INNER))),
         refused(
+            "about another's raw tunnel",
+            &icmp("100.64.0.3", client, 3, 3, &got.quote(8)),
+            Verdict::NoEgress,
+        ),
+        refused(
             "about a port of userspace",
             &icmp("100.64.0.3", client, 3, 3, &tcp(CLIENT, RELAYED).quote(8)),
             Verdict::NoEgress,

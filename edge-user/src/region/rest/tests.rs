@@ -1,6 +1,9 @@
 //! Rests, over a store on disk.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
 
 use super::*;
 use crate::region::{
