@@ -74,7 +74,10 @@ fn look(netns: &NetNs, instance: &str) -> BTreeSet<String> {
         ("rule", &["-4", "rule"]),
         ("rule", &["-6", "rule"]),
     ] {
-        seen.extend(netns.ip(words).lines().map(|line| format!("{kind}: {}", line.trim())));
+        let listed = netns.ip(words);
+        // The kernel adds routes to its own link-local addresses some time after these.
+        let lines = listed.lines().filter(|line| kind != "route" || !line.contains(" fe80:"));
+        seen.extend(lines.map(|line| format!("{kind}: {}", line.trim())));
     }
     let nft = netns.command("nft").args(["--stateless", "list", "ruleset"]).output_of().ok();
     let mut table = "";
