@@ -1,6 +1,6 @@
 //! Wires between namespaces.
 
-use std::{process::Command, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use crate::{
     netns::NetNs,
@@ -97,8 +97,14 @@ impl End {
     fn wait_up(&self) {
         wait_for(&format!("{} to be up", self.name), Duration::from_secs(10), || {
             let shown = self.netns.ip(&["-brief", "address", "show", "dev", &self.name]);
-            (shown.contains(" UP ") && shown.contains("fe80:")).then_some(())
+            let complete = shown.contains("fe80:") || !self.has_ipv6();
+            (shown.contains(" UP ") && complete).then_some(())
         });
+    }
+
+    fn has_ipv6(&self) -> bool {
+        let setting = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.name);
+        self.netns.enter(|| fs::read_to_string(&setting).is_ok_and(|value| value.trim() == "0"))
     }
 
     #[track_caller]
