@@ -95,16 +95,12 @@ impl End {
     /// test finds changed later must not be that.
     #[track_caller]
     fn wait_up(&self) {
+        let setting = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.name);
+        let ipv6 = self.netns.enter(|| fs::read_to_string(setting).is_ok_and(|on| on == "0\n"));
         wait_for(&format!("{} to be up", self.name), Duration::from_secs(10), || {
             let shown = self.netns.ip(&["-brief", "address", "show", "dev", &self.name]);
-            let complete = shown.contains("fe80:") || !self.has_ipv6();
-            (shown.contains(" UP ") && complete).then_some(())
+            (shown.contains(" UP ") && shown.contains("fe80:") == ipv6).then_some(())
         });
-    }
-
-    fn has_ipv6(&self) -> bool {
-        let setting = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.name);
-        self.netns.enter(|| fs::read_to_string(&setting).is_ok_and(|value| value.trim() == "0"))
     }
 
     #[track_caller]
