@@ -1,21 +1,28 @@
 //! What `BPF_PROG_TEST_RUN` cannot show: programs on real interfaces, with metadata from one to
 //! the next and with VLAN tags beside the frame.
 
-use std::time::Duration;
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, TcpListener},
+    time::Duration,
+};
 
 use edge_common::{
     native::Rows,
     verdict::{Hook, Verdict},
 };
 use edge_user::datapath::UplinkMode;
+use etherparse::{SlicedPacket, TransportSlice};
+use socket2::{Domain, Socket, Type};
 use tests::{
     netns::NetNs,
     packets::{
         build::{mss, syn, syn_ack, tagged, tcp},
         raw::{self, RawEnd},
-        run::Kernel,
-        scene::{self, INNER, MSS, PUBLIC, SERVER},
+        run::{self, Kernel},
+        scene::{self, INNER, INNER_V6, MSS, MSS_V6, PUBLIC, PUBLIC_V6, SERVER},
     },
+    process::wait_for,
     wire::Wire,
 };
 
@@ -23,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Long enough for a frame that does come: it is handed over before `send` returns.
 const MOMENT: Duration = Duration::from_millis(300);
 const CLIENT: &str = "198.51.100.7:40000";
+const CLIENT_V6: &str = "[2001:db8:1::7]:40000";
 
 /// The scene's rows on real interfaces: the uplink `up0` and one container's `ct0`.
 struct Host {
@@ -31,6 +39,7 @@ struct Host {
     container: RawEnd,
     _wires: [Wire; 2],
     machine: NetNs,
+    inside: NetNs,
 }
 
 impl Host {
@@ -57,9 +66,39 @@ impl Host {
             kernel.datapath.attach_uplink("up0", mode).expect("programs on the uplink");
             kernel.datapath.attach_container("ct0").expect("a program on the veth");
         });
+        let inside = container.clone();
         let (internet, container) =
             (RawEnd::open(&internet, "eth0"), RawEnd::open(&container, "eth0"));
-        Self { kernel, internet, container, _wires: wires, machine }
+        Self { kernel, internet, container, _wires: wires, machine, inside }
+    }
+
+    /// Gives the container a stack of its own, as the daemon wires it, and the machine a way out.
+    fn wire_stacks(&self) {
+        self.inside.ip(&["link", "set", "eth0", "address", "02:00:00:00:00:0a"]);
+        for (netns, interface) in [(&self.inside, "eth0"), (&self.machine, "up0")] {
+            netns.sysctl(&format!("net/ipv6/conf/{interface}/disable_ipv6"), "0");
+            netns.sysctl(&format!("net/ipv6/conf/{interface}/accept_dad"), "0");
+        }
+        self.inside.ip(&["address", "add", "100.64.0.2/32", "dev", "eth0"]);
+        self.inside.ip(&["address", "add", "fdaa:0:1::2/128", "dev", "eth0", "nodad"]);
+        self.machine.ip(&["address", "add", "2001:db8::10/64", "dev", "up0", "nodad"]);
+        for (netns, interface, gateway) in [
+            (&self.inside, "eth0", "169.254.1.1"),
+            (&self.inside, "eth0", "fe80::1"),
+            (&self.machine, "up0", "2001:db8::20"),
+        ] {
+            let via = ["route", "add", "default", "via", gateway, "dev", interface, "onlink"];
+            netns.ip(&via);
+            let hardware = "02:00:00:00:00:01";
+            netns.ip(&["neigh", "replace", gateway, "lladdr", hardware, "dev", interface]);
+        }
+        // The kernel puts an IPv6 address to use some time after it has taken it.
+        for (netns, address) in [(&self.inside, "fdaa:0:1::2"), (&self.machine, "2001:db8::10")] {
+            wait_for(address, PATIENCE, || {
+                let routes = netns.ip(&["-6", "route", "show", "table", "local"]);
+                routes.contains(&format!("local {address} ")).then_some(())
+            });
+        }
     }
 
     fn packets(&self, hook: Hook, verdict: Verdict) -> u64 {
@@ -135,4 +174,45 @@ fn a_vlan_is_another_network_on_both_sides() {
         host.internet.send(&sent);
         host.container.expect(&arrives, PATIENCE);
     }
+}
+
+/// A stack leaves checksums for the NIC to finish; what it finishes must be what was rewritten.
+/// The uplink's end has no such offload, so the kernel finishes them just before the wire.
+#[test]
+fn checksums_that_a_nic_finishes_are_right() {
+    let host = Host::new("partial", UplinkMode::Tcx);
+    host.wire_stacks();
+    for (client, public, inner, limit) in
+        [(CLIENT, PUBLIC, INNER, MSS), (CLIENT_V6, PUBLIC_V6, INNER_V6, MSS_V6)]
+    {
+        let _listener = host.inside.enter(|| TcpListener::bind(inner).expect("a listener"));
+        host.internet.send(&syn(client, public, &mss(1400)).build());
+        let accepts = |frame: &[u8]| {
+            let packet = SlicedPacket::from_ethernet(frame).ok();
+            let transport = packet.and_then(|packet| packet.transport);
+            matches!(transport, Some(TransportSlice::Tcp(tcp)) if tcp.syn() && tcp.ack())
+        };
+        let left = host.internet.find(PATIENCE, accepts).expect("an answer to the client");
+        assert_eq!(run::wrong_checksum(&left), None, "{public}");
+        let clamped = mss(limit);
+        assert!(left.windows(clamped.len()).any(|bytes| bytes == clamped), "{public}: no MSS");
+    }
+}
+
+#[test]
+fn a_forwarded_port_that_connects_out_is_refused_at_once() {
+    let host = Host::new("refused", UplinkMode::Tcx);
+    host.wire_stacks();
+    for (inner, client) in [(INNER, CLIENT), (INNER_V6, CLIENT_V6)] {
+        let (inner, client): (SocketAddr, SocketAddr) =
+            (inner.parse().expect("an end"), client.parse().expect("an end"));
+        let refused = host.inside.enter(|| {
+            let socket = Socket::new(Domain::for_address(inner), Type::STREAM, None)?;
+            socket.bind(&inner.into())?;
+            socket.connect_timeout(&client.into(), PATIENCE)
+        });
+        let error = refused.expect_err("a forwarded port connected out");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{inner}: {error}");
+    }
+    assert_eq!(host.packets(Hook::TcContainer, Verdict::ConnectFromForwardedPort), 2);
 }

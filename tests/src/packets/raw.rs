@@ -51,19 +51,25 @@ impl RawEnd {
     /// Whether the frame comes in time.
     #[track_caller]
     pub fn sees(&self, frame: &[u8], patience: Duration) -> bool {
+        self.find(patience, |came| came == frame).is_some()
+    }
+
+    /// The first frame in time that is the one meant.
+    #[track_caller]
+    pub fn find(&self, patience: Duration, meant: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
         let end = Instant::now() + patience;
         let mut buffer = [0; 2048];
         while let Some(left) = end.checked_duration_since(Instant::now()) {
             let left = left.max(Duration::from_millis(1));
             self.socket.set_read_timeout(Some(left)).expect("a timeout");
             match io::Read::read(&mut &self.socket, &mut buffer) {
-                Ok(length) if buffer[..length] == *frame => return true,
+                Ok(length) if meant(&buffer[..length]) => return Some(buffer[..length].to_vec()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => panic!("cannot read frames: {error}"),
             }
         }
-        false
+        None
     }
 }
 

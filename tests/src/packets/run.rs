@@ -259,7 +259,7 @@ fn differs<T: PartialEq + std::fmt::Debug>(
 
 /// The first checksum of a frame that is not what `etherparse` computes; a quoted packet's are
 /// not looked at.
-fn wrong_checksum(frame: &[u8]) -> Option<String> {
+pub fn wrong_checksum(frame: &[u8]) -> Option<String> {
     let packet = match SlicedPacket::from_ethernet(frame) {
         Ok(packet) => packet,
         Err(error) => return Some(error.to_string()),
