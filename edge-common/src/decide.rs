@@ -196,7 +196,12 @@ pub fn container<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32)
         let destination =
             Endpoint { address: headers.destination, port: headers.destination_port.into() };
         if tables.listener(&destination).is_some() {
-            return Outcome::new(Verdict::Listener, Action::PassToListener);
+            // Behind a public port may be anybody, who may pass on what he is told.
+            return if sender.flags & AddressRow::EGRESS == 0 {
+                Outcome::drop(Verdict::NoEgress)
+            } else {
+                Outcome::new(Verdict::Listener, Action::PassToListener)
+            };
         }
     }
     to_outside(packet, &headers, tables, settings, sender)

@@ -8,6 +8,7 @@
 
 mod lookup;
 mod maps;
+mod place;
 mod tc;
 mod xdp;
 

@@ -1,10 +1,12 @@
 //! Every map: what it holds, how many rows, who writes it. Userspace writes all but the counters.
 
 use aya_ebpf::{
+    EbpfContext,
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
     maps::{Array, HashMap, PerCpuArray, SockMap},
 };
+use aya_log_ebpf::debug;
 use edge_common::{
     address::{Address, Endpoint},
     decide::{Outcome, Passage},
@@ -94,9 +96,11 @@ pub(crate) fn raw_listeners() -> &'static SockMap {
     &RAW_LISTENERS
 }
 
-/// Counts a decision; the only place that does.
+/// Counts a decision; the only place that does. Logging is compiled in and off: the level is a
+/// constant that userspace sets at load, and with none the verifier drops the code.
 #[inline(always)]
-pub(crate) fn count(hook: Hook, outcome: &Outcome, bytes: u64) {
+pub(crate) fn count<C: EbpfContext>(ctx: &C, hook: Hook, outcome: &Outcome, bytes: u64) {
+    debug!(ctx, "{} {}", hook as u32, outcome.verdict as u32);
     if let Some(row) = VERDICTS.get_ptr_mut(hook.counter(outcome.verdict)) {
         // SAFETY: the row is this CPU's own, and a program is not interrupted by another run of
         // itself on the same CPU.

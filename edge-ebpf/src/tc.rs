@@ -13,13 +13,14 @@ use edge_common::{
     verdict::{Hook, Verdict},
 };
 
-use crate::maps::{self, Maps};
+use crate::{
+    maps::{self, Maps},
+    place,
+};
 
 /// `BPF_F_IPV6` of the kernel's `bpf_l4_csum_replace`: the difference is one of IPv6 addresses,
 /// which no header checksum balances.
 const BPF_F_IPV6: u64 = 1 << 7;
-/// Headers are read within this; behind it lies payload.
-const MAX_OFFSET: usize = 512;
 /// Ethernet, the longest IPv4 header and the longest TCP header, which is also enough for IPv6
 /// with the Hop-by-Hop header of BIG TCP, and for a quote: what a decision may want to read.
 const WANTED: u32 = NETWORK as u32 + 60 + 60;
@@ -84,7 +85,7 @@ impl Skb {
             // SAFETY: a plain helper call without pointers.
             Action::Bounce => unsafe { bpf_redirect(self.ifindex(), 0) },
         };
-        maps::count(hook, &outcome, bytes);
+        maps::count(&self.ctx, hook, &outcome, bytes);
         code as i32
     }
 
@@ -121,11 +122,7 @@ impl Skb {
 
     #[inline(always)]
     fn at<const N: usize>(&self, at: usize) -> Option<*mut [u8; N]> {
-        if at > MAX_OFFSET {
-            return None;
-        }
-        let start = self.ctx.data() + at;
-        (start + N <= self.ctx.data_end()).then_some(start as *mut [u8; N])
+        place::of(self.ctx.data(), self.ctx.data_end(), at)
     }
 }
 

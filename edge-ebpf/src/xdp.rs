@@ -13,10 +13,10 @@ use edge_common::{
     verdict::Hook,
 };
 
-use crate::maps::{self, Maps};
-
-/// Headers are read within this; behind it lies payload.
-const MAX_OFFSET: usize = 512;
+use crate::{
+    maps::{self, Maps},
+    place,
+};
 
 /// `xdp_uplink`.
 #[inline(always)]
@@ -41,7 +41,7 @@ pub(crate) fn uplink(ctx: XdpContext) -> u32 {
         Action::Bounce => XDP_TX,
         Action::Drop | Action::Send => XDP_DROP,
     };
-    maps::count(Hook::XdpUplink, &outcome, bytes);
+    maps::count(&frame.ctx, Hook::XdpUplink, &outcome, bytes);
     code
 }
 
@@ -70,11 +70,7 @@ impl Frame {
 
     #[inline(always)]
     fn at<const N: usize>(&self, at: usize) -> Option<*mut [u8; N]> {
-        if at > MAX_OFFSET {
-            return None;
-        }
-        let start = self.ctx.data() + at;
-        (start + N <= self.ctx.data_end()).then_some(start as *mut [u8; N])
+        place::of(self.ctx.data(), self.ctx.data_end(), at)
     }
 }
 

@@ -1,6 +1,14 @@
 //! The daemon's side of the commands: gRPC over a unix socket.
 
-use std::{collections::HashSet, io, path::Path, pin::Pin, sync::Arc};
+mod caller;
+
+use std::{
+    collections::HashSet,
+    io,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+};
 
 use futures::Stream;
 use tokio::{net::UnixListener, sync::mpsc};
@@ -37,6 +45,8 @@ pub struct AdminService {
     pub steering: Arc<KernelSteering>,
     /// What `edge up` took and why.
     pub status: StatusResponse,
+    /// Where the daemon's keys and its store are.
+    pub state_dir: PathBuf,
     /// One task for each container.
     pub tasks: TaskTracker,
     /// Ends them all.
@@ -49,8 +59,10 @@ pub async fn serve(
     listener: UnixListener,
 ) -> Result<(), tonic::transport::Error> {
     let shutdown = service.shutdown.clone();
+    let containers = service.containers.clone();
+    let from_host = move |request| caller::from_host(&containers, request);
     tonic::transport::Server::builder()
-        .add_service(AdminServer::new(service))
+        .add_service(AdminServer::with_interceptor(service, from_host))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned())
         .await
 }
@@ -102,6 +114,7 @@ impl Admin for AdminService {
             containers: self.containers.clone(),
             tunnels: self.tunnels.clone(),
             steering: self.steering.clone(),
+            state_dir: self.state_dir.clone(),
             shutdown: self.shutdown.clone(),
         };
         // A task of its own: a caller that goes away half-way leaves nothing behind.
@@ -140,6 +153,7 @@ struct Life {
     containers: Arc<Containers>,
     tunnels: Arc<Tunnels<KernelSteering>>,
     steering: Arc<KernelSteering>,
+    state_dir: PathBuf,
     shutdown: CancellationToken,
 }
 
@@ -188,6 +202,7 @@ impl Life {
                 .map(|(name, value)| wire::Variable { name, value })
                 .collect(),
             resolv_conf: format!("nameserver {}\n", api::SERVICE_ADDRESS),
+            hidden: self.state_dir.to_str().map(str::to_owned).into_iter().collect(),
         })];
         for (port, options) in ports {
             let tunnel = self

@@ -51,8 +51,11 @@ pub enum Command {
     Tunnels(ListArgs),
     /// List containers
     Containers(ListArgs),
-    /// Say what the daemon took of this machine, and why
-    Check(ListArgs),
+    /// Look at this machine: what edge would do with it, what slows it down, what breaks it
+    ///
+    /// Works with or without a running daemon, and changes nothing. The exit code is 69 if
+    /// something is broken. Run it as root: without, some things cannot be seen.
+    Check(CheckArgs),
     /// Print the path of the certificate that clients must trust
     Ca,
     /// The first steps of a container's processes; started by `edge run` only.
@@ -128,6 +131,25 @@ pub struct ForwardArgs {
     /// A program that serves the port; the tunnel ends with it
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+}
+
+/// Options of `edge check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+    /// Interface towards the internet, or auto: that of the default route (repeatable)
+    /// [default: every interface that has an address]
+    #[arg(long = "uplink", value_name = "IFACE")]
+    pub uplinks: Vec<values::Uplink>,
+    /// TCP ports that raw tunnels will be given
+    #[arg(long, value_name = "FIRST-LAST", default_value = "20000-29999")]
+    pub raw_ports: values::PortRange,
+    /// Containers' IPv4 addresses
+    #[arg(long, value_name = "CIDR", default_value = "100.64.0.0/10",
+          value_parser = values::ipv4_pool)]
+    pub ipv4_pool: ipnet::Ipv4Net,
 }
 
 /// Options of every listing.

@@ -1,6 +1,7 @@
 //! The userspace half of edge: gateway, host agent and the commands people type.
 
 pub mod admin;
+pub mod check;
 pub mod cli;
 pub mod commands;
 pub mod datapath;

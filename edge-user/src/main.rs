@@ -30,7 +30,7 @@ fn dispatch(Cli { place, command }: Cli) -> anyhow::Result<ExitCode> {
         Command::Attach(args) => done(attach::attach(&place, &args)),
         Command::Tunnels(args) => done(tunnels::list(&place, args)),
         Command::Containers(args) => done(containers::list(&place, args)),
-        Command::Check(args) => done(check::check(&place, args)),
+        Command::Check(args) => wait(check::check(&place, &args)),
         Command::Ca => done(ca::print(&place)),
     }
 }

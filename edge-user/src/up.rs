@@ -1,9 +1,11 @@
 //! `edge up`: gateway, host agent and an embedded store in one process, the region of one machine.
 
-mod listeners;
-mod machine;
+pub(crate) mod listeners;
+pub(crate) mod machine;
+mod open_files;
 
 use std::{
+    io::IsTerminal as _,
     net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
     sync::{
@@ -60,13 +62,17 @@ const GRACE: Duration = Duration::from_secs(1);
 pub async fn run(place: Place, args: UpArgs) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("EDGE_LOG")
                 .unwrap_or_else(|_unset| "info".into()),
         )
         .init();
+    open_files::raise();
+    // First of all, so that a second daemon is told what it is.
+    let lock = machine::lock(&place)?;
     let metrics_listener = metrics::bind(args.admin)?;
-    let machine = Machine::take(&place, &args).await?;
+    let machine = Machine::take(&place, &args, lock).await?;
     let mut uplinks = Vec::new();
     let outcome = serve(&place, &args, &machine, &mut uplinks, metrics_listener).await;
     machine.release(&uplinks).await;
@@ -105,20 +111,10 @@ async fn serve(
     let service = Arc::new(Service::start(containers.clone(), service_veth, mtu).await?);
 
     let public = listeners::addresses(uplinks.iter().flat_map(|uplink| uplink.addresses.clone()));
-    let (tls_port, tls) = listeners::open(
-        "TLS",
-        "--tls-port",
-        &public,
-        args.tls_port,
-        std::iter::once(443).chain(8443..8543),
-    )?;
-    let (http_port, http) = listeners::open(
-        "HTTP",
-        "--http-port",
-        &public,
-        args.http_port,
-        std::iter::once(80).chain(8080..8180),
-    )?;
+    let (tls_port, tls) =
+        listeners::open("TLS", "--tls-port", &public, args.tls_port, listeners::tls_ports())?;
+    let (http_port, http) =
+        listeners::open("HTTP", "--http-port", &public, args.http_port, listeners::http_ports())?;
     for address in &public {
         for port in [tls_port, http_port] {
             let row = ListenerRow { kind: ListenerRow::OWN };
@@ -181,6 +177,8 @@ async fn serve(
         tunnels,
         steering,
         status,
+        // Under the name that all mount namespaces of the machine have in common.
+        state_dir: state_dir.canonicalize().unwrap_or(state_dir),
         tasks: lives.clone(),
         shutdown: shutdown.clone(),
     };
@@ -292,12 +290,7 @@ fn status(args: &UpArgs, uplinks: &[Uplink], tls_port: u16, ca: String) -> Statu
         .map(|uplink| UplinkStatus {
             interface: uplink.name.clone(),
             driver: uplink.driver.clone(),
-            hook: match uplink.mode {
-                Some(crate::datapath::UplinkMode::Xdp) => "xdp+tcx",
-                Some(crate::datapath::UplinkMode::Tcx) => "tcx",
-                None => "userspace",
-            }
-            .into(),
+            hook: uplink::hook_label(uplink.mode).into(),
             why: uplink.why.clone(),
             addresses: uplink.addresses.iter().map(ToString::to_string).collect(),
         })

@@ -1,7 +1,7 @@
 //! A real daemon under test, and what its commands say of it.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::{self, Command},
     sync::atomic::{AtomicU32, Ordering},
@@ -13,6 +13,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tempfile::TempDir;
 
 use crate::{
+    leaks::PINS,
     metrics::Metrics,
     netns::NetNs,
     process::{Output, Running, Start},
@@ -68,10 +69,27 @@ pub struct Tunnel {
     pub last_error: Option<String>,
 }
 
+impl Tunnel {
+    /// The public port of its raw socket; panics if it has none.
+    #[track_caller]
+    pub fn raw_port(&self) -> u16 {
+        let port = self.tcp.as_ref().and_then(|tcp| tcp.rsplit_once(':')?.1.parse().ok());
+        port.unwrap_or_else(|| panic!("no raw port: {self:?}"))
+    }
+}
+
 impl Edge {
     /// Starts `edge up` inside the namespace and waits until it says that it is ready.
     #[track_caller]
     pub fn up(netns: &NetNs, arguments: &[&str]) -> Self {
+        let mut edge = Self::stopped(netns, arguments);
+        edge.start();
+        edge
+    }
+
+    /// Makes an instance whose daemon waits for [`Self::start`].
+    #[track_caller]
+    pub fn stopped(netns: &NetNs, arguments: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         // Short: interface names have room for fifteen characters.
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -79,9 +97,7 @@ impl Edge {
         let folder = tempfile::Builder::new().prefix("edge-test-").tempdir();
         let folder = folder.expect("cannot make a temporary folder");
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        let mut edge = Self { netns: netns.clone(), instance, folder, arguments, daemon: None };
-        edge.start();
-        edge
+        Self { netns: netns.clone(), instance, folder, arguments, daemon: None }
     }
 
     /// Starts the daemon again after [`Self::stop`] or [`Self::kill9`], with the same state.
@@ -190,8 +206,16 @@ impl Edge {
     }
 }
 
+impl Drop for Edge {
+    fn drop(&mut self) {
+        // Killed, as `Running` does it, the daemon leaves its pins: a restart takes them up.
+        self.daemon = None;
+        fs::remove_dir_all(Path::new(PINS).join(&self.instance)).ok();
+    }
+}
+
 /// The binary under test.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     variable("EDGE_BIN")
 }
 

@@ -6,6 +6,7 @@ use crate::{
     edge::{Edge, Tunnel},
     netns::NetNs,
     process::{Output, Running, Start as _, wait_for},
+    tap::Tap,
     wire::Wire,
 };
 
@@ -41,6 +42,17 @@ impl Lab {
 
     /// The same, with the wire changed before the daemon looks at it.
     pub fn with_wire(arguments: &[&str], change: impl FnOnce(Wire) -> Wire) -> Self {
+        let mut lab = Self::prepared(arguments, change);
+        lab.edge.start();
+        lab
+    }
+
+    /// The same, but that the daemon has not been started yet.
+    pub fn stopped(arguments: &[&str]) -> Self {
+        Self::prepared(arguments, |wire| wire)
+    }
+
+    fn prepared(arguments: &[&str], change: impl FnOnce(Wire) -> Wire) -> Self {
         let machine = NetNs::new("machine");
         let internet = NetNs::new("internet");
         let ours = [format!("{}/24", Self::PUBLIC), format!("{}/64", Self::PUBLIC_V6)];
@@ -55,7 +67,7 @@ impl Lab {
         ));
         machine.ip(&["route", "add", "default", "via", Self::CLIENT]);
         machine.ip(&["route", "add", "default", "via", Self::CLIENT_V6]);
-        let edge = Edge::up(&machine, &[&["--uplink", "up0"], arguments].concat());
+        let edge = Edge::stopped(&machine, &[&["--uplink", "up0"], arguments].concat());
         Self { edge, machine, internet, wire }
     }
 
@@ -66,6 +78,12 @@ impl Lab {
             self.edge.tunnels().into_iter().find(|tunnel| tunnel.port == port)
         });
         (running, tunnel)
+    }
+
+    /// A tap of the internet, whose frames go to the machine.
+    #[track_caller]
+    pub fn tap_to_machine(&self) -> Tap {
+        Tap::on(&self.internet, "eth0").towards(self.machine.mac("up0"))
     }
 
     /// Asks for a URL by curl, in a namespace, trusting the region's authority; until it answers.

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -13,7 +13,7 @@ use crate::{netns::NetNs, process::Start};
 /// How long the kernel may take to finish what it was told to remove.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Where daemons pin maps and links.
-const PINS: &str = "/sys/fs/bpf/edge";
+pub(crate) const PINS: &str = "/sys/fs/bpf/edge";
 /// What a daemon may change and must put back.
 const SYSCTLS: [&str; 5] = [
     "net/ipv4/ip_forward",
@@ -39,6 +39,11 @@ impl Snapshot {
     pub fn of(netns: &NetNs, instance: &str) -> Self {
         let seen = look(netns, instance);
         Self { netns: netns.clone(), instance: instance.to_owned(), seen }
+    }
+
+    /// Whether anything that was seen has this text in it.
+    pub fn has(&self, text: &str) -> bool {
+        self.seen.iter().any(|one| one.contains(text))
     }
 
     /// Looks again until it is as it was; panics with what came and what went.
@@ -69,7 +74,10 @@ fn look(netns: &NetNs, instance: &str) -> BTreeSet<String> {
         ("rule", &["-4", "rule"]),
         ("rule", &["-6", "rule"]),
     ] {
-        seen.extend(netns.ip(words).lines().map(|line| format!("{kind}: {}", line.trim())));
+        let listed = netns.ip(words);
+        // The kernel adds routes to its own link-local addresses some time after these.
+        let lines = listed.lines().filter(|line| kind != "route" || !line.contains(" fe80:"));
+        seen.extend(lines.map(|line| format!("{kind}: {}", line.trim())));
     }
     let nft = netns.command("nft").args(["--stateless", "list", "ruleset"]).output_of().ok();
     let mut table = "";
@@ -88,8 +96,18 @@ fn look(netns: &NetNs, instance: &str) -> BTreeSet<String> {
         }
     });
     seen.extend(names("/run/netns", instance).map(|name| format!("namespace: {name}")));
-    seen.extend(names(PINS, instance).map(|name| format!("pins: {name}")));
+    for name in names(PINS, instance) {
+        let pins = Path::new(PINS).join(&name);
+        seen.extend(below(&pins).map(|pin| format!("pin: {}", pin.display())));
+        seen.insert(format!("pins: {name}"));
+    }
     seen
+}
+
+/// All that lies in a folder, however deep.
+fn below(folder: &Path) -> Box<dyn Iterator<Item = PathBuf>> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    Box::new(entries.flat_map(|path| below(&path).chain([path])))
 }
 
 /// Entries of the folder that carry the instance's name; none if there is no such folder.

@@ -1,6 +1,7 @@
 //! What tests stand on: namespaces, wires, processes and daemons as guards that clean up
 //! after themselves, also when a test panics. A missing privilege or program fails by name.
 
+pub mod echo;
 pub mod edge;
 pub mod lab;
 pub mod leaks;
@@ -9,4 +10,7 @@ pub mod netns;
 pub mod packets;
 pub mod privilege;
 pub mod process;
+pub mod tap;
+pub mod tenant;
+pub mod tls;
 pub mod wire;

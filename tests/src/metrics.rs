@@ -36,6 +36,12 @@ impl Metrics {
         self.0.iter().filter(|(series, _)| wanted(series)).map(|(_, value)| value).sum()
     }
 
+    /// Packets that a hook judged so.
+    pub fn packets(&self, hook: &str, verdict: &str) -> f64 {
+        let labels = [format!("hook=\"{hook}\""), format!("verdict=\"{verdict}\"")];
+        self.sum("edge_verdict_packets_total", &labels.each_ref().map(String::as_str))
+    }
+
     /// Every series that differs from an earlier reading, and by how much.
     pub fn since(&self, earlier: &Self) -> BTreeMap<String, f64> {
         let change = |series: &String| {

@@ -103,6 +103,17 @@ impl NetNs {
         self.command("ip").args(words).output_of().ok().stdout
     }
 
+    /// The MAC address of an interface.
+    #[track_caller]
+    pub fn mac(&self, interface: &str) -> [u8; 6] {
+        let printed = self.ip(&["-oneline", "link", "show", "dev", interface]);
+        let mac = printed.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);
+        let bytes = mac.unwrap_or_default().split(':').map(|byte| u8::from_str_radix(byte, 16));
+        let bytes: Result<Vec<u8>, _> = bytes.collect();
+        let bytes = bytes.ok().and_then(|bytes| bytes.try_into().ok());
+        bytes.unwrap_or_else(|| panic!("no MAC address of {interface} in: {printed}"))
+    }
+
     /// Sets a kernel parameter of this namespace, named by its path under `/proc/sys`.
     pub fn sysctl(&self, name: &str, value: &str) {
         // Which namespace /proc/sys/net shows depends on the thread that opens it.

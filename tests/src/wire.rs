@@ -1,8 +1,11 @@
 //! Wires between namespaces.
 
-use std::process::Command;
+use std::{fs, process::Command, time::Duration};
 
-use crate::{netns::NetNs, process::Start};
+use crate::{
+    netns::NetNs,
+    process::{Start, wait_for},
+};
 
 /// A veth pair; it goes with this guard.
 #[derive(Debug)]
@@ -37,6 +40,9 @@ impl Wire {
                 end.address(address);
             }
             end.netns.ip(&["link", "set", &end.name, "up"]);
+        }
+        for end in &wire.ends {
+            end.wait_up();
         }
         wire
     }
@@ -85,6 +91,18 @@ impl Drop for Wire {
 }
 
 impl End {
+    /// The kernel brings a link up, and gives it a link-local address, in its own time: what a
+    /// test finds changed later must not be that.
+    #[track_caller]
+    fn wait_up(&self) {
+        let setting = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.name);
+        let ipv6 = self.netns.enter(|| fs::read_to_string(setting).is_ok_and(|on| on == "0\n"));
+        wait_for(&format!("{} to be up", self.name), Duration::from_secs(10), || {
+            let shown = self.netns.ip(&["-brief", "address", "show", "dev", &self.name]);
+            (shown.contains(" UP ") && shown.contains("fe80:") == ipv6).then_some(())
+        });
+    }
+
     #[track_caller]
     fn address(&self, address: &str) {
         let mut words = vec!["address", "add", address, "dev", &self.name];

@@ -1,9 +1,10 @@
-//! The only door into this workspace: `cargo xtask setup|build|lint|test|run`.
+//! The only door into this workspace: `cargo xtask setup|build|lint|test|run|bench|lab`.
 
 mod build;
 mod lint;
 mod packages;
 mod run;
+mod scene;
 mod setup;
 mod step;
 mod test;
@@ -36,6 +37,8 @@ fn enter(door: &Door) -> Result<()> {
         Door::Lint(options) => lint::run(&workspace, options),
         Door::Test(options) => test::run(&workspace, options),
         Door::Run(options) => run::run(&workspace, options),
+        Door::Bench(options) => scene::bench(&workspace, options),
+        Door::Lab(options) => scene::lab(&workspace, options),
     }
 }
 
@@ -51,6 +54,14 @@ enum Door {
     Lint(lint::Options),
     /// Sets up, lints, builds, and runs every test; needs root
     Test(test::Options),
-    /// Sets up, builds, and starts `edge up` with the arguments after `--`
+    /// Builds, and shows edge at work on this machine until Ctrl-C; needs root
+    ///
+    /// Starts `edge up` with a container behind it and a namespace that plays the internet, at
+    /// the other end of a veth that is the uplink. The machine's own interfaces are left alone,
+    /// and nothing is left behind.
     Run(run::Options),
+    /// Sets up, builds, and measures edge beside its alternatives; needs root
+    Bench(scene::BenchOptions),
+    /// Sets up, builds, and opens a shell in a region made of network namespaces; needs root
+    Lab(scene::LabOptions),
 }

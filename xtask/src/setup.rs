@@ -36,6 +36,13 @@ pub(crate) fn for_build(workspace: &Workspace) -> Result<Toolchain> {
     Ok(toolchain)
 }
 
+/// What starting `edge` needs, beyond its build.
+pub(crate) fn for_run() -> Result<()> {
+    packages::ensure()?;
+    ensure_bpffs()?;
+    Ok(())
+}
+
 /// Pinned maps and links live there.
 fn ensure_bpffs() -> Result<bool> {
     let mounts = fs::read_to_string("/proc/mounts").context("cannot read /proc/mounts")?;

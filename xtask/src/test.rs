@@ -27,7 +27,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if options.filters.is_empty() {
         lint::run(workspace, &lint::Options { no_deny: false })?;
     }
-    let edge = build::run(workspace, &build::Options { profile: "release".to_owned() })?;
+    // The profile that the tests themselves are built with: half the compiling, and overflow checks.
+    let edge = build::run(workspace, &build::Options { profile: "dev".to_owned() })?;
 
     let mut units = workspace.cargo();
     units.args(["test", "--workspace", "--exclude", "edge-ebpf", "--exclude", "tests", "--"]);

@@ -15,7 +15,8 @@ use super::values::{self, Name, PortRange, Uplink};
 #[derive(Debug, Clone, Args)]
 pub struct UpArgs {
     /// Tunnels are named *.DOMAIN; under r1.localhost browsers find them without any DNS
-    #[arg(long, env = "EDGE_DOMAIN", default_value = "r1.localhost", help_heading = "Names")]
+    #[arg(long, env = "EDGE_DOMAIN", default_value = "r1.localhost",
+          value_parser = values::domain, help_heading = "Names")]
     pub domain: String,
     /// Certificate chain for *.DOMAIN in PEM; without one edge is its own authority (`edge ca`)
     #[arg(long, value_name = "FILE", requires = "key", help_heading = "Names")]
@@ -65,6 +66,9 @@ pub struct UpArgs {
     /// Where /metrics, /livez and /readyz answer
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464", help_heading = "Operation")]
     pub admin: SocketAddr,
+    /// Log every single decision of the kernel half, for debugging; slow (with EDGE_LOG=debug)
+    #[arg(long, help_heading = "Operation")]
+    pub log_decisions: bool,
     /// Unix group whose members may give commands to the daemon [default: root only]
     #[arg(long, value_name = "NAME", help_heading = "Operation")]
     pub group: Option<String>,

@@ -35,6 +35,9 @@ pub enum ValueError {
         "a name has 1 to 32 characters of a-z, 0-9 and -, and neither begins nor ends with a -"
     )]
     Name,
+    /// Not a domain.
+    #[error("a domain is a DNS name without wildcard, as r5.example.com")]
+    Domain,
     /// Not an interface.
     #[error(
         "an interface is named by 1 to 15 characters without / and spaces; `ip link` lists them"
@@ -57,6 +60,28 @@ pub enum ValueError {
 /// Parses one TCP port; 0 is none.
 pub(super) fn port() -> RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(1..)
+}
+
+/// Bytes of the longest name that still leaves room for a tunnel's label before it (RFC 1035,
+/// section 2.3.4).
+const LONGEST_DOMAIN: usize = 253 - 64;
+
+/// Parses the domain that tunnels' names end with: lower case, without a final dot, as it is
+/// compared with what clients ask for.
+pub(super) fn domain(text: &str) -> Result<String, ValueError> {
+    let domain = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    let known = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(known)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if domain.len() <= LONGEST_DOMAIN && domain.split('.').all(is_label) {
+        Ok(domain)
+    } else {
+        Err(ValueError::Domain)
+    }
 }
 
 /// Parses the pool that containers' IPv4 addresses come from.
@@ -167,6 +192,16 @@ mod tests {
         }
         for bad in ["", "-", "a-", "-a", "A", "a.b", "a/b", "ä", &"x".repeat(33)] {
             assert_eq!(bad.parse::<Name>(), Err(ValueError::Name), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn domains() {
+        assert_eq!(domain("R5.Example.com."), Ok("r5.example.com".to_owned()));
+        assert_eq!(domain("localhost"), Ok("localhost".to_owned()));
+        let long = ["x".repeat(63), "y".repeat(63), "z".repeat(63)].join(".");
+        for bad in ["", ".", "a..b", "a b", "*.example.com", "-a.b", "a_b.c", "ä.b", &long] {
+            assert_eq!(domain(bad), Err(ValueError::Domain), "{bad:?}");
         }
     }
 

@@ -1,91 +1,133 @@
-//! `edge check`: what the daemon took of this machine, and why.
+//! `edge check`: what edge finds on this machine, and what the daemon took of it.
 
-use serde::Serialize;
+use std::process::ExitCode;
+
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use tabled::Tabled;
+use tokio::net::UnixStream;
 
 use super::{
     client::{connect, refusal},
     output,
 };
 use crate::{
-    cli::{ListArgs, Place},
-    error::Error,
+    check::{self, Finding, State, Subject},
+    cli::{CheckArgs, Place},
+    error::{Error, Kind},
+    up::machine,
     wire::admin::{StatusRequest, StatusResponse},
 };
-
-/// The daemon's state as `--json` prints it. Programs read this: names stay.
-#[derive(Debug, Serialize)]
-struct Record {
-    version: String,
-    region: String,
-    domain: String,
-    tls_port: u32,
-    metrics: String,
-    uplinks: Vec<UplinkRecord>,
-}
-
-#[derive(Debug, Serialize)]
-struct UplinkRecord {
-    interface: String,
-    driver: String,
-    hook: String,
-    why: String,
-    addresses: Vec<String>,
-}
 
 #[derive(Tabled)]
 #[tabled(rename_all = "UPPERCASE")]
 struct Row {
-    uplink: String,
-    driver: String,
-    hook: String,
-    why: String,
-    addresses: String,
+    state: &'static str,
+    name: String,
+    found: String,
 }
 
-/// Asks the daemon and prints what it says.
-pub async fn check(place: &Place, args: ListArgs) -> Result<(), Error> {
+/// Looks, prints, and says by its exit code whether something is broken.
+pub async fn check(place: &Place, args: &CheckArgs) -> Result<ExitCode, Error> {
+    let daemon = daemon(place).await;
+    let subject = Subject {
+        uplinks: args.uplinks.clone(),
+        raw_ports: args.raw_ports,
+        pool: args.ipv4_pool,
+        veth_prefix: machine::veth_prefix(place.instance.as_str()),
+        daemon: daemon.as_ref().ok().and_then(|(_status, pid)| *pid),
+    };
+    let mut findings = check::look(&subject).await?;
+    match daemon {
+        Ok((status, _pid)) => findings.extend(took(status)),
+        Err(error) => {
+            let found = if error.kind() == Kind::Refused { "it refuses" } else { "none answers" };
+            findings.push(Finding::ok("daemon", found, error));
+        }
+    }
+    print(&findings, args.json)?;
+    if findings.iter().any(|finding| finding.state == State::Broken) {
+        return Ok(ExitCode::from(Kind::Refused.exit_code()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the daemon says of itself, and its process.
+async fn daemon(place: &Place) -> Result<(StatusResponse, Option<u32>), Error> {
     let reply = connect(place).await?.status(StatusRequest {}).await;
-    let record = Record::from(reply.map_err(|status| refusal(&status))?.into_inner());
-    if args.json {
-        return output::json(&record);
-    }
-    let Record { version, region, domain, tls_port, metrics, uplinks } = record;
-    output::print(format_args!(
-        "edge {version}, region {region}: https://*.{domain}:{tls_port}, metrics at {metrics}"
-    ))?;
-    let none = "no uplinks: tunnels answer on this machine only";
-    output::table(uplinks.into_iter().map(Row::from).collect(), none)
+    let status = reply.map_err(|status| refusal(&status))?.into_inner();
+    // The gRPC channel does not show its socket, so another one asks who is at the other end.
+    let pid = UnixStream::connect(place.socket()).await.ok().and_then(|socket| {
+        let pid = getsockopt(&socket, PeerCredentials).ok()?.pid();
+        u32::try_from(pid).ok().filter(|pid| *pid != 0)
+    });
+    Ok((status, pid))
 }
 
-impl From<StatusResponse> for Record {
-    fn from(status: StatusResponse) -> Self {
-        let uplink = |uplink: crate::wire::admin::Uplink| UplinkRecord {
-            interface: uplink.interface,
-            driver: uplink.driver,
-            hook: uplink.hook,
-            why: uplink.why,
-            addresses: uplink.addresses,
+/// What it took of this machine.
+fn took(status: StatusResponse) -> Vec<Finding> {
+    let StatusResponse { version, region, domain, tls_port, metrics, uplinks, .. } = status;
+    let found = format!("edge {version}, region {region}: https://*.{domain}:{tls_port}");
+    let meaning = match uplinks.len() {
+        0 => format!("no uplinks: tunnels answer on this machine only; metrics at {metrics}"),
+        _ => format!("metrics at {metrics}"),
+    };
+    let mut findings = vec![Finding::ok("daemon", found, meaning)];
+    findings.extend(uplinks.into_iter().map(|uplink| {
+        let name = format!("daemon-uplink:{}", uplink.interface);
+        let found = format!("{} on {}: {}", uplink.hook, uplink.driver, uplink.addresses.join(" "));
+        Finding::ok(name, found, format_args!("the daemon took it, because {}", uplink.why))
+    }));
+    findings
+}
+
+fn print(findings: &[Finding], json: bool) -> Result<(), Error> {
+    if json {
+        return output::json(&findings);
+    }
+    output::table(findings.iter().map(Row::from).collect(), "nothing was looked at")?;
+    for finding in findings {
+        let Finding { name, state, meaning, remedy, .. } = finding;
+        // What is in order needs no words, but for what edge takes and why.
+        if let Some(remedy) = remedy {
+            output::print(format_args!("\n{} {name}: {meaning}\n  {remedy}", state.label()))?;
+        } else if name.starts_with("uplink:") || name.starts_with("daemon") {
+            output::print(format_args!("\n{name}: {meaning}"))?;
+        }
+    }
+    let broken = findings.iter().filter(|finding| finding.state == State::Broken).count();
+    let slower = findings.iter().filter(|finding| finding.state == State::Slower).count();
+    output::print(format_args!("\n{broken} broken, {slower} slower, of {}", findings.len()))
+}
+
+impl From<&Finding> for Row {
+    fn from(finding: &Finding) -> Self {
+        Self {
+            state: finding.state.label(),
+            name: finding.name.clone(),
+            found: finding.found.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::admin::Uplink;
+
+    #[test]
+    fn what_the_daemon_took_is_said_with_its_reason() {
+        let uplink = Uplink {
+            interface: "up0".into(),
+            driver: "veth".into(),
+            hook: "tcx".into(),
+            why: "it is so".into(),
+            addresses: vec!["192.0.2.1".into(), "2001:db8::1".into()],
         };
-        Self {
-            version: status.version,
-            region: status.region,
-            domain: status.domain,
-            tls_port: status.tls_port,
-            metrics: status.metrics,
-            uplinks: status.uplinks.into_iter().map(uplink).collect(),
-        }
-    }
-}
-
-impl From<UplinkRecord> for Row {
-    fn from(uplink: UplinkRecord) -> Self {
-        Self {
-            uplink: uplink.interface,
-            driver: uplink.driver,
-            hook: uplink.hook,
-            why: uplink.why,
-            addresses: uplink.addresses.join(" "),
-        }
+        let status = StatusResponse { uplinks: vec![uplink], ..StatusResponse::default() };
+        let findings = took(status);
+        assert_eq!(findings[1].name, "daemon-uplink:up0");
+        assert_eq!(findings[1].found, "tcx on veth: 192.0.2.1 2001:db8::1");
+        assert_eq!(findings[1].meaning, "the daemon took it, because it is so");
+        assert!(took(StatusResponse::default())[0].meaning.contains("this machine only"));
     }
 }

@@ -14,7 +14,9 @@ use tonic::{
 };
 
 use self::child::Signals;
+use super::client;
 use crate::{
+    error::Error,
     host::api::SERVICE_ADDRESS,
     wire::modal::{
         TunnelStartRequest, TunnelStartResponse, TunnelStopRequest, TunnelType,
@@ -139,19 +141,20 @@ async fn start(
                 tokio::time::sleep(delay).await;
                 delay *= 2;
             }
-            Err(status) => bail!(refusal(port, &status)),
+            Err(status) => return Err(refusal(port, &status).into()),
         }
     }
     bail!("port {port} was not forwarded")
 }
 
-fn refusal(port: u32, status: &Status) -> String {
+fn refusal(port: u32, status: &Status) -> Error {
     let remedy = match status.code() {
         Code::AlreadyExists => "; stop the program that forwards it, or choose another port",
         Code::PermissionDenied => "; start a container with `edge run`",
         _ => "",
     };
-    format!("port {port} was not forwarded: {}{remedy}", status.message())
+    let kind = client::refusal(status).kind();
+    Error::relayed(kind, format!("port {port} was not forwarded: {}{remedy}", status.message()))
 }
 
 fn kind(h2: bool) -> i32 {

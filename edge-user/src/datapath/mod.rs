@@ -5,6 +5,7 @@
 
 mod attach;
 mod counters;
+mod log;
 mod tables;
 
 use std::{
@@ -70,6 +71,9 @@ pub enum DatapathError {
         "BPF table {0} cannot be read or written; if it is full, end some tunnels or containers"
     )]
     Table(&'static str, #[source] Box<MapError>),
+    /// The log of decisions cannot be read.
+    #[error("the log of decisions cannot be read; start without --log-decisions")]
+    Log(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The object lacks something: it was built from other sources.
     #[error("the BPF object has no {0}; build it again with `cargo xtask build`")]
     Missing(&'static str),
@@ -92,11 +96,19 @@ impl Datapath {
     /// Loads and verifies all programs and makes fresh tables. `pins` is a directory on a BPF
     /// file system for this daemon's links; it is made, under a name that carries the layout.
     pub fn load(pins: &Path) -> Result<Self, DatapathError> {
+        Self::load_with(pins, false)
+    }
+
+    /// The same; if `log_decisions`, every single decision goes to the log, at level debug. Needs a
+    /// tokio runtime then.
+    pub fn load_with(pins: &Path, log_decisions: bool) -> Result<Self, DatapathError> {
         let pins = pins.join(format!("v{LAYOUT}"));
         std::fs::create_dir_all(&pins)
             .map_err(|source| DatapathError::Pins { path: pins.clone(), source: source.into() })?;
-        let mut ebpf =
-            EbpfLoader::new().load(OBJECT).map_err(|error| DatapathError::Load(Box::new(error)))?;
+        let mut ebpf = EbpfLoader::new()
+            .override_global(log::LEVEL, &log::level(log_decisions), true)
+            .load(OBJECT)
+            .map_err(|error| DatapathError::Load(Box::new(error)))?;
         for name in ["tc_uplink", "tc_container"] {
             attach::program::<SchedClassifier>(&mut ebpf, name)?
                 .load()
@@ -108,6 +120,9 @@ impl Datapath {
         attach::program::<SkLookup>(&mut ebpf, "sk_raw_ports")?
             .load()
             .map_err(|error| DatapathError::Program("sk_raw_ports", Box::new(error)))?;
+        if log_decisions {
+            log::follow(&mut ebpf)?;
+        }
         Ok(Self {
             pins,
             settings: Mutex::new(tables::take(&mut ebpf, "SETTINGS")?),

@@ -12,6 +12,12 @@ use crate::region::tunnel::Container;
 pub trait Callers: Send + Sync + 'static {
     /// The living container with this address, if it is one of this host's.
     fn by_address(&self, address: IpAddr) -> Option<Arc<Container>>;
+
+    /// Whether that container may ask others about names: a question carries words outside, and
+    /// so is a way out.
+    fn may_ask_outside(&self, _address: IpAddr) -> bool {
+        true
+    }
 }
 
 /// Bounds what each source address may have at a time, so that no container takes the share

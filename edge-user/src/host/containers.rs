@@ -166,6 +166,14 @@ impl Containers {
         read(&self.attached).get(id).cloned()
     }
 
+    /// The container that this namespace is, if it is one.
+    pub fn by_namespace(&self, namespace: &NetNs) -> std::io::Result<Option<Arc<Attached>>> {
+        let wanted = namespace.identity()?;
+        let attached = read(&self.attached);
+        let is_it = |one: &&Arc<Attached>| one.namespace.identity().is_ok_and(|id| id == wanted);
+        Ok(attached.values().find(is_it).cloned())
+    }
+
     /// The service namespace's own address of the containers' range.
     pub fn service_address(&self) -> Ipv4Addr {
         self.addresses.service()
@@ -174,6 +182,15 @@ impl Containers {
     /// The wires, for the service namespace.
     pub fn wiring(&self) -> &Wiring {
         &self.wiring
+    }
+
+    fn attached_at(&self, address: IpAddr) -> Option<Arc<Attached>> {
+        let canonical = address.to_canonical();
+        let is_here = |attached: &&Arc<Attached>| match canonical {
+            IpAddr::V4(v4) => attached.container.ipv4 == v4,
+            IpAddr::V6(v6) => attached.container.i6pn == v6,
+        };
+        read(&self.attached).values().find(is_here).cloned()
     }
 
     fn claim(&self, id: &str, claim: Claim) -> Result<(), AttachError> {
@@ -240,15 +257,11 @@ impl Containers {
 
 impl Callers for Containers {
     fn by_address(&self, address: IpAddr) -> Option<Arc<Container>> {
-        let canonical = address.to_canonical();
-        read(&self.attached)
-            .values()
-            .map(|attached| &attached.container)
-            .find(|container| match canonical {
-                IpAddr::V4(v4) => container.ipv4 == v4,
-                IpAddr::V6(v6) => container.i6pn == v6,
-            })
-            .cloned()
+        Some(self.attached_at(address)?.container.clone())
+    }
+
+    fn may_ask_outside(&self, address: IpAddr) -> bool {
+        self.attached_at(address).is_some_and(|attached| attached.egress)
     }
 }
 

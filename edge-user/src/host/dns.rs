@@ -238,6 +238,7 @@ where
             None if matches!(question.kind(), RecordType::AXFR | RecordType::IXFR) => {
                 question.refuse(ResponseCode::Refused)
             }
+            None if !self.callers.may_ask_outside(source) => question.refuse(ResponseCode::Refused),
             None => match self.upstreams.ask(query, &question, transport).await {
                 Ok(reply) => Some(reply),
                 Err(error) => {

@@ -1,9 +1,15 @@
 //! Links, addresses, routes and neighbours, over netlink.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, AsRawFd};
+mod survey;
 
-use futures::TryStreamExt;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsFd, AsRawFd},
+    pin::pin,
+    sync::Arc,
+};
+
+use futures::{TryStream, TryStreamExt};
 use rtnetlink::{
     Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
@@ -13,7 +19,9 @@ use rtnetlink::{
         route::RouteScope,
     },
 };
+use tokio::sync::Mutex;
 
+pub use self::survey::Route;
 use super::netns::NetNs;
 
 /// Where containers send everything: a link-local router that exists as a neighbour entry only.
@@ -27,6 +35,9 @@ const OWN_TABLE: u32 = 0xed9e;
 #[derive(Clone)]
 pub struct Links {
     handle: Handle,
+    /// Held while the kernel lists something: it lists one thing at a time on one socket, and
+    /// answers a second question with EBUSY.
+    listing: Arc<Mutex<()>>,
 }
 
 /// Why netlink refused.
@@ -51,6 +62,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// Bus and name of the device behind it, for physical ones.
     pub parent: Option<(String, String)>,
+    /// Receive and transmit queues.
+    pub queues: (u32, u32),
 }
 
 /// Both ends of a veth to be made.
@@ -72,7 +85,7 @@ impl Links {
     pub fn here() -> std::io::Result<Self> {
         let (connection, handle, _messages) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self::over(handle))
     }
 
     /// Into another one.
@@ -84,25 +97,42 @@ impl Links {
             Ok((connection, handle))
         })?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self::over(handle))
+    }
+
+    fn over(handle: Handle) -> Self {
+        Self { handle, listing: Arc::default() }
+    }
+
+    /// Asks for a list, and waits for all of it.
+    async fn all<T, S>(
+        &self,
+        what: &str,
+        ask: impl FnOnce(&Handle) -> S,
+    ) -> Result<Vec<T>, LinkError>
+    where
+        S: TryStream<Ok = T, Error = rtnetlink::Error>,
+    {
+        let _listing = self.listing.lock().await;
+        let answer = ask(&self.handle).try_collect().await;
+        answer.map_err(|source| LinkError { what: format!("listing {what}"), source })
     }
 
     /// The interfaces of the namespace.
     pub async fn list(&self) -> Result<Vec<Link>, LinkError> {
-        let messages: Vec<_> = self
-            .handle
-            .link()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|source| LinkError { what: "listing interfaces".into(), source })?;
+        let messages = self.all("interfaces", |handle| handle.link().get().execute()).await?;
         Ok(messages.iter().map(describe).collect())
     }
 
     /// One interface by name, if it is there.
     pub async fn find(&self, name: &str) -> Result<Option<Link>, LinkError> {
-        Ok(self.list().await?.into_iter().find(|link| link.name == name))
+        // Not a list: with many containers, most of it would be thrown away.
+        let mut answer = pin!(self.handle.link().get().match_name(name.to_owned()).execute());
+        match answer.try_next().await {
+            Ok(found) => Ok(found.as_ref().map(describe)),
+            Err(source) if is_missing(&source) => Ok(None),
+            Err(source) => Err(LinkError { what: format!("looking for {name}"), source }),
+        }
     }
 
     /// Makes a veth whose other end lies in `namespace`; both ends are still down.
@@ -165,15 +195,8 @@ impl Links {
 
     /// The addresses of an interface that others may use.
     pub async fn addresses(&self, index: u32) -> Result<Vec<IpAddr>, LinkError> {
-        let messages: Vec<_> = self
-            .handle
-            .address()
-            .get()
-            .set_link_index_filter(index)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|source| LinkError { what: "listing addresses".into(), source })?;
+        let ask = |handle: &Handle| handle.address().get().set_link_index_filter(index).execute();
+        let messages = self.all("addresses", ask).await?;
         let mut addresses = Vec::new();
         for message in &messages {
             for attribute in &message.attributes {
@@ -252,63 +275,24 @@ impl Links {
         }
         Ok(())
     }
-
-    async fn has_default(&self, v4: bool) -> Result<bool, LinkError> {
-        let family = if v4 {
-            RouteMessageBuilder::<Ipv4Addr>::new().build()
-        } else {
-            RouteMessageBuilder::<Ipv6Addr>::new().build()
-        };
-        let routes: Vec<_> = self
-            .handle
-            .route()
-            .get(family)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|source| LinkError { what: "listing routes".into(), source })?;
-        Ok(routes
-            .iter()
-            .any(|route| route.header.destination_prefix_length == 0 && route.header.table == 254))
-    }
-
-    /// The interface of the default route (IPv4, else IPv6), if there is one.
-    pub async fn default_interface(&self) -> Result<Option<u32>, LinkError> {
-        for family in [
-            RouteMessageBuilder::<Ipv4Addr>::new().build(),
-            RouteMessageBuilder::<Ipv6Addr>::new().build(),
-        ] {
-            let routes: Vec<_> = self
-                .handle
-                .route()
-                .get(family)
-                .execute()
-                .try_collect()
-                .await
-                .map_err(|source| LinkError { what: "listing routes".into(), source })?;
-            for route in routes {
-                if route.header.destination_prefix_length != 0 || route.header.table != 254 {
-                    continue;
-                }
-                for attribute in route.attributes {
-                    if let rtnetlink::packet_route::route::RouteAttribute::Oif(index) = attribute {
-                        return Ok(Some(index));
-                    }
-                }
-            }
-        }
-        Ok(None)
-    }
 }
 
 fn describe(message: &LinkMessage) -> Link {
-    let mut link =
-        Link { index: message.header.index, name: String::new(), mtu: 0, kind: None, parent: None };
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mtu: 0,
+        kind: None,
+        parent: None,
+        queues: (1, 1),
+    };
     let (mut bus, mut device) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::NumRxQueues(queues) => link.queues.0 = *queues,
+            LinkAttribute::NumTxQueues(queues) => link.queues.1 = *queues,
             LinkAttribute::ParentDevBusName(name) => bus = Some(name.clone()),
             LinkAttribute::ParentDevName(name) => device = Some(name.clone()),
             LinkAttribute::LinkInfo(infos) => {

@@ -9,8 +9,13 @@ use std::{
     sync::mpsc,
 };
 
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::{
+    sched::{CloneFlags, setns, unshare},
+    sys::statfs::{NSFS_MAGIC, fstatfs},
+};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use super::sys;
 
 /// A network namespace, alive at least as long as this handle.
 #[derive(Debug)]
@@ -40,15 +45,14 @@ impl NetNs {
     /// The one that is mounted at a path.
     pub fn at(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
-        nix::sys::statfs::fstatfs(&file).map_err(io::Error::from).and_then(|stat| {
-            match stat.filesystem_type() {
-                nix::sys::statfs::NSFS_MAGIC => Ok(Self { file }),
-                _ => Err(io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    "not a network namespace; name one made by `ip netns add` or /proc/PID/ns/net",
-                )),
-            }
-        })
+        let is_namespace = fstatfs(&file)?.filesystem_type() == NSFS_MAGIC;
+        if is_namespace && sys::namespace_kind(file.as_fd())? == libc::CLONE_NEWNET {
+            return Ok(Self { file });
+        }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a network namespace; name one made by `ip netns add` or /proc/PID/ns/net",
+        ))
     }
 
     /// Tells this namespace from all others that live.
@@ -133,7 +137,9 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_namespace_is_refused() {
-        let error = NetNs::at(Path::new("/proc/self/status")).unwrap_err();
-        assert!(error.to_string().contains("ip netns add"), "{error}");
+        for path in ["/proc/self/status", "/proc/self/ns/mnt"] {
+            let error = NetNs::at(Path::new(path)).unwrap_err();
+            assert!(error.to_string().contains("ip netns add"), "{path}: {error}");
+        }
     }
 }

@@ -261,8 +261,12 @@ fn setup(attached: Attached, place: &Place) -> Setup {
     let run_dir = place.run_dir();
     let run_dir = run_dir.canonicalize().unwrap_or(run_dir);
     let mut hidden: Vec<PathBuf> = HIDDEN.map(PathBuf::from).into();
-    if !hidden.iter().any(|dir| run_dir.starts_with(dir)) && run_dir != Path::new("/") {
-        hidden.push(run_dir);
+    // None within another: once that is hidden, there is nothing left to lay a mount on.
+    for dir in attached.hidden.into_iter().map(PathBuf::from).chain([run_dir]) {
+        if dir.is_absolute() && dir != Path::new("/") && !within_any(&hidden, &dir) {
+            hidden.retain(|other| !other.starts_with(&dir));
+            hidden.push(dir);
+        }
     }
     Setup {
         hosts: names::hosts(&container),
@@ -271,6 +275,10 @@ fn setup(attached: Attached, place: &Place) -> Setup {
         environment: attached.environment.into_iter().map(|v| (v.name, v.value)).collect(),
         hidden,
     }
+}
+
+fn within_any(directories: &[PathBuf], path: &Path) -> bool {
+    directories.iter().any(|directory| path.starts_with(directory))
 }
 
 fn broken(cause: impl std::fmt::Display) -> Error {

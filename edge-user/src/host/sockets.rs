@@ -1,6 +1,9 @@
 //! Looking at and ending the TCP sockets of a container, over sock_diag (`man 7 sock_diag`).
 
-use std::{io, net::IpAddr};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
@@ -11,7 +14,7 @@ use netlink_packet_sock_diag::{
     constants::{AF_INET, AF_INET6, IPPROTO_TCP},
     inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags},
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
 
 use super::netns::NetNs;
 
@@ -40,6 +43,28 @@ pub fn listening(namespace: &NetNs, port: u16) -> io::Result<Listening> {
     Ok(found)
 }
 
+/// A listening TCP socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listener {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What `/proc/PID/fd` calls it.
+    pub inode: u32,
+}
+
+/// Every listening TCP socket of this thread's namespace.
+pub fn listeners() -> io::Result<Vec<Listener>> {
+    let found = on_port(0, StateFlags::LISTEN)?;
+    let listener = |socket: &InetResponse| Listener {
+        address: SocketAddr::new(
+            socket.header.socket_id.source_address,
+            socket.header.socket_id.source_port,
+        ),
+        inode: socket.header.inode,
+    };
+    Ok(found.iter().map(listener).collect())
+}
+
 /// Resets every connection of a namespace that has this local TCP port; listening sockets stay.
 /// The peers get a reset. Returns how many there were.
 pub fn reset(namespace: &NetNs, port: u16) -> io::Result<usize> {
@@ -61,7 +86,7 @@ pub fn reset(namespace: &NetNs, port: u16) -> io::Result<usize> {
     })
 }
 
-/// The TCP sockets of this thread's namespace with a local port.
+/// The TCP sockets of this thread's namespace with a local port; 0 stands for all.
 fn on_port(port: u16, states: StateFlags) -> io::Result<Vec<InetResponse>> {
     let mut found = Vec::new();
     for (family, mut id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
@@ -78,14 +103,14 @@ fn on_port(port: u16, states: StateFlags) -> io::Result<Vec<InetResponse>> {
         send(&mut socket, NLM_F_REQUEST | NLM_F_DUMP, request)?;
         collect(&socket, &mut found)?;
     }
-    found.retain(|socket| socket.header.socket_id.source_port == port);
+    found.retain(|socket| port == 0 || socket.header.socket_id.source_port == port);
     Ok(found)
 }
 
 fn connect() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.connect(&NetlinkAddr::new(0, 0))?;
     Ok(socket)
 }
 

@@ -1,6 +1,9 @@
 //! The system calls that no crate of ours offers as safe functions.
 
-use std::{io, os::fd::FromRawFd};
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd},
+};
 
 use nix::sys::signalfd::SignalFd;
 use socket2::Socket;
@@ -37,6 +40,15 @@ pub(super) fn drop_from_bounding_set(number: u8) -> io::Result<bool> {
         error if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
         error => Err(error),
     }
+}
+
+/// What kind of namespace a file of nsfs is, as a `CLONE_NEW…` flag.
+pub(super) fn namespace_kind(file: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    // `NS_GET_NSTYPE` of ioctl_nsfs(2), which libc lacks.
+    const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+    // SAFETY: the request has no argument and touches no memory.
+    let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
+    if kind < 0 { Err(io::Error::last_os_error()) } else { Ok(kind) }
 }
 
 /// Lets a task wait for a socket, which must not block.

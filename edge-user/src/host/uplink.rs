@@ -92,9 +92,24 @@ pub async fn find(
             return Err(UplinkError::InPool(link.name, *address, pool));
         }
     }
-    let driver = driver(&link);
-    let (mode, why) = choose(&driver, link.kind.is_some(), datapath);
+    let (driver, mode, why) = hook(&link, datapath);
     Ok(Uplink { name: link.name, index: link.index, mtu: link.mtu, driver, mode, why, addresses })
+}
+
+/// An interface's driver, what would be attached to it, and why that.
+pub fn hook(link: &Link, datapath: cli::up::Datapath) -> (String, Option<UplinkMode>, String) {
+    let driver = driver(link);
+    let (mode, why) = choose(&driver, link.kind.is_some(), datapath);
+    (driver, mode, why)
+}
+
+/// What is attached to an uplink, as people see it.
+pub fn hook_label(mode: Option<UplinkMode>) -> &'static str {
+    match mode {
+        Some(UplinkMode::Xdp) => "xdp+tcx",
+        Some(UplinkMode::Tcx) => "tcx",
+        None => "userspace",
+    }
 }
 
 fn choose(

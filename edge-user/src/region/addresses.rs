@@ -93,7 +93,7 @@ impl Addresses {
         let first = own.first().and_then(|block| block.hosts().next());
         let service = first.ok_or_else(|| exhausted(&plan))?;
 
-        let rests = Rests::load(store.clone(), "address/", plan.rest).await?;
+        let rests = Rests::load(store.clone(), "address/", plan.rest, 0).await?;
         for block in own {
             rests.add(block.hosts().filter(|address| *address != service).map(u32::from));
         }

@@ -12,6 +12,12 @@ use super::{
 /// The range that raw TCP tunnels get their ports from, unless configured otherwise.
 pub const RAW_PORTS: RangeInclusive<u16> = 20000..=29999;
 
+/// So many ports are marked as in use before anybody asks, so that a tunnel's start does not
+/// wait for the disk.
+const AHEAD: usize = 32;
+/// And not more than one of so many: those that nobody had rest after a restart, too.
+const SHARE: usize = 256;
+
 /// The raw ports of a gateway.
 pub struct Ports {
     range: RangeInclusive<u16>,
@@ -49,12 +55,14 @@ impl Ports {
         range: RangeInclusive<u16>,
         rest: Duration,
     ) -> Result<Self, StoreError> {
-        let rests = Rests::load(store, "port/", rest).await?;
+        let ahead = (range.len() / SHARE).min(AHEAD);
+        let rests = Rests::load(store, "port/", rest, ahead).await?;
         // In random order: a port must not tell how many tunnels there are.
         let mut ports: Vec<u32> = range.clone().map(u32::from).collect();
         ports.shuffle(&mut rand::rng());
         rests.add(ports);
         rests.forget_others().await;
+        rests.mark_more();
         Ok(Self { range, rests })
     }
 

@@ -4,26 +4,47 @@
 //! arrive. So numbers never used come first, then those that have rested longest, and none
 //! before its rest is over. The store knows when each was given back, so that a restart does
 //! not shorten a rest; a number that was in use when the daemon died rests from its return.
+//!
+//! The store must say "in use" before a number is lent, and that waits for the disk. So a few
+//! numbers can be marked ahead of time: they are lent at once, and others are marked meanwhile.
+//! Those that nobody had by the time the daemon dies rest like the others, which costs their
+//! rest and no guarantee.
+
+mod state;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use futures::future::join_all;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
+use self::state::{Next, State};
 use super::store::{Store, StoreError};
 
 /// How long a port or an address rests after use, unless configured otherwise.
 pub const REST: Duration = Duration::from_secs(600);
 
-/// Numbers of one kind.
+/// Numbers of one kind. Clones are the same numbers.
+#[derive(Clone)]
 pub(super) struct Rests {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     store: Arc<dyn Store>,
     prefix: &'static str,
     rest: Duration,
+    /// How many are marked ahead of time.
+    ahead: usize,
     state: Mutex<State>,
+    /// Told whenever numbers have been marked.
+    marked: Notify,
 }
 
 /// What the store keeps of a number that was ever lent.
@@ -33,18 +54,9 @@ struct Record {
     given_back: Option<u64>,
 }
 
-#[derive(Default)]
-struct State {
-    fresh: VecDeque<u32>,
-    lent: BTreeSet<u32>,
-    /// In the order in which they were given back, with the time when they may be lent again.
-    resting: VecDeque<(u32, Instant)>,
-    /// Read from the store and not claimed by [`Rests::add`] yet.
-    remembered: BTreeMap<u32, u64>,
-}
-
 impl Rests {
-    /// Reads what the store remembers under the prefix, which ends with a slash.
+    /// Reads what the store remembers under the prefix, which ends with a slash. So many numbers
+    /// are marked ahead of time.
     ///
     /// # Errors
     /// The store's own.
@@ -52,6 +64,7 @@ impl Rests {
         store: Arc<dyn Store>,
         prefix: &'static str,
         rest: Duration,
+        ahead: usize,
     ) -> Result<Self, StoreError> {
         let now = milliseconds(SystemTime::now());
         let mut remembered = BTreeMap::new();
@@ -63,13 +76,14 @@ impl Rests {
             }
         }
         let state = Mutex::new(State { remembered, ..State::default() });
-        Ok(Self { store, prefix, rest, state })
+        let marked = Notify::new();
+        Ok(Self { inner: Arc::new(Inner { store, prefix, rest, ahead, state, marked }) })
     }
 
     /// Lends these numbers too, in this order those that were never used.
     pub(super) fn add(&self, numbers: impl IntoIterator<Item = u32>) {
         let (now, today) = (Instant::now(), milliseconds(SystemTime::now()));
-        let mut state = self.state();
+        let mut state = self.inner.state();
         let mut used = Vec::new();
         for number in numbers {
             match state.remembered.remove(&number) {
@@ -80,15 +94,15 @@ impl Rests {
         used.sort_unstable();
         for (given_back, number) in used {
             let age = Duration::from_millis(today.saturating_sub(given_back));
-            state.resting.push_back((number, now + self.rest.saturating_sub(age)));
+            state.resting.push_back((number, now + self.inner.rest.saturating_sub(age)));
         }
     }
 
     /// Drops what the store remembers of numbers that no [`Rests::add`] claimed.
     pub(super) async fn forget_others(&self) {
-        let others = std::mem::take(&mut self.state().remembered);
+        let others = std::mem::take(&mut self.inner.state().remembered);
         for number in others.into_keys() {
-            if let Err(error) = self.store.delete(&self.key(number)).await {
+            if let Err(error) = self.inner.store.delete(&self.inner.key(number)).await {
                 tracing::warn!(%error, number, "a number that is no longer lent stays remembered");
             }
         }
@@ -102,13 +116,25 @@ impl Rests {
         &self,
         refuse: impl Fn(u32) -> bool,
     ) -> Result<Option<u32>, StoreError> {
-        let Some(number) = self.pick(refuse) else {
-            return Ok(None);
-        };
-        let mut lent = Lent { rests: self, number: Some(number) };
-        self.remember(number, None).await?;
-        lent.number = None;
-        Ok(Some(number))
+        loop {
+            // Before the look: what is marked after it is not missed.
+            let marked = self.inner.marked.notified();
+            match self.pick(&refuse) {
+                Pick::Ready(number) => {
+                    self.mark_more();
+                    return Ok(Some(number));
+                }
+                Pick::Unmarked(number) => {
+                    let mut lent = Lent { rests: self, number: Some(number) };
+                    self.inner.remember(number, None).await?;
+                    lent.number = None;
+                    self.mark_more();
+                    return Ok(Some(number));
+                }
+                Pick::Later => marked.await,
+                Pick::Nothing => return Ok(None),
+            }
+        }
     }
 
     /// Takes a number back; its rest begins.
@@ -117,48 +143,82 @@ impl Rests {
             return;
         }
         // If this fails the store still says "in use", and the number rests from the next start.
-        if let Err(error) = self.remember(number, Some(milliseconds(SystemTime::now()))).await {
+        let now = Some(milliseconds(SystemTime::now()));
+        if let Err(error) = self.inner.remember(number, now).await {
             tracing::warn!(%error, number, "the store does not know that a number rests");
         }
     }
 
     /// How long each number rests.
     pub(super) fn rest(&self) -> Duration {
-        self.rest
+        self.inner.rest
     }
 
-    fn pick(&self, refuse: impl Fn(u32) -> bool) -> Option<u32> {
+    /// Marks numbers until enough are ready, in a task of its own: nobody waits for it, and
+    /// nobody who goes away ends it half-way.
+    pub(super) fn mark_more(&self) {
+        let Some(picked) = self.inner.state().pick_to_mark(self.inner.ahead, Instant::now()) else {
+            return;
+        };
+        let inner = self.inner.clone();
+        tokio::spawn(async move {
+            // Together: the store writes them in one go.
+            let marks = picked.iter().map(|(number, _)| inner.remember(*number, None));
+            let outcomes = join_all(marks).await;
+            let mut state = inner.state();
+            let mut failed = Vec::new();
+            for (candidate, outcome) in picked.into_iter().zip(outcomes) {
+                match outcome {
+                    Ok(()) => state.ready.push_back(candidate),
+                    Err(error) => {
+                        tracing::warn!(%error, number = candidate.0, "not marked ahead of time");
+                        failed.push(candidate);
+                    }
+                }
+            }
+            // Backwards, so that what rested longest comes first again.
+            failed.into_iter().rev().for_each(|candidate| state.put_back(candidate));
+            state.marking = false;
+            drop(state);
+            inner.marked.notify_waiters();
+        });
+    }
+
+    fn pick(&self, refuse: impl Fn(u32) -> bool) -> Pick {
         // The state is unlocked while the caller thinks, which may take a system call.
         let mut refused = Vec::new();
         let picked = loop {
-            let Some(candidate) = self.state().next(Instant::now()) else {
-                break None;
+            let next = self.inner.state().next(Instant::now());
+            let (candidate, pick) = match next {
+                Next::Ready(candidate) => (candidate, Pick::Ready(candidate.0)),
+                Next::Unmarked(candidate) => (candidate, Pick::Unmarked(candidate.0)),
+                Next::Later => break Pick::Later,
+                Next::Nothing => break Pick::Nothing,
             };
             if !refuse(candidate.0) {
-                break Some(candidate.0);
+                break pick;
             }
             refused.push(candidate);
         };
-        let mut state = self.state();
-        for (number, rested) in refused.into_iter().rev() {
-            state.lent.remove(&number);
-            match rested {
-                Some(since) => state.resting.push_front((number, since)),
-                None => state.fresh.push_back(number),
-            }
+        let mut state = self.inner.state();
+        for candidate in refused.into_iter().rev() {
+            state.lent.remove(&candidate.0);
+            state.put_back(candidate);
         }
         picked
     }
 
     fn begin_rest(&self, number: u32) -> bool {
-        let mut state = self.state();
+        let mut state = self.inner.state();
         let lent = state.lent.remove(&number);
         if lent {
-            state.resting.push_back((number, Instant::now() + self.rest));
+            state.resting.push_back((number, Instant::now() + self.inner.rest));
         }
         lent
     }
+}
 
+impl Inner {
     async fn remember(&self, number: u32, given_back: Option<u64>) -> Result<(), StoreError> {
         let key = self.key(number);
         let value = serde_json::to_value(Record { given_back })
@@ -176,19 +236,16 @@ impl Rests {
     }
 }
 
-impl State {
-    /// Lends the next number; with it, when it could have been lent first.
-    fn next(&mut self, now: Instant) -> Option<(u32, Option<Instant>)> {
-        let next = match self.fresh.pop_front() {
-            Some(number) => (number, None),
-            None => {
-                let (number, since) = self.resting.pop_front_if(|(_, since)| *since <= now)?;
-                (number, Some(since))
-            }
-        };
-        self.lent.insert(next.0);
-        Some(next)
-    }
+/// What a look at the numbers came to.
+enum Pick {
+    /// This one, and the store has it.
+    Ready(u32),
+    /// This one, once the store has it.
+    Unmarked(u32),
+    /// The last ones are being marked.
+    Later,
+    /// None is left.
+    Nothing,
 }
 
 /// Gives a number back if the caller went away while the store was still writing.
@@ -208,68 +265,4 @@ impl Drop for Lent<'_> {
 fn milliseconds(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::region::embedded::Embedded;
-
-    async fn rests(store: &Arc<dyn Store>, rest: Duration) -> Rests {
-        let rests = Rests::load(store.clone(), "test/", rest).await.unwrap();
-        rests.add(1..=3);
-        rests
-    }
-
-    async fn take(rests: &Rests) -> Option<u32> {
-        rests.take(|_| false).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn reuse_is_least_recent_and_never_before_the_rest() {
-        let dir = tempfile::tempdir().unwrap();
-        let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path()).unwrap());
-        let rest = Duration::from_millis(150);
-        let rests = rests(&store, rest).await;
-        assert_eq!([take(&rests).await, take(&rests).await], [Some(1), Some(2)]);
-        rests.give_back(2).await;
-        rests.give_back(1).await;
-        assert_eq!(take(&rests).await, Some(3), "a fresh one comes first");
-        assert_eq!(take(&rests).await, None, "both others rest");
-        tokio::time::sleep(rest).await;
-        let refused = rests.take(|number| number == 2).await.unwrap();
-        assert_eq!(refused, Some(1), "the caller refused 2");
-        assert_eq!(take(&rests).await, Some(2), "what was refused is not lost");
-        assert_eq!(take(&rests).await, None);
-    }
-
-    #[tokio::test]
-    async fn rests_outlive_the_daemon() {
-        let dir = tempfile::tempdir().unwrap();
-        let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path()).unwrap());
-        let before = rests(&store, REST).await;
-        take(&before).await;
-        take(&before).await;
-        before.give_back(1).await;
-        drop(before);
-
-        let after = rests(&store, REST).await;
-        assert_eq!(take(&after).await, Some(3));
-        assert_eq!(take(&after).await, None, "1 rests, and 2 was in use when the daemon died");
-
-        let later = rests(&store, Duration::ZERO).await;
-        assert_eq!([take(&later).await, take(&later).await], [Some(1), Some(2)]);
-    }
-
-    #[tokio::test]
-    async fn what_is_no_longer_lent_is_forgotten() {
-        let dir = tempfile::tempdir().unwrap();
-        let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path()).unwrap());
-        let before = rests(&store, REST).await;
-        take(&before).await;
-        let after = Rests::load(store.clone(), "test/", REST).await.unwrap();
-        after.add(5..=6);
-        after.forget_others().await;
-        assert!(store.list("test/").await.unwrap().is_empty());
-    }
 }

@@ -313,8 +313,10 @@ impl<S: Steering> Tunnels<S> {
         if self.index.remove(tunnel) {
             self.metrics.tunnels.dec();
         }
-        let closed = self.steering.close(tunnel.clone()).await;
+        // Before the container's sockets are destroyed: the relay would take that for a program
+        // that died, and its TLS clients would see an end of stream instead of a reset.
         tunnel.ended.cancel();
+        let closed = self.steering.close(tunnel.clone()).await;
         if let Err(error) = &closed {
             let (tunnel, raw) = (&tunnel.id, &tunnel.raw);
             tracing::error!(

@@ -12,6 +12,16 @@ use tokio::net::TcpListener;
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
+/// The ports that TLS is served on unless one is asked for: the first that is free.
+pub(crate) fn tls_ports() -> impl Iterator<Item = u16> {
+    std::iter::once(443).chain(8443..8543)
+}
+
+/// The same for plain HTTP.
+pub(crate) fn http_ports() -> impl Iterator<Item = u16> {
+    std::iter::once(80).chain(8080..8180)
+}
+
 /// Loopback, and what the uplinks have.
 pub(super) fn addresses(uplinks: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
     let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];

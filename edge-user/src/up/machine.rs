@@ -37,14 +37,14 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Takes hold: refuses if another daemon has this name, removes what a killed one left, loads
-    /// the kernel half and closes the door that nftables keeps.
-    pub(super) async fn take(place: &Place, args: &UpArgs) -> anyhow::Result<Self> {
+    /// Takes hold: removes what a killed daemon of this name left, loads the kernel half and
+    /// closes the door that nftables keeps.
+    pub(super) async fn take(
+        place: &Place,
+        args: &UpArgs,
+        lock: Flock<File>,
+    ) -> anyhow::Result<Self> {
         let run_dir = place.run_dir();
-        fs::create_dir_all(&run_dir).with_context(|| {
-            format!("{}: the run directory cannot be made; edge up needs root", run_dir.display())
-        })?;
-        let lock = lock(&run_dir, place)?;
         let links = Links::here().context("netlink cannot be opened")?;
         let instance = place.instance.as_str();
         let veth_prefix = veth_prefix(instance);
@@ -53,7 +53,7 @@ impl Machine {
         remove_pins(&pins)?;
         let mut sysctls = Sysctls::open(&run_dir).context("sysctl.json in the run directory")?;
         sysctls.restore();
-        let datapath = Arc::new(Datapath::load(&pins)?);
+        let datapath = Arc::new(Datapath::load_with(&pins, args.log_decisions)?);
         let raw_ports = args.raw_ports.first..=args.raw_ports.last;
         let table = Table {
             name: format!("edge_{}", instance.replace('-', "_")),
@@ -107,7 +107,12 @@ impl Machine {
     }
 }
 
-fn lock(run_dir: &Path, place: &Place) -> anyhow::Result<Flock<File>> {
+/// Makes the run directory this daemon's; refuses if another one of its name is there.
+pub(super) fn lock(place: &Place) -> anyhow::Result<Flock<File>> {
+    let run_dir = place.run_dir();
+    fs::create_dir_all(&run_dir).with_context(|| {
+        format!("{}: the run directory cannot be made; edge up needs root", run_dir.display())
+    })?;
     let path = run_dir.join("lock");
     let file = File::create(&path).with_context(|| path.display().to_string())?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
@@ -124,7 +129,7 @@ fn lock(run_dir: &Path, place: &Place) -> anyhow::Result<Flock<File>> {
 
 /// Interface names have 15 bytes: `ed`, four characters that stand for the instance, `-`, and
 /// seven of the container's id.
-fn veth_prefix(instance: &str) -> String {
+pub(crate) fn veth_prefix(instance: &str) -> String {
     // FNV-1a: the same in every version of edge, so that leftovers are found.
     let hash = instance
         .bytes()

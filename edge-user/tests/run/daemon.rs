@@ -201,6 +201,7 @@ impl Admin for Script {
             container: Some(Container { pid: request.pid, ..container() }),
             environment: vec![Variable { name: "MODAL_TASK_ID".into(), value: "ta-1".into() }],
             resolv_conf: "nameserver 169.254.20.10\n".into(),
+            hidden: Vec::new(),
         };
         for event in [Event::Attached(attached), Event::Tunnel(tunnel())] {
             let sent = events.send(Ok(AttachEvent { event: Some(event) })).await;

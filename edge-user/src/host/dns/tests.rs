@@ -11,11 +11,18 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::region::tunnels::fake;
 
-struct OneCaller(Arc<Container>);
+struct OneCaller {
+    container: Arc<Container>,
+    egress: bool,
+}
 
 impl Callers for OneCaller {
     fn by_address(&self, address: IpAddr) -> Option<Arc<Container>> {
-        (address == Ipv4Addr::LOCALHOST).then(|| self.0.clone())
+        (address == Ipv4Addr::LOCALHOST).then(|| self.container.clone())
+    }
+
+    fn may_ask_outside(&self, _address: IpAddr) -> bool {
+        self.egress
     }
 }
 
@@ -99,10 +106,10 @@ impl Drop for Served {
 const PUBLIC: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9));
 
 async fn serve_one() -> Served {
-    serve_domain("edge.localhost").await
+    serve_domain("edge.localhost", true).await
 }
 
-async fn serve_domain(domain: &str) -> Served {
+async fn serve_domain(domain: &str, egress: bool) -> Served {
     // Nothing listens on the first resolver's port.
     let (resolver, port) = Resolver::listen("127.0.0.3:0".parse().unwrap()).await;
     let resolv_conf = tempfile::NamedTempFile::new().unwrap();
@@ -112,7 +119,7 @@ async fn serve_domain(domain: &str) -> Served {
     let udp = UdpSocket::bind(("0.0.0.0", address.port())).await.unwrap();
     let upstreams = Upstreams::new(resolv_conf.path().to_owned(), port);
     let locate = |name: &str| name.starts_with("live.").then(|| vec![PUBLIC]);
-    let callers = Arc::new(OneCaller(fake::container(1)));
+    let callers = Arc::new(OneCaller { container: fake::container(1), egress });
     let domain = domain.to_owned();
     let never = std::future::pending();
     let task = tokio::spawn(serve_with(udp, tcp, callers, locate, domain, upstreams, never));
@@ -189,7 +196,7 @@ async fn names_of_the_region_are_answered_here() {
 
 #[tokio::test]
 async fn under_a_public_domain_only_live_names_are_answered_here() {
-    let served = serve_domain("r5.example").await;
+    let served = serve_domain("r5.example", true).await;
     for (name, forwarded) in
         [("live.r5.example.", false), ("dead.r5.example.", true), ("live.r5.other.", true)]
     {
@@ -297,4 +304,19 @@ async fn silence_ends_in_servfail_after_five_seconds() {
     assert!((4.5..6.0).contains(&seconds), "{seconds}");
     let tries = served.resolver.asked.lock().unwrap().len();
     assert!(tries >= 2, "asked again within that time");
+}
+
+#[tokio::test]
+async fn a_container_without_egress_learns_local_names_and_asks_nobody() {
+    let served = serve_domain("r5.example", false).await;
+    for (name, code) in [
+        ("i6pn.modal.local.", ResponseCode::NoError),
+        ("live.r5.example.", ResponseCode::NoError),
+        ("secret.r5.example.", ResponseCode::Refused),
+        ("secret.example.", ResponseCode::Refused),
+    ] {
+        let reply = served.ask(name, RecordType::AAAA).await;
+        assert_eq!(reply.metadata.response_code, code, "{name}");
+    }
+    assert!(served.resolver.asked.lock().unwrap().is_empty());
 }

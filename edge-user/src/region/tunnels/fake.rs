@@ -53,7 +53,7 @@ impl Steering for FakeSteering {
     }
 
     async fn close(&self, tunnel: Arc<Tunnel>) -> anyhow::Result<()> {
-        assert!(!tunnel.ended.is_cancelled(), "closed twice, or too late");
+        assert!(tunnel.ended.is_cancelled(), "its connections were not told first");
         self.take_time().await;
         let row = self.rows.lock().unwrap().remove(&(tunnel.container.id.clone(), tunnel.port));
         assert_eq!(row, Some(tunnel.raw.as_ref().map(|raw| raw.port)), "closed what was not open");
