@@ -245,7 +245,7 @@ fn within_host<T: Tables>(
         return Outcome::drop(Verdict::NotForwarded);
     }
     if to_service && headers.opens() {
-        return Outcome::drop(Verdict::ConnectFromForwardedPort);
+        return Outcome::drop(Verdict::ServicePort);
     }
     Outcome::deliver(Verdict::Relayed, receiver.ifindex, receiver.mac)
 }

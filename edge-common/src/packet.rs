@@ -75,7 +75,7 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
-/// More extension headers than this are refused: no honest sender of TCP uses them.
+/// Behind more extension headers than this nothing is read, so no tunnel is found.
 const MAX_EXTENSIONS: usize = 4;
 
 impl Headers {

@@ -219,11 +219,7 @@ pub fn neighbours() -> Vec<Case> {
         relayed("a container answers", &syn_ack(RELAYED, RELAY, &mss(1460)), SERVICE),
         relayed("a container answers, IPv6", &tcp(RELAYED_V6, RELAY_V6), SERVICE),
         relayed("a raw tunnel's container answers the relay", &tcp(INNER, RELAY), SERVICE),
-        refused(
-            "a container dials the relay",
-            &syn(RELAYED, RELAY, &[]),
-            Verdict::ConnectFromForwardedPort,
-        ),
+        refused("a container dials the relay", &syn(RELAYED, RELAY, &[]), Verdict::ServicePort),
         not_forwarded("the relay dials another port", &syn(RELAY, "100.64.0.3:22", &[])),
         not_forwarded("the relay sends UDP", &udp(RELAY, RELAYED)),
         not_forwarded(
