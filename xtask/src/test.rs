@@ -32,7 +32,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 
     let mut units = workspace.cargo();
     units.args(["test", "--workspace", "--exclude", "edge-ebpf", "--exclude", "tests", "--"]);
-    units.args(&options.filters);
+    // What a plain `cargo test` leaves out needs the Python environment, which is there by now.
+    units.arg("--include-ignored").args(&options.filters);
+    units.env("EDGE_MODAL_PYTHON", workspace.venv().join("bin/python"));
     step::live("unit tests", "decisions and formats, without a daemon", units)?;
 
     let mut promises = workspace.cargo();
