@@ -80,19 +80,21 @@ pub fn write(name: &str, value: &str) -> io::Result<()> {
     fs::write(Path::new("/proc/sys").join(name), value)
 }
 
+/// The ports that connecting programs are not given.
+pub const RESERVED_PORTS: &str = "net/ipv4/ip_local_reserved_ports";
+
 /// Adds ports to this thread's namespace's list of those that connecting programs are not given.
 pub fn reserve_ports(first: u16, last: u16) -> io::Result<()> {
-    const NAME: &str = "net/ipv4/ip_local_reserved_ports";
-    write(NAME, &with_range(&read(NAME)?, first, last))
+    write(RESERVED_PORTS, &with_range(&read(RESERVED_PORTS)?, first, last))
 }
 
 /// Takes one port off that list.
 pub fn release_port(port: u16) -> io::Result<()> {
-    const NAME: &str = "net/ipv4/ip_local_reserved_ports";
-    write(NAME, &without(&read(NAME)?, port))
+    write(RESERVED_PORTS, &without(&read(RESERVED_PORTS)?, port))
 }
 
-fn with_range(list: &str, first: u16, last: u16) -> String {
+/// A list of ports with one more range.
+pub fn with_range(list: &str, first: u16, last: u16) -> String {
     let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
     if list.is_empty() { range } else { format!("{list},{range}") }
 }

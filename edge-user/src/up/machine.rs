@@ -15,7 +15,12 @@ use crate::{
     cli::{Place, UpArgs},
     datapath::Datapath,
     error::{Error, Kind},
-    host::{links::Links, nft::Table, sysctl::Sysctls, uplink::Uplink},
+    host::{
+        links::Links,
+        nft::Table,
+        sysctl::{self, RESERVED_PORTS, Sysctls},
+        uplink::Uplink,
+    },
 };
 
 /// Where BPF links are pinned; the kernel keeps them while every daemon is down.
@@ -96,13 +101,9 @@ impl Machine {
     fn prepare(&mut self, args: &UpArgs) -> anyhow::Result<()> {
         self.table.install()?;
         self.sysctls.set("net/ipv4/ip_forward", "1")?;
-        const RESERVED: &str = "net/ipv4/ip_local_reserved_ports";
-        let range = format!("{}-{}", args.raw_ports.first, args.raw_ports.last);
-        let reserved = match crate::host::sysctl::read(RESERVED)? {
-            others if others.is_empty() => range,
-            others => format!("{others},{range}"),
-        };
-        self.sysctls.set(RESERVED, &reserved)?;
+        let others = sysctl::read(RESERVED_PORTS)?;
+        let reserved = sysctl::with_range(&others, args.raw_ports.first, args.raw_ports.last);
+        self.sysctls.set(RESERVED_PORTS, &reserved)?;
         Ok(())
     }
 }
