@@ -1,0 +1,199 @@
+//! Who may send to a raw tunnel, and how often anybody may open a connection to it.
+//!
+//! A tunnel's row says by a flag whether any of this is to be looked at, so that a packet of a
+//! tunnel without bounds costs one comparison. A list is asked about every packet, not only about
+//! those that open connections: steering keeps no state, so whatever passes reaches the container.
+//! Rates are asked about SYNs alone.
+
+use core::ops::Deref;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{
+    address::Address,
+    packet::Headers,
+    tables::{Tables, TunnelRow},
+    verdict::Verdict,
+    word::Word,
+};
+
+/// Most networks on the lists of all tunnels of a host together.
+pub const MAX_LISTED: u32 = 65_536;
+/// Sources whose pace is remembered; one more pushes out the one that was silent for longest.
+///
+/// Whoever forges sources pushes out others, and who was pushed out begins with a full bucket: it
+/// may send a burst once for every so many forged SYNs. Forged sources each have a full bucket
+/// anyway; against them stands the bound of the whole tunnel.
+pub const MAX_SOURCES: u32 = 65_536;
+
+/// A place on the list of a tunnel: its slot, and a client's address or the first bits of it.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct ListKey {
+    /// The tunnel's slot, and in the lowest bit whether the address is IPv4: no IPv6 network is to
+    /// hold the addresses that are mapped into it.
+    tag: u32,
+    address: Address,
+}
+
+/// How often connections may open: one an interval, and a burst after a silence.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Pace {
+    /// Nanoseconds that one connection takes; 0 is no bound.
+    pub interval: u64,
+    /// Nanoseconds that a bucket may run ahead of the clock when one more is let in.
+    pub slack: u64,
+}
+
+/// What holds for a tunnel, by its slot.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct PaceRow {
+    /// For each source.
+    pub source: Pace,
+    /// For all of them together.
+    pub tunnel: Pace,
+    /// Tells the tunnel from others that had its slot: their sources are not its own.
+    pub generation: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Whose bucket: a source of a tunnel.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct SourceKey {
+    /// See [`PaceRow::generation`].
+    generation: u32,
+    /// An IPv4 address, or the first 64 bits of an IPv6 address.
+    prefix: Address,
+}
+
+/// A token bucket in one word (a generic cell rate algorithm): the nanosecond at which it will be
+/// full again.
+///
+/// Two CPUs may look at the same time. What is let in is added atomically, so none of it is lost;
+/// what may be lost is what another CPU added between the load and the store of one that finds the
+/// bucket full, and what may be too much is one SYN for every other CPU that looked before the
+/// last token was taken. So after each silence, and each time a token comes back, at most as many
+/// SYNs too many pass as there are other CPUs; the rate itself cannot be outrun by more.
+#[repr(transparent)]
+#[derive(Debug, Default)]
+pub struct Bucket(Word);
+
+impl ListKey {
+    /// Where a client would stand on a tunnel's list.
+    #[inline(always)]
+    pub const fn client(slot: u32, address: Address) -> Self {
+        Self { tag: slot << 1 | address.is_v4() as u32, address }
+    }
+
+    /// Where a network stands, and how many bits of the place count. The length is the family's
+    /// own.
+    pub const fn network(slot: u32, address: Address, length: u8) -> (u32, Self) {
+        let mapping = if address.is_v4() { 96 } else { 0 };
+        (u32::BITS + mapping + length as u32, Self::client(slot, address))
+    }
+}
+
+impl Pace {
+    /// So many a second and so many at once, each from 1 to 1,000,000. The interval is rounded up:
+    /// the pace is never faster than what was asked for, and at most a thousandth slower.
+    pub const fn new(per_second: u32, burst: u32) -> Self {
+        let interval = 1_000_000_000_u64.div_ceil(per_second as u64);
+        Self { interval, slack: interval * (burst as u64 - 1) }
+    }
+
+    const fn bounds(&self) -> bool {
+        self.interval != 0
+    }
+}
+
+impl SourceKey {
+    /// The bucket of whoever has an address.
+    #[inline(always)]
+    pub const fn of(generation: u32, address: &Address) -> Self {
+        let [a, b, c, d] = address.words;
+        let words = if address.is_v4() { [a, b, c, d] } else { [a, b, 0, 0] };
+        Self { generation, prefix: Address { words } }
+    }
+}
+
+impl Bucket {
+    /// A bucket that was full and let one in.
+    #[inline(always)]
+    pub const fn begun(pace: &Pace, now: u64) -> u64 {
+        now + pace.interval
+    }
+
+    /// Takes a token if there is one. Times are nanoseconds of one clock.
+    #[inline(always)]
+    pub fn take(&self, pace: &Pace, now: u64) -> bool {
+        let full = self.0.load();
+        if full <= now {
+            self.0.store(Self::begun(pace, now));
+            return true;
+        }
+        let enough = full - now <= pace.slack;
+        if enough {
+            self.0.add(pace.interval);
+        }
+        enough
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+impl From<u64> for Bucket {
+    fn from(full: u64) -> Self {
+        Self(Word::new(full))
+    }
+}
+
+/// Why a packet to a tunnel is not let in.
+#[inline(always)]
+pub(crate) fn refusal<T: Tables>(
+    headers: &Headers,
+    tables: &T,
+    row: &TunnelRow,
+) -> Option<Verdict> {
+    if row.flags & TunnelRow::LISTED != 0
+        && !tables.lists(&ListKey::client(row.slot, headers.source))
+    {
+        return Some(Verdict::NotAllowed);
+    }
+    if row.flags & TunnelRow::PACED != 0 && headers.opens() {
+        return too_fast(headers, tables, row.slot);
+    }
+    None
+}
+
+/// The source first: what it has too much must not be taken from the others.
+#[inline(always)]
+fn too_fast<T: Tables>(headers: &Headers, tables: &T, slot: u32) -> Option<Verdict> {
+    let row = tables.pace(slot)?;
+    let now = tables.now();
+    if row.source.bounds() {
+        let key = SourceKey::of(row.generation, &headers.source);
+        match tables.source_bucket(&key) {
+            Some(bucket) if !bucket.take(&row.source, now) => return Some(Verdict::SourceRate),
+            Some(_) => {}
+            // Two CPUs may both find none: then the bucket has one token more. Without room for
+            // another the SYN passes, for it is not its source's fault.
+            None => tables.begin_source_bucket(&key, Bucket::begun(&row.source, now)),
+        }
+    }
+    if row.tunnel.bounds()
+        && let Some(bucket) = tables.tunnel_bucket(slot)
+        && !bucket.deref().take(&row.tunnel, now)
+    {
+        return Some(Verdict::TunnelRate);
+    }
+    None
+}
