@@ -19,11 +19,12 @@ use crate::{
 
 /// Most networks on the lists of all tunnels of a host together.
 pub const MAX_LISTED: u32 = 65_536;
-/// Sources whose pace is remembered; one more pushes out the one that was silent for longest.
+/// Sources whose pace is remembered; one more pushes out another that was silent for long, who
+/// then begins with a full bucket.
 ///
-/// Whoever forges sources pushes out others, and who was pushed out begins with a full bucket: it
-/// may send a burst once for every so many forged SYNs. Forged sources each have a full bucket
-/// anyway; against them stands the bound of the whole tunnel.
+/// The kernel pushes out first who was seen only once, so a flood of forged sources pushes out
+/// each other and not who comes again and again. Each of them has a full bucket: a flood of many
+/// sources is bounded by the whole tunnel's pace alone.
 pub const MAX_SOURCES: u32 = 65_536;
 
 /// A place on the list of a tunnel: its slot, and a client's address or the first bits of it.
