@@ -80,11 +80,11 @@ pub struct SourceKey {
 /// A token bucket in one word (a generic cell rate algorithm): the nanosecond at which it will be
 /// full again.
 ///
-/// Two CPUs may look at the same time. What is let in is added atomically, so none of it is lost;
-/// what may be lost is what another CPU added between the load and the store of one that finds the
-/// bucket full, and what may be too much is one SYN for every other CPU that looked before the
-/// last token was taken. So after each silence, and each time a token comes back, at most as many
-/// SYNs too many pass as there are other CPUs; the rate itself cannot be outrun by more.
+/// CPUs may look at the same time. What each lets in is added atomically, so that none of it is
+/// forgotten: when the last token goes, at most one SYN too many passes for every other CPU, and
+/// the next ones wait for it. Only who finds the bucket full stores; what others add within the
+/// nanoseconds between its load and its store, which are fewer than a packet takes, is lost: again
+/// one SYN for every other CPU, once after a silence.
 #[repr(transparent)]
 #[derive(Debug, Default)]
 pub struct Bucket(Word);
@@ -197,4 +197,79 @@ fn too_fast<T: Tables>(headers: &Headers, tables: &T, slot: u32) -> Option<Verdi
         return Some(Verdict::TunnelRate);
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_pace_is_never_faster_than_what_was_asked_for() {
+        for (per_second, burst) in [(1, 1), (3, 10), (999_983, 7), (1_000_000, 1_000_000)] {
+            let (pace, bucket) = (Pace::new(per_second, burst), Bucket::default());
+            let second = pace.interval * u64::from(per_second);
+            assert!((SECOND..=SECOND + SECOND / 1000).contains(&second), "{per_second}: {second}");
+            let begun = 5 * SECOND;
+            let at_once = (0..2 * burst).filter(|_| bucket.take(&pace, begun)).count();
+            assert_eq!(at_once, burst as usize, "{per_second}/{burst}");
+            let steps = 3 * per_second.min(1000);
+            let step = 3 * SECOND / u64::from(steps);
+            let later = (1..=u64::from(steps)).filter(|n| bucket.take(&pace, begun + n * step));
+            let tokens = u64::from(steps.min(3 * per_second));
+            assert!(
+                (tokens - 1..=tokens).contains(&(later.count() as u64)),
+                "{per_second}/{burst}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_bucket_holds_no_more_than_a_burst_however_long_the_silence() {
+        let (pace, bucket) = (Pace::new(10, 5), Bucket::default());
+        for now in [SECOND, 1000 * SECOND, u64::MAX / 2] {
+            assert_eq!((0..20).filter(|_| bucket.take(&pace, now)).count(), 5);
+        }
+    }
+
+    /// What the type says of CPUs that look at the same time.
+    #[test]
+    fn contention_forgets_nothing() {
+        const CPUS: usize = 4;
+        const BURST: usize = 200_000;
+        let pace = Pace::new(1, BURST as u32);
+        for _ in 0..20 {
+            let bucket = Bucket::from(Bucket::begun(&pace, SECOND));
+            let together = std::sync::Barrier::new(CPUS);
+            let taken: usize = std::thread::scope(|scope| {
+                let take = || {
+                    together.wait();
+                    (0..BURST).filter(|_| bucket.take(&pace, SECOND)).count()
+                };
+                let cpus = [(); CPUS].map(|()| scope.spawn(take));
+                cpus.map(|cpu| cpu.join().unwrap()).iter().sum()
+            });
+            assert!((BURST - 1..BURST - 1 + CPUS).contains(&taken), "{taken}");
+        }
+    }
+
+    #[test]
+    fn families_and_slots_have_places_of_their_own() {
+        let address = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());
+        let v4 = ListKey::network(7, address("192.0.2.0"), 24);
+        let v6 = ListKey::network(7, address("::"), 0);
+        assert_eq!((v4.0, v6.0), (32 + 96 + 24, 32));
+        let client = ListKey::client(7, address("192.0.2.1"));
+        assert_eq!(client.tag, v4.1.tag);
+        assert_ne!(client.tag, v6.1.tag, "::/0 would hold all of IPv4");
+        assert_ne!(client.tag, ListKey::client(8, address("192.0.2.1")).tag);
+
+        let source = |text: &str| SourceKey::of(1, &address(text));
+        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
+        assert_eq!(source("2001:db8:1:2::1"), source("2001:db8:1:2:ffff::2"));
+        assert_ne!(source("2001:db8:1:2::1"), source("2001:db8:1:3::1"));
+    }
 }
