@@ -39,6 +39,7 @@ use crate::{
     metrics::{self, KernelCounters},
     region::{
         addresses::{AddressPlan, Addresses},
+        bounds::Defaults,
         embedded::Embedded,
         ports::Ports,
         rest::REST,
@@ -137,6 +138,7 @@ async fn serve(
         tls_port,
         raw_host: raw_host(args, uplinks),
         per_container: TunnelSettings::PER_CONTAINER,
+        defaults: Defaults::laid_down(&args.bounds.asked()).context("--allow")?,
     };
     let tunnels = Tunnels::new(steering.clone(), ports, settings, &registry)?;
     let (certificates, ca) = certificates(args, &state_dir)?;
