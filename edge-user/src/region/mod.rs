@@ -4,6 +4,7 @@ pub mod addresses;
 pub mod embedded;
 pub mod names;
 pub mod ports;
+pub mod records;
 pub mod rest;
 pub mod steering;
 pub mod store;
