@@ -5,6 +5,7 @@
 
 mod attach;
 mod counters;
+mod lists;
 mod log;
 mod tables;
 
@@ -16,19 +17,20 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, SockMap},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, SockMap},
     programs::{
         ProgramError, SchedClassifier, SkLookup, TestRun, TestRunOptions, Xdp, links::LinkError,
     },
 };
 use edge_common::{
     address::{Address, Endpoint},
-    admit::{ListKey, PaceRow},
+    admit::PaceRow,
     tables::{AddressRow, Count, ForwardRow, LAYOUT, ListenerRow, Settings, Traffic, TunnelRow},
     verdict::Hook,
 };
 
 pub use attach::UplinkMode;
+use lists::Lists;
 
 /// The programs and tables of one daemon.
 pub struct Datapath {
@@ -40,7 +42,7 @@ pub struct Datapath {
     forwards: Mutex<HashMap<MapData, Endpoint, ForwardRow>>,
     listeners: Mutex<HashMap<MapData, Endpoint, ListenerRow>>,
     raw_listeners: Mutex<SockMap<MapData>>,
-    lists: Mutex<LpmTrie<MapData, ListKey, u32>>,
+    lists: Mutex<Lists>,
     paces: Mutex<Array<MapData, PaceRow>>,
     tunnel_buckets: Mutex<Array<MapData, u64>>,
     verdicts: PerCpuArray<MapData, Count>,
@@ -135,7 +137,7 @@ impl Datapath {
             forwards: Mutex::new(tables::take(&mut ebpf, "FORWARDS")?),
             listeners: Mutex::new(tables::take(&mut ebpf, "LISTENERS")?),
             raw_listeners: Mutex::new(tables::take(&mut ebpf, "RAW_LISTENERS")?),
-            lists: Mutex::new(tables::take(&mut ebpf, "LISTS")?),
+            lists: Mutex::new(Lists::take(&mut ebpf)?),
             paces: Mutex::new(tables::take(&mut ebpf, "PACES")?),
             tunnel_buckets: Mutex::new(tables::take(&mut ebpf, "TUNNEL_BUCKETS")?),
             verdicts: tables::take(&mut ebpf, "VERDICTS")?,

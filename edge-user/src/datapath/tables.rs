@@ -2,18 +2,16 @@
 
 use std::borrow::BorrowMut;
 
+use super::{Datapath, DatapathError, lock};
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, Map, MapData, MapError, lpm_trie::Key},
+    maps::{HashMap, Map, MapData, MapError},
 };
 use edge_common::{
     address::{Address, Endpoint},
-    admit::{ListKey, PaceRow},
+    admit::PaceRow,
     tables::{AddressRow, ForwardRow, LAYOUT, ListenerRow, Settings, TunnelRow},
 };
-use ipnet::IpNet;
-
-use super::{Datapath, DatapathError, lock};
 
 impl Datapath {
     /// Writes the host's settings; from then on decisions are made.
@@ -64,18 +62,6 @@ impl Datapath {
         remove(&mut lock(&self.listeners), "LISTENERS", &public)
     }
 
-    /// Puts a network on the list of a slot's tunnel.
-    pub fn list(&self, slot: u32, network: IpNet) -> Result<(), DatapathError> {
-        lock(&self.lists)
-            .insert(&listed(slot, network), 1, 0)
-            .map_err(|error| DatapathError::Table("LISTS", Box::new(error)))
-    }
-
-    /// Takes it off; fine if it is not there.
-    pub fn unlist(&self, slot: u32, network: IpNet) -> Result<(), DatapathError> {
-        gone("LISTS", lock(&self.lists).remove(&listed(slot, network)))
-    }
-
     /// Says how often connections to a slot's tunnel may open, and fills its bucket.
     pub fn set_pace(&self, slot: u32, row: PaceRow) -> Result<(), DatapathError> {
         lock(&self.paces)
@@ -93,7 +79,7 @@ impl Datapath {
             ("TUNNELS", lock(&self.tunnels).keys().count()),
             ("FORWARDS", lock(&self.forwards).keys().count()),
             ("LISTENERS", lock(&self.listeners).keys().count()),
-            ("LISTS", lock(&self.lists).keys().count()),
+            ("LISTS", lock(&self.lists).len()),
         ]
     }
 }
@@ -124,12 +110,8 @@ fn remove<T: BorrowMut<MapData>, K: Pod, V: Pod>(
     gone(name, table.remove(key))
 }
 
-fn listed(slot: u32, network: IpNet) -> Key<ListKey> {
-    let (bits, key) = ListKey::network(slot, network.network().into(), network.prefix_len());
-    Key::new(bits, key)
-}
-
-fn gone(name: &'static str, removed: Result<(), MapError>) -> Result<(), DatapathError> {
+/// Fine if it was not there.
+pub(super) fn gone(name: &'static str, removed: Result<(), MapError>) -> Result<(), DatapathError> {
     match removed {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error))
