@@ -41,6 +41,7 @@ use crate::{
     metrics::{self, KernelCounters},
     region::{
         addresses::{AddressPlan, Addresses},
+        bounds::Defaults,
         embedded::Embedded,
         ports::Ports,
         rest::REST,
@@ -152,6 +153,7 @@ async fn serve(
         tls_port,
         raw_host: raw_host(args, &uplinks),
         per_container: TunnelSettings::PER_CONTAINER,
+        defaults: Defaults::laid_down(&args.bounds.asked()).context("--allow")?,
     };
     let records = adopt::tunnel_records(leased);
     let tunnels = Tunnels::new(steering.clone(), ports, settings, records, &registry)?;
