@@ -1,10 +1,16 @@
 //! One file a question; each measures edge side by side with the alternative, interleaved in the
 //! same run, and leaves its result with the machine's description under `bench/runs/`.
 
+mod cpu;
 mod decision;
+mod empty;
+mod field;
+mod frames;
+mod load;
 mod machine;
+mod peers;
 mod plot;
-mod raw_tunnel;
+mod raw;
 mod readme;
 mod report;
 mod summary;
@@ -22,7 +28,7 @@ struct Question {
 }
 
 const QUESTIONS: &[Question] = &[
-    Question { name: "raw", measure: raw_tunnel::measure, rounds: 7 },
+    Question { name: "raw", measure: raw::measure, rounds: 7 },
     Question { name: "decision", measure: decision::measure, rounds: 15 },
 ];
 
