@@ -13,6 +13,7 @@ mod plot;
 mod raw;
 mod readme;
 mod report;
+mod start;
 mod summary;
 
 use anyhow::Result;
@@ -30,6 +31,7 @@ struct Question {
 const QUESTIONS: &[Question] = &[
     Question { name: "raw", measure: raw::measure, rounds: 7 },
     Question { name: "decision", measure: decision::measure, rounds: 15 },
+    Question { name: "start", measure: start::measure, rounds: 7 },
 ];
 
 #[derive(Parser)]
