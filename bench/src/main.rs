@@ -6,6 +6,7 @@ mod decision;
 mod empty;
 mod field;
 mod frames;
+mod live;
 mod load;
 mod machine;
 mod peers;
@@ -31,6 +32,7 @@ struct Question {
 const QUESTIONS: &[Question] = &[
     Question { name: "raw", measure: raw::measure, rounds: 7 },
     Question { name: "decision", measure: decision::measure, rounds: 15 },
+    Question { name: "live", measure: live::measure, rounds: 9 },
     Question { name: "start", measure: start::measure, rounds: 7 },
 ];
 
