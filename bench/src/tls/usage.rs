@@ -12,16 +12,16 @@ const TICKS: u64 = 100;
 
 /// One reading, summed over a process and its descendants.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Usage {
+pub(super) struct Usage {
     /// Time in user space and in the kernel, of all threads, the ended ones too.
-    pub(crate) cpu: Duration,
+    pub(super) cpu: Duration,
     /// Memory in KiB, a shared page counted by its share (PSS).
-    pub(crate) pss: u64,
+    pub(super) pss: u64,
 }
 
 impl Usage {
     /// Of a process and its descendants.
-    pub(crate) fn of(pid: u32) -> Result<Self> {
+    pub(super) fn of(pid: u32) -> Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         // The name in parentheses may hold anything.
         let (_, fields) = stat.rsplit_once(')').context("no name in a stat file")?;

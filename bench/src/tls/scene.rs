@@ -8,15 +8,14 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use tests::{edge::Edge, lab::Lab, netns::NetNs, process::wait_for, tenant::Tenant, wire::Wire};
 
-use crate::{
-    machine::Machine,
-    report::{Report, Row},
-    tls_backend::Backend,
-    tls_client::{Client, Target},
-    tls_cores::{Core, on},
-    tls_peers::{Peer, Peers},
-    tls_usage::Usage,
+use super::{
+    backend::Backend,
+    client::{Client, Target},
+    cores::on,
+    peers::{Peer, Peers},
+    usage::Usage,
 };
+use crate::cpu;
 
 /// The domain that the certificate covers.
 const DOMAIN: &str = "r1.example.com";
@@ -24,11 +23,11 @@ const DOMAIN: &str = "r1.example.com";
 const ROUTED: &str = "198.18.0.2";
 
 /// Four servers, ready. Everything goes with this guard.
-pub(crate) struct Scene {
+pub(super) struct Scene {
     /// The client in the internet.
-    pub(crate) client: Client,
+    pub(super) client: Client,
     /// edge first.
-    pub(crate) servers: Vec<Server>,
+    pub(super) servers: Vec<Server>,
     _peers: Peers,
     _backends: [Backend; 2],
     _tenant: Tenant,
@@ -39,27 +38,27 @@ pub(crate) struct Scene {
 }
 
 /// One that ends TLS.
-pub(crate) struct Server {
+pub(super) struct Server {
     /// Its name.
-    pub(crate) name: &'static str,
+    pub(super) name: &'static str,
     /// What clients dial and ask for.
-    pub(crate) target: Target,
+    pub(super) target: Target,
     pid: u32,
 }
 
 impl Server {
     /// What its processes have used so far.
-    pub(crate) fn usage(&self) -> Result<Usage> {
+    pub(super) fn usage(&self) -> Result<Usage> {
         Usage::of(self.pid)
     }
 }
 
 impl Scene {
     /// Starts everything.
-    pub(crate) fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         let files = tempfile::tempdir()?;
         certificate(files.path())?;
-        let lab = on(Core::Server, || start_edge(files.path()))?;
+        let lab = on(cpu::SERVER, || start_edge(files.path()))?;
         let tenant = Tenant::new(&lab.edge, "backend", &["--encrypted-port", "8000"]);
         let host = host(&lab.edge)?;
 
@@ -70,7 +69,7 @@ impl Scene {
         let backends = [Backend::start(&tenant.netns)?, Backend::start(&routed)?];
         let backend = SocketAddr::new(ROUTED.parse()?, Backend::PORT);
 
-        let peers = on(Core::Server, || Peers::start(&lab.machine, files.path(), backend))?;
+        let peers = on(cpu::SERVER, || Peers::start(&lab.machine, files.path(), backend))?;
         let client = Client::new(&lab.internet, &files.path().join("ca.pem"))?;
         let target = |port| {
             let address = SocketAddr::new(Lab::PUBLIC.parse()?, port);
@@ -97,31 +96,9 @@ impl Scene {
         })
     }
 
-    /// Asks each server in turn, so often, and reports; the first round warms up and is dropped.
-    pub(crate) fn rounds(
-        &self,
-        question: &'static str,
-        unit: &'static str,
-        rounds: usize,
-        measure: impl Fn(&Client, &Server) -> Result<f64>,
-    ) -> Result<Report> {
-        let mut rows: Vec<Row> = self.servers.iter().map(Server::row).collect();
-        for round in 0..=rounds {
-            for (server, row) in self.servers.iter().zip(&mut rows) {
-                let value = measure(&self.client, server).context(server.name)?;
-                if round > 0 {
-                    row.samples.push(value);
-                }
-            }
-        }
-        Ok(Report { question, unit, machine: Machine::here(), rows })
-    }
-}
-
-impl Server {
-    /// An empty row of its name.
-    pub(crate) fn row(&self) -> Row {
-        Row { name: self.name.to_owned(), samples: Vec::new() }
+    /// Asks each server in turn.
+    pub(super) fn each(&self, mut ask: impl FnMut(&Client, &Server) -> Result<()>) -> Result<()> {
+        self.servers.iter().try_for_each(|server| ask(&self.client, server).context(server.name))
     }
 }
 

@@ -12,20 +12,20 @@ use tests::{
 
 /// The alternatives.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Peer {
+pub(super) enum Peer {
     Nginx,
     Haproxy,
     Hitch,
 }
 
 /// All of them, running.
-pub(crate) struct Peers(Vec<Running>);
+pub(super) struct Peers(Vec<Running>);
 
 impl Peer {
     /// In the order of the tables.
-    pub(crate) const ALL: [Self; 3] = [Self::Nginx, Self::Haproxy, Self::Hitch];
+    pub(super) const ALL: [Self; 3] = [Self::Nginx, Self::Haproxy, Self::Hitch];
 
-    pub(crate) fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx stream",
             Self::Haproxy => "haproxy",
@@ -34,7 +34,7 @@ impl Peer {
     }
 
     /// Where it listens.
-    pub(crate) fn port(self) -> u16 {
+    pub(super) fn port(self) -> u16 {
         match self {
             Self::Nginx => 8401,
             Self::Haproxy => 8402,
@@ -62,13 +62,13 @@ impl Peer {
 
 impl Peers {
     /// Starts them in a namespace, with the certificate of a folder.
-    pub(crate) fn start(netns: &NetNs, files: &Path, backend: SocketAddr) -> Result<Self> {
+    pub(super) fn start(netns: &NetNs, files: &Path, backend: SocketAddr) -> Result<Self> {
         let start = |peer: Peer| Ok(peer.prepare(netns, files, backend)?.running());
         Ok(Self(Peer::ALL.into_iter().map(start).collect::<Result<_>>()?))
     }
 
     /// The first process of one.
-    pub(crate) fn pid(&self, peer: Peer) -> u32 {
+    pub(super) fn pid(&self, peer: Peer) -> u32 {
         self.0[peer as usize].pid()
     }
 }

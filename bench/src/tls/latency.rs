@@ -1,59 +1,63 @@
-//! How long do requests take over open connections, at the same load for all servers? The 99th
-//! percentile of small requests, well below what any of them can carry.
+//! How long small requests over open connections take, at the same load for all servers and well
+//! below what any of them can carry.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use rustls::HandshakeKind;
 use tokio::time::{MissedTickBehavior, interval_at};
 
-use crate::{
-    report::Report,
-    tls_backend::Request,
-    tls_client::{Client, Connection, Exchange, ask},
-    tls_scene::{Scene, Server},
+use super::{
+    backend::Request,
+    client::{Client, Connection, Exchange, ask},
+    scene::Server,
 };
+use crate::summary::percentile;
 
-const ROUNDS: usize = 9;
-const CONNECTIONS: usize = 50;
+const CONNECTIONS: u32 = 50;
 /// Between two requests of a connection: 4,000 a second in all.
 const PAUSE: Duration = Duration::from_micros(12_500);
-/// Requests of a connection in one round.
+/// Requests of a connection.
 const REQUESTS: usize = 160;
 /// Bytes of an answer.
 const ANSWER: u64 = 1024;
 
-/// In microseconds.
-pub(crate) fn measure() -> Result<Report> {
-    let question = "99th percentile of request times at 4,000 requests a second, by server";
-    Scene::new()?.rounds(question, "µs", ROUNDS, p99)
+/// What a load of requests showed.
+pub(super) struct Load {
+    /// Microseconds that 99 of 100 requests did not exceed.
+    pub(super) p99: f64,
+    /// Microseconds of server CPU for each request.
+    pub(super) cpu: f64,
 }
 
-fn p99(client: &Client, server: &Server) -> Result<f64> {
+/// Sends requests at a steady pace.
+pub(super) fn load(client: &Client, server: &Server) -> Result<Load> {
     let visitor = client.full(Exchange::X25519)?;
-    let mut times = client.run(async || {
+    let (mut times, spent) = client.run(async || {
         let mut connections = Vec::new();
         for _ in 0..CONNECTIONS {
             connections.push(visitor.connect(&server.target, HandshakeKind::Full).await?);
         }
+        let before = server.usage()?.cpu;
         let mut tasks = tokio::task::JoinSet::new();
         let begin = tokio::time::Instant::now() + Duration::from_millis(50);
         for (number, tls) in (0..).zip(connections) {
             // Spread evenly, so that the load has no waves.
-            tasks.spawn(requests(tls, begin + PAUSE * number / CONNECTIONS as u32));
+            tasks.spawn(requests(tls, begin + PAUSE * number / CONNECTIONS));
         }
         let mut times = Vec::new();
         while let Some(task) = tasks.join_next().await {
             times.extend(task??);
         }
-        Ok(times)
+        Ok((times, server.usage()?.cpu - before))
     })?;
-    times.sort_unstable();
-    let at = times.len() * 99 / 100;
-    Ok(times.get(at).context("no requests")?.as_secs_f64() * 1e6)
+    #[expect(clippy::cast_precision_loss, reason = "some thousands of requests")]
+    let cpu = spent.as_secs_f64() * 1e6 / times.len() as f64;
+    Ok(Load { p99: percentile(&mut times, 0.99), cpu })
 }
 
-async fn requests(mut tls: Connection, begin: tokio::time::Instant) -> Result<Vec<Duration>> {
+/// Microseconds of each.
+async fn requests(mut tls: Connection, begin: tokio::time::Instant) -> Result<Vec<f64>> {
     let mut ticks = interval_at(begin, PAUSE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut times = Vec::with_capacity(REQUESTS);
@@ -61,7 +65,7 @@ async fn requests(mut tls: Connection, begin: tokio::time::Instant) -> Result<Ve
         ticks.tick().await;
         let begun = Instant::now();
         ask(&mut tls, Request { upload: 0, answer: ANSWER, last: false }).await?;
-        times.push(begun.elapsed());
+        times.push(begun.elapsed().as_secs_f64() * 1e6);
     }
     Ok(times)
 }

@@ -16,53 +16,51 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{
-    tls_backend::Request,
-    tls_cores::{Core, on},
+use super::{
+    backend::{PIECE, Request},
+    cores::on,
 };
+use crate::cpu;
 
 /// A connection whose handshake is done.
-pub(crate) type Connection = TlsStream<TcpStream>;
+pub(super) type Connection = TlsStream<TcpStream>;
 
 /// The client's side of the wire.
-pub(crate) struct Client {
+pub(super) struct Client {
     netns: NetNs,
     roots: Arc<RootCertStore>,
 }
 
 /// Whom to dial and what name to ask for.
 #[derive(Debug, Clone)]
-pub(crate) struct Target {
+pub(super) struct Target {
     address: SocketAddr,
     name: ServerName<'static>,
 }
 
 impl Target {
-    pub(crate) fn new(address: SocketAddr, name: &str) -> Result<Self> {
+    pub(super) fn new(address: SocketAddr, name: &str) -> Result<Self> {
         Ok(Self { address, name: ServerName::try_from(name.to_owned())? })
     }
 }
 
 impl Client {
     /// Of a namespace; it trusts an authority.
-    pub(crate) fn new(netns: &NetNs, authority: &Path) -> Result<Self> {
+    pub(super) fn new(netns: &NetNs, authority: &Path) -> Result<Self> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(authority)?)?;
         Ok(Self { netns: netns.clone(), roots: Arc::new(roots) })
     }
 
     /// Whether the server takes a connection.
-    pub(crate) fn reaches(&self, target: &Target) -> bool {
+    pub(super) fn reaches(&self, target: &Target) -> bool {
         self.netns.enter(|| std::net::TcpStream::connect(target.address).is_ok())
     }
 
     /// Runs a job on the client's core, in its namespace, on a runtime of one thread.
-    pub(crate) fn run<T: Send>(
-        &self,
-        job: impl AsyncFnOnce() -> Result<T> + Send,
-    ) -> Result<T> {
+    pub(super) fn run<T: Send>(&self, job: impl AsyncFnOnce() -> Result<T> + Send) -> Result<T> {
         self.netns.enter(|| {
-            on(Core::Client, || {
+            on(cpu::CLIENT, || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 runtime.block_on(job())
             })
@@ -70,14 +68,14 @@ impl Client {
     }
 
     /// A visitor that begins every session anew.
-    pub(crate) fn full(&self, exchange: Exchange) -> Result<Visitor> {
+    pub(super) fn full(&self, exchange: Exchange) -> Result<Visitor> {
         let mut config = self.config(exchange)?;
         config.resumption = Resumption::disabled();
         Ok(Visitor { connector: TlsConnector::from(Arc::new(config)), exchange })
     }
 
     /// A visitor that resumes its last session, once it has one.
-    pub(crate) fn resuming(&self) -> Result<Visitor> {
+    pub(super) fn resuming(&self) -> Result<Visitor> {
         let exchange = Exchange::X25519;
         let config = self.config(exchange)?;
         Ok(Visitor { connector: TlsConnector::from(Arc::new(config)), exchange })
@@ -99,7 +97,7 @@ const SUITE: CipherSuite = CipherSuite::TLS13_AES_128_GCM_SHA256;
 
 /// How keys are agreed on.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Exchange {
+pub(super) enum Exchange {
     /// What all servers know.
     X25519,
     /// What edge prefers: the same with ML-KEM-768 beside it.
@@ -117,7 +115,7 @@ impl Exchange {
 
 /// Connects, one connection after the other.
 #[derive(Clone)]
-pub(crate) struct Visitor {
+pub(super) struct Visitor {
     connector: TlsConnector,
     exchange: Exchange,
 }
@@ -125,7 +123,7 @@ pub(crate) struct Visitor {
 impl Visitor {
     /// Connects; fails unless the handshake was of this kind, in TLS 1.3, with the one suite and
     /// the one key exchange.
-    pub(crate) async fn connect(&self, to: &Target, kind: HandshakeKind) -> Result<Connection> {
+    pub(super) async fn connect(&self, to: &Target, kind: HandshakeKind) -> Result<Connection> {
         let tcp = TcpStream::connect(to.address).await.context("cannot connect")?;
         tcp.set_nodelay(true)?;
         let tls = self.connector.connect(to.name.clone(), tcp).await.context("no handshake")?;
@@ -141,7 +139,7 @@ impl Visitor {
     }
 
     /// Connects, asks for one byte, and lets the backend close.
-    pub(crate) async fn visit(&self, to: &Target, kind: HandshakeKind) -> Result<()> {
+    pub(super) async fn visit(&self, to: &Target, kind: HandshakeKind) -> Result<()> {
         let mut tls = self.connect(to, kind).await?;
         ask(&mut tls, Request { upload: 0, answer: 1, last: true }).await?;
         match tls.read(&mut [0; 1]).await {
@@ -157,14 +155,14 @@ impl Visitor {
 }
 
 /// Sends a request without an upload and reads the answer.
-pub(crate) async fn ask(tls: &mut Connection, request: Request) -> Result<()> {
+pub(super) async fn ask(tls: &mut Connection, request: Request) -> Result<()> {
     tls.write_all(&request.bytes()).await.context("the request")?;
     receive(tls, request.answer).await
 }
 
 /// Reads so many bytes and drops them.
-pub(crate) async fn receive(tls: &mut Connection, mut amount: u64) -> Result<()> {
-    let mut room = vec![0; usize::try_from(amount)?.min(crate::tls_backend::PIECE)];
+pub(super) async fn receive(tls: &mut Connection, mut amount: u64) -> Result<()> {
+    let mut room = vec![0; usize::try_from(amount)?.min(PIECE)];
     while amount > 0 {
         let wanted = room.len().min(usize::try_from(amount)?);
         let read = tls.read(&mut room[..wanted]).await.context("the answer")?;

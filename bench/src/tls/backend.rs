@@ -12,26 +12,27 @@ use tokio::{
     sync::oneshot,
 };
 
-use crate::tls_cores::{Core, on};
+use super::cores::on;
+use crate::cpu;
 
 /// Bytes of one read or write.
-pub(crate) const PIECE: usize = 256 * 1024;
+pub(super) const PIECE: usize = 256 * 1024;
 static ZEROS: [u8; PIECE] = [0; PIECE];
 
 /// A responder on its own thread; it ends with this guard.
-pub(crate) struct Backend {
+pub(super) struct Backend {
     _stop: oneshot::Sender<()>,
 }
 
 /// One request.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Request {
+pub(super) struct Request {
     /// Bytes that follow it.
-    pub(crate) upload: u64,
+    pub(super) upload: u64,
     /// Bytes of the answer.
-    pub(crate) answer: u64,
+    pub(super) answer: u64,
     /// Whether the backend closes after the answer.
-    pub(crate) last: bool,
+    pub(super) last: bool,
 }
 
 impl Request {
@@ -39,7 +40,7 @@ impl Request {
     const SIZE: usize = 17;
 
     /// As it is sent.
-    pub(crate) fn bytes(self) -> [u8; Self::SIZE] {
+    pub(super) fn bytes(self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
         bytes[..8].copy_from_slice(&self.upload.to_be_bytes());
         bytes[8..16].copy_from_slice(&self.answer.to_be_bytes());
@@ -55,10 +56,10 @@ impl Request {
 
 impl Backend {
     /// Where it listens.
-    pub(crate) const PORT: u16 = 8000;
+    pub(super) const PORT: u16 = 8000;
 
     /// Starts it inside a namespace.
-    pub(crate) fn start(netns: &NetNs) -> Result<Self> {
+    pub(super) fn start(netns: &NetNs) -> Result<Self> {
         let listener = netns.enter(|| {
             let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
@@ -69,7 +70,7 @@ impl Backend {
         })?;
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        on(Core::Client, || {
+        on(cpu::CLIENT, || {
             thread::Builder::new()
                 .name("backend".to_owned())
                 .spawn(move || {
