@@ -16,6 +16,7 @@ mod readme;
 mod report;
 mod start;
 mod summary;
+mod tls;
 
 use anyhow::Result;
 use clap::{Parser, builder::PossibleValuesParser};
@@ -34,6 +35,7 @@ const QUESTIONS: &[Question] = &[
     Question { name: "decision", measure: decision::measure, rounds: 15 },
     Question { name: "live", measure: live::measure, rounds: 9 },
     Question { name: "start", measure: start::measure, rounds: 7 },
+    Question { name: "tls", measure: tls::measure, rounds: 7 },
 ];
 
 #[derive(Parser)]
