@@ -1,6 +1,7 @@
 //! The daemon's side of the commands: gRPC over a unix socket.
 
 mod caller;
+mod connection;
 
 use std::{
     collections::HashSet,
@@ -12,7 +13,7 @@ use std::{
 
 use futures::Stream;
 use tokio::{net::UnixListener, sync::mpsc};
-use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Code, Request, Response, Status};
 use tracing::Instrument as _;
@@ -60,10 +61,11 @@ pub async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let shutdown = service.shutdown.clone();
     let containers = service.containers.clone();
+    let incoming = connection::incoming(listener, containers.clone());
     let from_host = move |request| caller::from_host(&containers, request);
     tonic::transport::Server::builder()
         .add_service(AdminServer::with_interceptor(service, from_host))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned())
+        .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
         .await
 }
 

@@ -2,7 +2,7 @@
 
 pub(crate) mod listeners;
 pub(crate) mod machine;
-mod open_files;
+pub(crate) mod open_files;
 
 use std::{
     io::IsTerminal as _,
@@ -68,13 +68,13 @@ pub async fn run(place: Place, args: UpArgs) -> anyhow::Result<()> {
                 .unwrap_or_else(|_unset| "info".into()),
         )
         .init();
-    open_files::raise();
+    let open_files = open_files::raise();
     // First of all, so that a second daemon is told what it is.
     let lock = machine::lock(&place)?;
     let metrics_listener = metrics::bind(args.admin)?;
     let machine = Machine::take(&place, &args, lock).await?;
     let mut uplinks = Vec::new();
-    let outcome = serve(&place, &args, &machine, &mut uplinks, metrics_listener).await;
+    let outcome = serve(&place, &args, &machine, &mut uplinks, metrics_listener, open_files).await;
     machine.release(&uplinks).await;
     outcome
 }
@@ -85,6 +85,7 @@ async fn serve(
     machine: &Machine,
     uplinks: &mut Vec<Uplink>,
     metrics_listener: std::net::TcpListener,
+    open_files: u64,
 ) -> anyhow::Result<()> {
     let registry = prometheus::Registry::new();
     let ready = Arc::new(AtomicBool::new(false));
@@ -140,7 +141,8 @@ async fn serve(
     };
     let tunnels = Tunnels::new(steering.clone(), ports, settings, &registry)?;
     let (certificates, ca) = certificates(args, &state_dir)?;
-    let limits = Limits { half_closed_idle: args.idle_half_closed, ..Limits::default() };
+    certificates.register(&registry)?;
+    let limits = limits(args, open_files);
     let gateway_metrics = gateway::metrics::Metrics::new(&registry)?;
     let gateway =
         Gateway::new(tunnels.clone(), service.clone(), certificates, gateway_metrics, limits);
@@ -199,6 +201,20 @@ async fn serve(
     tokio::time::timeout(GRACE, tasks.wait()).await.ok();
     service.stop().await;
     Ok(())
+}
+
+fn limits(args: &UpArgs, open_files: u64) -> Limits {
+    let room = usize::try_from(open_files::connections(open_files)).unwrap_or(usize::MAX);
+    let connections = args.max_connections.map_or(room, |wanted| wanted.min(room)).max(1);
+    // A quarter leaves the others to those who have finished; each may hold 32 KiB.
+    let handshakes = args.max_handshakes.unwrap_or((connections / 4).min(4096)).max(2);
+    Limits {
+        hello: args.handshake_deadline,
+        half_closed_idle: args.idle_half_closed,
+        connections,
+        handshakes,
+        ..Limits::default()
+    }
 }
 
 async fn logged<E: std::fmt::Display>(
