@@ -25,6 +25,7 @@ use crate::{
         steering::KernelSteering,
     },
     region::{
+        bounds::{Asked, Defaults},
         tunnel::{Tunnel, TunnelOptions},
         tunnels::{Owner, StartError, Tunnels},
     },
@@ -109,7 +110,7 @@ impl Admin for AdminService {
         request: Request<AttachRequest>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         let request = request.into_inner();
-        let ports = ports(&request)?;
+        let ports = ports(&request, self.tunnels.defaults())?;
         let wanted = container_request(request)?;
         let (events, stream) = mpsc::channel(16);
         let life = Life {
@@ -209,7 +210,7 @@ impl Life {
         for (port, options) in ports {
             let tunnel = self
                 .tunnels
-                .start(&attached.container, (*port).into(), *options, Owner::Daemon, None)
+                .start(&attached.container, (*port).into(), options.clone(), Owner::Daemon, None)
                 .await
                 .map_err(|error| start_status(&error))?;
             ready.push(Event::Tunnel(describe_tunnel(&tunnel, &self.steering)));
@@ -241,12 +242,17 @@ fn container_request(request: AttachRequest) -> Result<ContainerRequest, Status>
     Ok(ContainerRequest { name: request.name, workspace, place, egress: !request.no_egress })
 }
 
-fn ports(request: &AttachRequest) -> Result<Vec<(u16, TunnelOptions)>, Status> {
-    let native_ipv6 = request.native_ipv6;
-    let plain = TunnelOptions { native_ipv6, ..TunnelOptions::default() };
+fn ports(
+    request: &AttachRequest,
+    defaults: &Defaults,
+) -> Result<Vec<(u16, TunnelOptions)>, Status> {
+    let asked = request.options.as_ref().map(Asked::try_from).transpose();
+    let asked = asked.map_err(|error| Status::invalid_argument(format!("tunnel: {error}")))?;
+    let held = defaults.for_operator(&asked.unwrap_or_default());
+    let plain = TunnelOptions { native_ipv6: request.native_ipv6, ..held };
     let lists = [
-        (&request.encrypted_ports, plain),
-        (&request.h2_ports, TunnelOptions { h2: true, ..plain }),
+        (&request.encrypted_ports, plain.clone()),
+        (&request.h2_ports, TunnelOptions { h2: true, ..plain.clone() }),
         (&request.unencrypted_ports, TunnelOptions { unencrypted: true, ..plain }),
     ];
     let mut seen = HashSet::new();
@@ -261,7 +267,7 @@ fn ports(request: &AttachRequest) -> Result<Vec<(u16, TunnelOptions)>, Status> {
                     "port {port}: given twice; a container port has one tunnel"
                 )));
             }
-            ports.push((port, options));
+            ports.push((port, options.clone()));
         }
     }
     Ok(ports)
@@ -306,6 +312,7 @@ fn describe_tunnel(tunnel: &Tunnel, steering: &KernelSteering) -> wire::Tunnel {
         bytes_in: tunnel.stats.bytes_in.load(Relaxed) + kernel.inbound.bytes,
         bytes_out: tunnel.stats.bytes_out.load(Relaxed) + kernel.outbound.bytes,
         last_error: tunnel.stats.last_error(),
+        options: Some((&tunnel.options).into()),
     }
 }
 

@@ -39,6 +39,7 @@ use crate::{
     metrics::{self, KernelCounters},
     region::{
         addresses::{AddressPlan, Addresses},
+        bounds::Defaults,
         embedded::Embedded,
         ports::Ports,
         rest::REST,
@@ -138,6 +139,7 @@ async fn serve(
         tls_port,
         raw_host: raw_host(args, uplinks),
         per_container: TunnelSettings::PER_CONTAINER,
+        defaults: Defaults::laid_down(&args.bounds.asked()).context("--allow")?,
     };
     let tunnels = Tunnels::new(steering.clone(), ports, settings, &registry)?;
     let (certificates, ca) = certificates(args, &state_dir)?;
@@ -205,9 +207,9 @@ async fn serve(
 
 fn limits(args: &UpArgs, open_files: u64) -> Limits {
     let room = usize::try_from(open_files::connections(open_files)).unwrap_or(usize::MAX);
-    let connections = args.max_connections.map_or(room, |wanted| wanted.min(room)).max(1);
+    let connections = args.total_connections.map_or(room, |wanted| wanted.min(room)).max(1);
     // A quarter leaves the others to those who have finished; each may hold 32 KiB.
-    let handshakes = args.max_handshakes.unwrap_or((connections / 4).min(4096)).max(2);
+    let handshakes = args.unfinished_handshakes.unwrap_or((connections / 4).min(4096)).max(2);
     Limits {
         hello: args.handshake_deadline,
         half_closed_idle: args.idle_half_closed,

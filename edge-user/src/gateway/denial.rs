@@ -12,27 +12,27 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Denial {
     /// Not on the tunnel's list.
-    #[error("{0} is not on the tunnel's list; name its network with --allow")]
+    #[error("{0} is not on the tunnel's list; add its network to --allow")]
     NotAllowed(IpAddr),
     /// New connections of one source come too fast.
     #[error(
-        "{0} opens more than {1} connections a second; raise the rate of a source, or reuse connections"
+        "{0} opens more than {1} connections a second; raise --new-connections-per-source, or reuse connections"
     )]
     SourceRate(Source, Rate),
     /// New connections of the whole tunnel come too fast.
-    #[error("the tunnel is opened more than {0} times a second; raise the rate of the tunnel")]
+    #[error("the tunnel is opened more than {0} times a second; raise --new-connections")]
     TunnelRate(Rate),
     /// One source has too many connections.
-    #[error("{0} has {1} connections, all that one source may have; raise the bound, or close some")]
+    #[error("{0} has {1} connections, all that one source may have; raise --max-connections-per-source")]
     SourceConnections(Source, u32),
     /// The tunnel has too many connections.
-    #[error("the tunnel has {0} connections, all that it may have; raise the bound")]
+    #[error("the tunnel has {0} connections, all that it may have; raise --max-connections")]
     Connections(u32),
     /// Newer clients of the same source took its place before it had finished its handshake.
     #[error("its source began too many handshakes after this one")]
     SourceHandshakes,
     /// Newer clients took its place before it had finished its handshake.
-    #[error("too many handshakes were begun after this one; raise --max-handshakes")]
+    #[error("too many handshakes were begun after this one; raise --unfinished-handshakes")]
     Handshakes,
     /// All connections that the limit on open files leaves room for are in use.
     #[error("{0} connections are open, all there is room for; raise the limit on open files")]

@@ -12,6 +12,7 @@ use std::{
 
 use super::{TunnelSettings, Tunnels};
 use crate::region::{
+    bounds::Defaults,
     embedded::Embedded,
     ports::Ports,
     steering::Steering,
@@ -82,6 +83,7 @@ pub(crate) async fn region(rest: Duration) -> Region {
         tls_port: 8443,
         raw_host: "localhost".to_owned(),
         per_container: 4,
+        defaults: Defaults::default(),
     };
     let steering = Arc::new(FakeSteering::default());
     let registry = prometheus::Registry::new();
