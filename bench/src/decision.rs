@@ -17,26 +17,25 @@ use etherparse::PacketBuilder;
 
 use crate::{
     machine::Machine,
-    report::{Report, Row},
+    report::{Better, Measure, Report},
 };
 
-const ROUNDS: usize = 9;
 const REPEAT: u32 = 500_000;
 const PINS: &str = "/sys/fs/bpf/edge/bench";
 
-pub(crate) fn measure() -> Result<Report> {
+pub(crate) fn measure(rounds: usize) -> Result<Report> {
+    let machine = Machine::here();
     let datapath = Datapath::load(Path::new(PINS))?;
-    let measured = rows(&datapath);
+    let measured = timed(&datapath, rounds);
     std::fs::remove_dir_all(PINS).ok();
     Ok(Report {
-        question: "cost of one decision, by hook and verdict",
-        unit: "ns",
-        machine: Machine::here(),
-        rows: measured?,
+        question: "What does one decision cost?".to_owned(),
+        machine,
+        measures: vec![measured?],
     })
 }
 
-fn rows(datapath: &Datapath) -> Result<Vec<Row>> {
+fn timed(datapath: &Datapath, rounds: usize) -> Result<Measure> {
     let public = SocketAddr::from(([192, 0, 2, 10], 20_000));
     let elsewhere = SocketAddr::from(([192, 0, 2, 10], 20_001));
     datapath.configure(&Settings {
@@ -59,21 +58,18 @@ fn rows(datapath: &Datapath) -> Result<Vec<Row>> {
         (Hook::TcUplink, "tc_uplink: not ours", elsewhere, Verdict::NotOurs),
         (Hook::TcUplink, "tc_uplink: into a tunnel", public, Verdict::Tunnel),
     ];
-    let mut rows: Vec<Row> = cases
-        .iter()
-        .map(|(_, name, ..)| Row { name: (*name).to_owned(), samples: Vec::new() })
-        .collect();
-    for _ in 0..ROUNDS {
-        for ((hook, name, to, verdict), row) in cases.iter().zip(&mut rows) {
+    let mut measure = Measure::new("one decision", "ns", Better::Less).apart();
+    for _ in 0..rounds {
+        for (hook, name, to, verdict) in &cases {
             let before = counted(datapath, *hook, *verdict)?;
             let run = datapath.test_run(*hook, &segment(*to)?, None, REPEAT)?;
             let hits = counted(datapath, *hook, *verdict)? - before;
             anyhow::ensure!(hits == u64::from(REPEAT), "{name}: {hits} hits of {REPEAT} runs");
             #[expect(clippy::cast_precision_loss, reason = "nanoseconds of one run")]
-            row.samples.push(run.duration.as_nanos() as f64);
+            measure.push(name, run.duration.as_nanos() as f64);
         }
     }
-    Ok(rows)
+    Ok(measure)
 }
 
 fn counted(datapath: &Datapath, hook: Hook, verdict: Verdict) -> Result<u64> {

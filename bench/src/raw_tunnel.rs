@@ -13,42 +13,36 @@ use tests::{
 
 use crate::{
     machine::Machine,
-    report::{Report, Row},
+    report::{Better, Measure, Report},
 };
 
-const ROUNDS: usize = 7;
 const SECONDS: &str = "2";
 const ROUTED: &str = "198.18.0.2";
 
-pub(crate) fn measure() -> Result<Report> {
+pub(crate) fn measure(rounds: usize) -> Result<Report> {
+    let machine = Machine::here();
     let lab = Lab::new(&[]);
     let server = ["iperf3", "--server", "--port", "8000", "--affinity", "0"];
     let (_container, tunnel) = lab.serve(&["--unencrypted-port", "8000"], 8000, &server);
     let socket = tunnel.tcp.context("the tunnel has no raw socket")?;
     let (address, port) = socket.rsplit_once(':').context("no port in the raw socket")?;
-    let local = format!("127.0.0.1:{port}");
-    let (_, local_port) = local.rsplit_once(':').context("no port")?;
-
     let routed = Routed::new(&lab, &server);
-    let mut rows = [
+    let paths = [
         ("kernel routed, no tunnel", &lab.internet, ROUTED, "8000"),
-        ("raw tunnel, tcx", &lab.internet, address, port),
-        ("raw tunnel, userspace listener", &lab.machine, "127.0.0.1", local_port),
-    ]
-    .map(|(name, from, address, port)| {
-        (Row { name: name.to_owned(), samples: Vec::new() }, from, address, port)
-    });
-    for _ in 0..ROUNDS {
-        for (row, from, address, port) in &mut rows {
-            row.samples.push(gigabits(from, address, port)?);
+        ("edge, raw tunnel", &lab.internet, address, port),
+        ("edge, userspace listener", &lab.machine, "127.0.0.1", port),
+    ];
+    let mut throughput = Measure::new("one TCP stream", "Gbit/s", Better::More);
+    for _ in 0..rounds {
+        for (name, from, address, port) in &paths {
+            throughput.push(name, gigabits(from, address, port)?);
         }
     }
     drop(routed);
     Ok(Report {
-        question: "throughput of one TCP stream into a container, by path",
-        unit: "Gbit/s",
-        machine: Machine::here(),
-        rows: rows.into_iter().map(|(row, ..)| row).collect(),
+        question: "What does a raw TCP tunnel cost?".to_owned(),
+        machine,
+        measures: vec![throughput],
     })
 }
 

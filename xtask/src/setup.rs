@@ -9,7 +9,7 @@ use nix::unistd::geteuid;
 use crate::{
     packages, step,
     toolchain::Toolchain,
-    tools::{BPF_LINKER, CARGO_DENY, ensure_venv},
+    tools::{BORE, BPF_LINKER, CARGO_DENY, RATHOLE, ensure_venv},
     workspace::Workspace,
 };
 
@@ -34,6 +34,14 @@ pub(crate) fn for_build(workspace: &Workspace) -> Result<Toolchain> {
     let toolchain = Toolchain::ensure()?;
     BPF_LINKER.ensure(workspace)?;
     Ok(toolchain)
+}
+
+/// What benchmarks compare edge with, and nothing else needs.
+pub(crate) fn for_bench(workspace: &Workspace) -> Result<()> {
+    packages::ensure_field()?;
+    RATHOLE.ensure(workspace)?;
+    BORE.ensure(workspace)?;
+    Ok(())
 }
 
 /// What starting `edge` needs, beyond its build.
