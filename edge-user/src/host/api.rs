@@ -190,7 +190,9 @@ fn text<'r, T>(request: &'r Request<T>, name: &str) -> Option<&'r str> {
 fn status(error: &StartError) -> Status {
     let words = error.to_string();
     match error {
-        StartError::InvalidPort(_) | StartError::H2Unencrypted => Status::invalid_argument(words),
+        StartError::InvalidPort(_)
+        | StartError::H2Unencrypted
+        | StartError::ProxyProtocolUnencrypted => Status::invalid_argument(words),
         StartError::AlreadyForwarded(_) => Status::already_exists(words),
         StartError::TooMany(_) | StartError::Port(PortError::Exhausted { .. }) => {
             Status::resource_exhausted(words)

@@ -127,6 +127,9 @@ impl<S: Steering> Tunnels<S> {
         if options.h2 && options.unencrypted {
             return Err(StartError::H2Unencrypted);
         }
+        if options.proxy_protocol && options.unencrypted {
+            return Err(StartError::ProxyProtocolUnencrypted);
+        }
         let wanted = Wanted {
             container: container.clone(),
             port,
