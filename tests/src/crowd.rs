@@ -44,6 +44,11 @@ impl Strangers {
         self.netns.enter(|| (0..count).map(|_| self.connect(to).map(&mut with)).collect())
     }
 
+    /// Opens as many connections; returns those that were not reset at once.
+    pub fn tries(&self, count: usize, to: SocketAddr) -> Vec<TcpStream> {
+        self.netns.enter(|| (0..count).filter_map(|_| self.connect(to).ok()).collect())
+    }
+
     fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
