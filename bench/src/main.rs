@@ -1,12 +1,19 @@
 //! One file a question; each measures edge side by side with the alternative, interleaved in the
 //! same run, and leaves its result with the machine's description under `bench/runs/`.
 
+mod cpu;
 mod decision;
+mod empty;
+mod field;
+mod frames;
+mod load;
 mod machine;
+mod peers;
 mod plot;
-mod raw_tunnel;
+mod raw;
 mod readme;
 mod report;
+mod start;
 mod summary;
 
 use anyhow::Result;
@@ -22,8 +29,9 @@ struct Question {
 }
 
 const QUESTIONS: &[Question] = &[
-    Question { name: "raw", measure: raw_tunnel::measure, rounds: 7 },
+    Question { name: "raw", measure: raw::measure, rounds: 7 },
     Question { name: "decision", measure: decision::measure, rounds: 15 },
+    Question { name: "start", measure: start::measure, rounds: 7 },
 ];
 
 #[derive(Parser)]
