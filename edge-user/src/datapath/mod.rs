@@ -16,13 +16,14 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, MapError, PerCpuArray, SockMap},
+    maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, SockMap},
     programs::{
         ProgramError, SchedClassifier, SkLookup, TestRun, TestRunOptions, Xdp, links::LinkError,
     },
 };
 use edge_common::{
     address::{Address, Endpoint},
+    admit::{ListKey, PaceRow},
     tables::{AddressRow, Count, ForwardRow, LAYOUT, ListenerRow, Settings, Traffic, TunnelRow},
     verdict::Hook,
 };
@@ -33,12 +34,15 @@ pub use attach::UplinkMode;
 pub struct Datapath {
     pins: PathBuf,
     programs: Mutex<Ebpf>,
-    settings: Mutex<aya::maps::Array<MapData, Settings>>,
+    settings: Mutex<Array<MapData, Settings>>,
     addresses: Mutex<HashMap<MapData, Address, AddressRow>>,
     tunnels: Mutex<HashMap<MapData, Endpoint, TunnelRow>>,
     forwards: Mutex<HashMap<MapData, Endpoint, ForwardRow>>,
     listeners: Mutex<HashMap<MapData, Endpoint, ListenerRow>>,
     raw_listeners: Mutex<SockMap<MapData>>,
+    lists: Mutex<LpmTrie<MapData, ListKey, u32>>,
+    paces: Mutex<Array<MapData, PaceRow>>,
+    tunnel_buckets: Mutex<Array<MapData, u64>>,
     verdicts: PerCpuArray<MapData, Count>,
     traffic: Mutex<PerCpuArray<MapData, Traffic>>,
 }
@@ -131,6 +135,9 @@ impl Datapath {
             forwards: Mutex::new(tables::take(&mut ebpf, "FORWARDS")?),
             listeners: Mutex::new(tables::take(&mut ebpf, "LISTENERS")?),
             raw_listeners: Mutex::new(tables::take(&mut ebpf, "RAW_LISTENERS")?),
+            lists: Mutex::new(tables::take(&mut ebpf, "LISTS")?),
+            paces: Mutex::new(tables::take(&mut ebpf, "PACES")?),
+            tunnel_buckets: Mutex::new(tables::take(&mut ebpf, "TUNNEL_BUCKETS")?),
             verdicts: tables::take(&mut ebpf, "VERDICTS")?,
             traffic: Mutex::new(tables::take(&mut ebpf, "TRAFFIC")?),
             programs: Mutex::new(ebpf),

@@ -4,12 +4,14 @@ use std::borrow::BorrowMut;
 
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, Map, MapData, MapError},
+    maps::{HashMap, Map, MapData, MapError, lpm_trie::Key},
 };
 use edge_common::{
     address::{Address, Endpoint},
+    admit::{ListKey, PaceRow},
     tables::{AddressRow, ForwardRow, LAYOUT, ListenerRow, Settings, TunnelRow},
 };
+use ipnet::IpNet;
 
 use super::{Datapath, DatapathError, lock};
 
@@ -62,13 +64,36 @@ impl Datapath {
         remove(&mut lock(&self.listeners), "LISTENERS", &public)
     }
 
+    /// Puts a network on the list of a slot's tunnel.
+    pub fn list(&self, slot: u32, network: IpNet) -> Result<(), DatapathError> {
+        lock(&self.lists)
+            .insert(&listed(slot, network), 1, 0)
+            .map_err(|error| DatapathError::Table("LISTS", Box::new(error)))
+    }
+
+    /// Takes it off; fine if it is not there.
+    pub fn unlist(&self, slot: u32, network: IpNet) -> Result<(), DatapathError> {
+        gone("LISTS", lock(&self.lists).remove(&listed(slot, network)))
+    }
+
+    /// Says how often connections to a slot's tunnel may open, and fills its bucket.
+    pub fn set_pace(&self, slot: u32, row: PaceRow) -> Result<(), DatapathError> {
+        lock(&self.paces)
+            .set(slot, row, 0)
+            .map_err(|error| DatapathError::Table("PACES", Box::new(error)))?;
+        lock(&self.tunnel_buckets)
+            .set(slot, 0, 0)
+            .map_err(|error| DatapathError::Table("TUNNEL_BUCKETS", Box::new(error)))
+    }
+
     /// How many rows each table has, by its name.
-    pub fn occupancy(&self) -> [(&'static str, usize); 4] {
+    pub fn occupancy(&self) -> [(&'static str, usize); 5] {
         [
             ("ADDRESSES", lock(&self.addresses).keys().count()),
             ("TUNNELS", lock(&self.tunnels).keys().count()),
             ("FORWARDS", lock(&self.forwards).keys().count()),
             ("LISTENERS", lock(&self.listeners).keys().count()),
+            ("LISTS", lock(&self.lists).keys().count()),
         ]
     }
 }
@@ -96,7 +121,16 @@ fn remove<T: BorrowMut<MapData>, K: Pod, V: Pod>(
     name: &'static str,
     key: &K,
 ) -> Result<(), DatapathError> {
-    match table.remove(key) {
+    gone(name, table.remove(key))
+}
+
+fn listed(slot: u32, network: IpNet) -> Key<ListKey> {
+    let (bits, key) = ListKey::network(slot, network.network().into(), network.prefix_len());
+    Key::new(bits, key)
+}
+
+fn gone(name: &'static str, removed: Result<(), MapError>) -> Result<(), DatapathError> {
+    match removed {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error))
             if error.io_error.kind() == std::io::ErrorKind::NotFound =>
