@@ -77,6 +77,22 @@ pub fn is_over(stream: &mut TcpStream) -> bool {
     over
 }
 
+/// A ClientHello whose name has 64 KiB, in records of 16 KiB: well-formed but for its size.
+pub fn long_hello() -> Vec<u8> {
+    let block = |body: &[u8]| {
+        let length = u16::try_from(body.len()).expect("a short block");
+        [&length.to_be_bytes()[..], body].concat()
+    };
+    let name = [&[0][..], &block(&[b'a'; 65_535 - 5])].concat();
+    let extension = [&[0, 0][..], &block(&block(&name))].concat();
+    let suites = [0, 2, 0x13, 0x01];
+    let body = [&[3, 3][..], &[7; 32], &[0], &suites, &[1, 0], &extension].concat();
+    let length = u32::try_from(body.len()).expect("a short message");
+    let message = [&[1][..], &length.to_be_bytes()[1..], &body].concat();
+    let record = |part: &[u8]| [&[0x16, 3, 1][..], &block(part)].concat();
+    message.chunks(1 << 14).flat_map(record).collect()
+}
+
 /// Lets this process open as many files as the machine lets it.
 fn more_files() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");

@@ -11,7 +11,7 @@ use std::{
 use rustls::{ClientConnection, pki_types::ServerName};
 use tests::{
     bystander::{Bystander, ask, echo},
-    crowd::{Strangers, is_over},
+    crowd::{Strangers, is_over, long_hello},
     edge,
     floor::Floor,
     lab::Lab,
@@ -39,22 +39,6 @@ fn hello(lab: &Lab, name: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     tls.write_tls(&mut bytes).expect("a greeting");
     bytes
-}
-
-/// A ClientHello whose name has 64 KiB, in records of 16 KiB: well-formed but for its size.
-fn long_hello() -> Vec<u8> {
-    let block = |body: &[u8]| {
-        let length = u16::try_from(body.len()).expect("a short block");
-        [&length.to_be_bytes()[..], body].concat()
-    };
-    let name = [&[0][..], &block(&[b'a'; 65_535 - 5])].concat();
-    let extension = [&[0, 0][..], &block(&block(&name))].concat();
-    let suites = [0, 2, 0x13, 0x01];
-    let body = [&[3, 3][..], &[7; 32], &[0], &suites, &[1, 0], &extension].concat();
-    let length = u32::try_from(body.len()).expect("a short message");
-    let message = [&[1][..], &length.to_be_bytes()[1..], &body].concat();
-    let record = |part: &[u8]| [&[0x16, 3, 1][..], &block(part)].concat();
-    message.chunks(1 << 14).flat_map(record).collect()
 }
 
 fn denied(lab: &Lab, reason: &str) -> f64 {
