@@ -11,7 +11,13 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    http::{HeaderValue, StatusCode, header},
+    middleware::map_response,
+    response::Response,
+    routing::get,
+};
 use prometheus::{
     IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
     core::{Collector, Desc},
@@ -37,7 +43,8 @@ pub fn serve(listener: TcpListener, registry: Registry, ready: Arc<AtomicBool>) 
     let app = Router::new()
         .route("/metrics", get(move || async move { exposition(&registry) }))
         .route("/livez", get(|| async { "alive\n" }))
-        .route("/readyz", get(move || async move { readiness(&ready) }));
+        .route("/readyz", get(move || async move { readiness(&ready) }))
+        .layer(map_response(one_answer));
     std::thread::Builder::new().name("edge-metrics".into()).spawn(move || {
         let served = runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -49,6 +56,13 @@ pub fn serve(listener: TcpListener, registry: Registry, ready: Arc<AtomicBool>) 
         }
     })?;
     Ok(())
+}
+
+/// Ends a connection with its first answer: a row of requests sent ahead would keep the one thread
+/// busy for longer than others wait.
+async fn one_answer(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// Whoever comes to the admin address: neither a slow reader nor one that says nothing keeps
