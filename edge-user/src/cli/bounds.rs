@@ -11,29 +11,32 @@ use crate::region::{
     bounds::{Asked, BoundsError, Limit, Rate},
 };
 
+/// Above these options, in the help of every command that has them.
+const HEADING: &str = "Bounds of tunnels (what a command leaves out is as `edge up` says)";
+
 /// Bounds of a tunnel; each that is not given is the daemon's.
 #[derive(Debug, Clone, Default, Args)]
 pub struct BoundsArgs {
     /// Let only these clients connect to a tunnel (repeatable) [default: everybody]
-    #[arg(long, value_name = "CIDR", value_parser = allow::network, help_heading = "Bounds")]
+    #[arg(long, value_name = "CIDR", value_parser = allow::network, help_heading = HEADING)]
     pub allow: Vec<IpNet>,
     /// Connections of a tunnel at a time, or none for no bound; what the kernel carries of raw TCP
     /// is not counted [default: 4096]
-    #[arg(long, value_name = "N", value_parser = number, help_heading = "Bounds")]
+    #[arg(long, value_name = "N", value_parser = number, help_heading = HEADING)]
     pub max_connections: Option<Limit<u32>>,
     /// The same from one source: an IPv4 address or an IPv6 /64 [default: 2048]
-    #[arg(long, value_name = "N", value_parser = number, help_heading = "Bounds")]
+    #[arg(long, value_name = "N", value_parser = number, help_heading = HEADING)]
     pub max_connections_per_source: Option<Limit<u32>>,
     /// New connections of a tunnel a second, and how many at once, or none; over TLS and raw TCP
     /// alike, each counted by itself [default: none]
-    #[arg(long, value_name = "RATE[/BURST]", value_parser = rate, help_heading = "Bounds")]
+    #[arg(long, value_name = "RATE[/BURST]", value_parser = rate, help_heading = HEADING)]
     pub new_connections: Option<Limit<Rate>>,
     /// The same from one source [default: 1000/2000, for raw TCP 20000/40000]
-    #[arg(long, value_name = "RATE[/BURST]", value_parser = rate, help_heading = "Bounds")]
+    #[arg(long, value_name = "RATE[/BURST]", value_parser = rate, help_heading = HEADING)]
     pub new_connections_per_source: Option<Limit<Rate>>,
     /// End a connection after this long without a byte either way, or none; what the kernel
     /// carries of raw TCP is not watched [default: none]
-    #[arg(long, value_name = "DURATION", value_parser = idle, help_heading = "Bounds")]
+    #[arg(long, value_name = "DURATION", value_parser = idle, help_heading = HEADING)]
     pub idle: Option<Limit<Duration>>,
 }
 
@@ -45,7 +48,7 @@ pub struct TunnelArgs {
     pub bounds: BoundsArgs,
     /// Tell the program each client's address by the PROXY protocol, version 2, before the first
     /// byte of what is relayed over TLS; the program must expect it
-    #[arg(long, value_name = "VERSION", hide_possible_values = true)]
+    #[arg(long, value_name = "v2", hide_possible_values = true)]
     pub proxy_protocol: Option<ProxyProtocol>,
 }
 
