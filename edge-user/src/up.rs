@@ -208,7 +208,7 @@ async fn serve(
 fn limits(args: &UpArgs, open_files: u64) -> Limits {
     let room = usize::try_from(open_files::connections(open_files)).unwrap_or(usize::MAX);
     let connections = args.total_connections.map_or(room, |wanted| wanted.min(room)).max(1);
-    // A quarter leaves the others to those who have finished; each may hold 32 KiB.
+    // A quarter leaves the others to those who have finished. Each may hold a hello's 64 KiB.
     let handshakes = args.unfinished_handshakes.unwrap_or((connections / 4).min(4096)).max(2);
     Limits {
         hello: args.handshake_deadline,

@@ -233,6 +233,34 @@ fn a_crowd_of_idle_connections_is_carried_and_leaves_nothing() {
 }
 
 #[test]
+fn clients_that_stop_reading_make_the_gateway_hold_little() {
+    const CLIENTS: usize = 20;
+    let mut lab = Lab::new(&[]);
+    let mut bystander = Bystander::of(&lab);
+    let (_program, tunnel) = echo(&lab, &[], 8000);
+    let name = host(&tunnel.url);
+    let floor = Floor::of(&mut lab.edge);
+    let connect = |_| {
+        let mut stream = lab.tls().connect(name);
+        ask(&mut stream).expect("the echo");
+        stream.sock.set_write_timeout(Some(Duration::from_secs(2))).expect("a socket");
+        stream
+    };
+    let mut stalled: Vec<_> = (0..CLIENTS).map(connect).collect();
+    thread::scope(|scope| {
+        for stream in &mut stalled {
+            // Until nothing moves any more: the echo comes back to nobody.
+            scope.spawn(|| while stream.write_all(&[7; 1 << 16]).is_ok() {});
+        }
+    });
+    let each = floor.now().memory.saturating_sub(floor.memory) / CLIENTS as u64;
+    assert!(each <= 512, "{each} KiB for each client that does not read");
+    bystander.is_served();
+    drop(stalled);
+    back_to(&floor, &lab, &mut bystander);
+}
+
+#[test]
 fn with_all_connections_in_use_new_ones_are_refused_by_name_and_old_ones_live() {
     const ALL: usize = 40;
     let bounds = ["--total-connections", &ALL.to_string(), "--unfinished-handshakes", "1000"];

@@ -1,14 +1,16 @@
 //! Who is let in to a tunnel, and how many at a time.
 //!
-//! What is remembered is bounded by what is open, and by [`BUCKETS`] for the rates.
+//! The token buckets are those of the kernel's half. What is remembered is bounded by what is
+//! open, and by [`BUCKETS`] for the rates.
 
 use std::{
     net::IpAddr,
     num::NonZeroUsize,
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
+use edge_common::admit::{Bucket, Pace};
 use lru::LruCache;
 
 use super::{denial::Denial, metrics::Way};
@@ -29,6 +31,8 @@ pub(super) struct Admission {
     tunnels: Places<String>,
     sources: Places<(String, Source)>,
     rates: Mutex<LruCache<(String, Option<Source>), Bucket>>,
+    /// Where the buckets' clock begins.
+    begin: Instant,
 }
 
 /// A client's places in its tunnel, until it is dropped.
@@ -43,6 +47,7 @@ impl Admission {
             tunnels: Places::new(usize::MAX),
             sources: Places::new(usize::MAX),
             rates: Mutex::new(LruCache::new(BUCKETS)),
+            begin: Instant::now(),
         }
     }
 
@@ -85,55 +90,14 @@ impl Admission {
     }
 
     fn in_time(&self, tunnel: &Tunnel, source: Option<Source>, rate: Rate) -> bool {
+        let pace = Pace::new(rate.per_second(), rate.burst());
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let bucket = rates.get_or_insert_mut((tunnel.id.clone(), source), || Bucket::full(now));
-        bucket.take(rate, now)
+        let bucket = rates.get_or_insert((tunnel.id.clone(), source), Bucket::default);
+        // Enough for centuries.
+        bucket.take(&pace, self.begin.elapsed().as_nanos() as u64)
     }
 }
 
 fn most(bound: Option<u32>) -> usize {
     bound.and_then(|bound| bound.try_into().ok()).unwrap_or(usize::MAX)
-}
-
-/// A token bucket, kept as the time at which it will be full again (the generic cell rate
-/// algorithm): one number, and nothing to refill.
-#[derive(Debug)]
-struct Bucket {
-    full_at: Instant,
-}
-
-impl Bucket {
-    fn full(now: Instant) -> Self {
-        Self { full_at: now }
-    }
-
-    /// Takes a token; false if there is none.
-    fn take(&mut self, rate: Rate, now: Instant) -> bool {
-        let token = Duration::from_secs(1) / rate.per_second();
-        let full_at = self.full_at.max(now) + token;
-        let in_time = full_at - now <= token * rate.burst();
-        if in_time {
-            self.full_at = full_at;
-        }
-        in_time
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bucket_gives_a_burst_and_then_a_rate() {
-        let (rate, begin) = (Rate::new(10, 3).unwrap(), Instant::now());
-        let at = |milliseconds| begin + Duration::from_millis(milliseconds);
-        let mut bucket = Bucket::full(begin);
-        let taken = |bucket: &mut Bucket, now| (0..10).filter(|_| bucket.take(rate, now)).count();
-        assert_eq!(taken(&mut bucket, at(0)), 3);
-        assert_eq!(taken(&mut bucket, at(99)), 0);
-        assert_eq!(taken(&mut bucket, at(100)), 1);
-        assert_eq!(taken(&mut bucket, at(300)), 2);
-        assert_eq!(taken(&mut bucket, at(60_000)), 3, "no more than a burst is saved up");
-    }
 }
