@@ -24,11 +24,7 @@ use prometheus::{
     proto::MetricFamily,
 };
 
-use crate::{
-    datapath::Datapath,
-    places::Turnover,
-    watched::Watched,
-};
+use crate::{datapath::Datapath, places::Turnover, watched::Watched};
 
 /// Connections to the admin address at a time; with one more the oldest goes.
 const CONNECTIONS: usize = 64;

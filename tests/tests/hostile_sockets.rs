@@ -94,9 +94,11 @@ fn an_api_that_is_shouted_at_answers_the_others() {
     forwards(&lab, &honest);
     let files = floor.now().files;
     assert!(files <= floor.files + 64 + 20, "{files} files, {} before", floor.files);
-    wait_for("those who did not say enough to be cut off, and those who answer no ping", 2 * PATIENCE, || {
-        (open(&mut held) == 0).then_some(())
-    });
+    wait_for(
+        "those who did not say enough to be cut off, and those who answer no ping",
+        2 * PATIENCE,
+        || (open(&mut held) == 0).then_some(()),
+    );
 
     // And much that is nothing at all.
     for _ in 0..5 {
@@ -241,9 +243,8 @@ fn a_container_that_opens_and_closes_tunnels_in_a_loop_leaves_others_their_ports
     let mut bystander = Bystander::of(&lab);
     let rows = |lab: &Lab| {
         let metrics = lab.edge.metrics();
-        ["TUNNELS", "FORWARDS"].map(|table| {
-            metrics.value(&format!("edge_table_rows{{table=\"{table}\"}}"))
-        })
+        ["TUNNELS", "FORWARDS"]
+            .map(|table| metrics.value(&format!("edge_table_rows{{table=\"{table}\"}}")))
     };
     let (floor, rows_before) = (Floor::of(&mut lab.edge), rows(&lab));
     let python = edge::venv().join("bin/python").display().to_string();

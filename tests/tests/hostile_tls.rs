@@ -88,9 +88,7 @@ fn half_hellos_by_the_hundreds_displace_each_other_only() {
             (denied(&lab, reason) > before).then_some(())
         });
     }
-    wait_for("the oldest to be gone", PATIENCE, || {
-        (over(&mut held) >= 600 - ROOM).then_some(())
-    });
+    wait_for("the oldest to be gone", PATIENCE, || (over(&mut held) >= 600 - ROOM).then_some(()));
     let files = floor.now().files;
     assert!(files <= floor.files + ROOM + 20, "{files} files, {} before", floor.files);
     drop(held);
@@ -161,10 +159,14 @@ fn names_of_64_kib_and_garbage_are_refused_and_cost_nothing() {
     let floor = Floor::of(&mut lab.edge);
     let strangers = Strangers::new(&lab, 101);
     let refused = |lab: &Lab| {
-        ["malformed", "too_long", "closed", "unknown_name"].map(|how| handshakes(lab, how)).iter().sum::<f64>()
+        ["malformed", "too_long", "closed", "unknown_name"]
+            .map(|how| handshakes(lab, how))
+            .iter()
+            .sum::<f64>()
     };
     let long = long_hello();
-    let garbage: Vec<u8> = (0..100_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let garbage: Vec<u8> =
+        (0..100_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let before = refused(&lab);
     for (port, bytes) in [(tls(), &long), (tls(), &garbage), (http(), &garbage), (http(), &long)] {
         let answers = strangers.each(TIMES, port, |mut stream| {
@@ -194,8 +196,12 @@ fn a_crowd_of_idle_connections_is_carried_and_leaves_nothing() {
     let mut lab = Lab::new(&[]);
     let mut bystander = Bystander::of(&lab);
     let unbounded = [
-        "--max-connections", "none", "--max-connections-per-source", "none",
-        "--new-connections-per-source", "none",
+        "--max-connections",
+        "none",
+        "--max-connections-per-source",
+        "none",
+        "--new-connections-per-source",
+        "none",
     ];
     let (program, tunnel) = echo(&lab, &unbounded, 8000);
     let floor = Floor::of(&mut lab.edge);

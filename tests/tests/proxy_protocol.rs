@@ -99,9 +99,7 @@ fn haproxy_and_nginx_are_told_the_clients_address() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (_container, tunnel) = reader.behind(&lab, folder.path(), &OPTIONS, reader.how);
         let name = tests::tls::host(&tunnel.url);
-        for (gateway, client) in
-            [(Lab::PUBLIC, Lab::CLIENT), ("[2001:db8::10]", Lab::CLIENT_V6)]
-        {
+        for (gateway, client) in [(Lab::PUBLIC, Lab::CLIENT), ("[2001:db8::10]", Lab::CLIENT_V6)] {
             let page = wait_for(reader.name, PATIENCE, || {
                 let output = ask(&lab, &lab.internet, gateway, &tunnel);
                 output.status.success().then_some(output)
@@ -118,8 +116,7 @@ fn without_the_header_or_with_one_unasked_for_they_refuse() {
         let lab = Lab::new(&[]);
         let folder = tempfile::tempdir().expect("a temporary folder");
         // The program expects the header, the tunnel sends none.
-        let (_container, tunnel) =
-            reader.behind(&lab, folder.path(), &OPTIONS[..2], reader.how);
+        let (_container, tunnel) = reader.behind(&lab, folder.path(), &OPTIONS[..2], reader.how);
         listening(&lab, &tunnel);
         let output = ask(&lab, &lab.internet, Lab::PUBLIC, &tunnel).refused();
         assert!(!output.stdout.contains("client"), "{}: {output}", reader.name);
@@ -149,6 +146,9 @@ fn a_raw_port_cannot_carry_the_header_and_says_so() {
     let words = ["run", "--unencrypted-port", "22", "--proxy-protocol", "v2", "--", "true"];
     let output = lab.edge.cli(&words).refused();
     assert_eq!(output.status.code(), Some(69), "{output}");
-    assert!(output.stderr.contains("the PROXY protocol goes with encrypted ports only"), "{output}");
+    assert!(
+        output.stderr.contains("the PROXY protocol goes with encrypted ports only"),
+        "{output}"
+    );
     assert!(lab.edge.tunnels().is_empty());
 }

@@ -23,7 +23,9 @@ pub(super) enum Denial {
     #[error("the tunnel is opened more than {0} times a second; raise --new-connections")]
     TunnelRate(Rate),
     /// One source has too many connections.
-    #[error("{0} has {1} connections, all that one source may have; raise --max-connections-per-source")]
+    #[error(
+        "{0} has {1} connections, all that one source may have; raise --max-connections-per-source"
+    )]
     SourceConnections(Source, u32),
     /// The tunnel has too many connections.
     #[error("the tunnel has {0} connections, all that it may have; raise --max-connections")]

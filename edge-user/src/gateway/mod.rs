@@ -170,7 +170,8 @@ impl<D: Directory, T: Dial> Gateway<D, T> {
         let take = |client: TcpStream| {
             // Who has gone already has no address.
             let Ok(peer) = client.peer_addr() else { return };
-            let span = tracing::info_span!(parent: None, "client", ?kind, %peer, tunnel = field::Empty);
+            let span =
+                tracing::info_span!(parent: None, "client", ?kind, %peer, tunnel = field::Empty);
             if self.connections.len() >= self.limits.connections {
                 let denial = Denial::OpenFiles(self.limits.connections);
                 self.metrics.denied(&denial);

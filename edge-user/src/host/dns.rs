@@ -92,13 +92,7 @@ async fn serve_with<C, L>(
     C: Callers,
     L: Fn(&str) -> Option<Vec<IpAddr>> + Send + Sync + 'static,
 {
-    let dns = Arc::new(Dns {
-        callers,
-        locate,
-        domain,
-        upstreams,
-        queries: Places::new(QUERIES),
-    });
+    let dns = Arc::new(Dns { callers, locate, domain, upstreams, queries: Places::new(QUERIES) });
     tokio::select! {
         () = serve_udp(&dns, udp) => {}
         () = serve_tcp(&dns, &tcp) => {}

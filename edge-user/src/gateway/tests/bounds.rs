@@ -92,7 +92,8 @@ async fn who_comes_too_fast_is_refused() {
     let slow = Some(Rate::new(1, 2).unwrap());
     let of_source = Bounds { source_rate: slow, ..Bounds::NONE };
     let of_tunnel = Bounds { tunnel_rate: slow, ..Bounds::NONE };
-    for (label, bounds, reason) in [("a", of_source, "source_rate"), ("b", of_tunnel, "tunnel_rate")]
+    for (label, bounds, reason) in
+        [("a", of_source, "source_rate"), ("b", of_tunnel, "tunnel_rate")]
     {
         let (_tunnel, _container) = lab.tunnel(label, bounded(bounds)).await;
         let mut refused = false;
