@@ -84,9 +84,10 @@ fn bystander(
         let felt = [standing.join(), new.join()];
         stop.store(true, Ordering::Relaxed);
         if let Some(attacker) = attacker {
-            attacker.join().map_err(|_| anyhow!("an attacker panicked"))??;
+            attacker.join().map_err(|_panic| anyhow!("an attacker panicked"))??;
         }
-        let [standing, new] = felt.map(|felt| felt.map_err(|_| anyhow!("a bystander panicked"))?);
+        let [standing, new] =
+            felt.map(|felt| felt.map_err(|_panic| anyhow!("a bystander panicked")).flatten());
         Ok([standing?, new?])
     })
 }

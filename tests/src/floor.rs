@@ -34,14 +34,13 @@ impl Floor {
     /// KiB above: an allocator keeps some of what it was given back.
     #[track_caller]
     pub fn returns(&self, memory: u64, patience: Duration) {
-        let mut last = self.now();
-        let back = || {
-            last = self.now();
-            let files = last.files <= self.files + STRAY;
-            (files && last.memory <= self.memory + memory).then_some(())
-        };
-        let what = format!("{self:?} to be the daemon's again");
-        wait_for(&what, patience, back);
+        let what = |what: &str| format!("{what} to be what they were: {self:?}");
+        wait_for(&what("open files"), patience, || {
+            (self.now().files <= self.files + STRAY).then_some(())
+        });
+        wait_for(&what("KiB of memory"), patience, || {
+            (self.now().memory <= self.memory + memory).then_some(())
+        });
     }
 
     fn at(process: PathBuf) -> Self {
