@@ -2,13 +2,14 @@
 
 mod answers;
 mod caller;
+mod connection;
 mod life;
 
 use std::{collections::HashSet, io, path::Path, pin::Pin};
 
 use futures::Stream;
 use tokio::{net::UnixListener, sync::mpsc};
-use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
@@ -45,10 +46,11 @@ pub async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let shutdown = service.lives.shutdown.clone();
     let containers = service.lives.containers.clone();
+    let incoming = connection::incoming(listener, containers.clone());
     let from_host = move |request| caller::from_host(&containers, request);
     tonic::transport::Server::builder()
         .add_service(AdminServer::with_interceptor(service, from_host))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned())
+        .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
         .await
 }
 

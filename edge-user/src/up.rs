@@ -4,7 +4,7 @@ mod adopt;
 mod announce;
 pub(crate) mod listeners;
 pub(crate) mod machine;
-mod open_files;
+pub(crate) mod open_files;
 
 use std::{
     io::IsTerminal as _,
@@ -70,13 +70,13 @@ pub async fn run(place: Place, args: UpArgs) -> anyhow::Result<()> {
                 .unwrap_or_else(|_unset| "info".into()),
         )
         .init();
-    open_files::raise();
+    let open_files = open_files::raise();
     // First of all, so that a second daemon is told what it is.
     let lock = machine::lock(&place)?;
     let metrics_listener = metrics::bind(args.admin)?;
     // Before anything is touched: what cannot be read is left to the version that wrote it.
     let leased: Arc<dyn Store> = Arc::new(Embedded::open_leased(&place.run_dir())?);
-    let outcome = serve(&place, &args, &leased, metrics_listener).await;
+    let outcome = serve(&place, &args, &leased, metrics_listener, open_files).await;
     // A daemon that fails to start must not take down what runs without it.
     let stays = !matches!(outcome, Ok(Stop::End)) && !leased.list("container/").await?.is_empty();
     if stays {
@@ -95,6 +95,7 @@ async fn serve(
     args: &UpArgs,
     leased: &Arc<dyn Store>,
     metrics_listener: std::net::TcpListener,
+    open_files: u64,
 ) -> anyhow::Result<Stop> {
     let machine = &Machine::take(place, args)?;
     let registry = prometheus::Registry::new();
@@ -160,7 +161,8 @@ async fn serve(
     let orphans = left.adopt(&containers, &tunnels).await;
     attach_uplinks(machine, &uplinks)?;
     let (certificates, ca) = certificates(args, &state_dir)?;
-    let limits = Limits { half_closed_idle: args.idle_half_closed, ..Limits::default() };
+    certificates.register(&registry)?;
+    let limits = limits(args, open_files);
     let gateway_metrics = gateway::metrics::Metrics::new(&registry)?;
     let gateway =
         Gateway::new(tunnels.clone(), service.clone(), certificates, gateway_metrics, limits);
@@ -228,6 +230,20 @@ async fn serve(
     // What does not end by itself ends with the process.
     tokio::time::timeout(GRACE, tasks.wait()).await.ok();
     Ok(stop)
+}
+
+fn limits(args: &UpArgs, open_files: u64) -> Limits {
+    let room = usize::try_from(open_files::connections(open_files)).unwrap_or(usize::MAX);
+    let connections = args.total_connections.map_or(room, |wanted| wanted.min(room)).max(1);
+    // A quarter leaves the others to those who have finished. Each may hold a hello's 64 KiB.
+    let handshakes = args.unfinished_handshakes.unwrap_or((connections / 4).min(4096)).max(2);
+    Limits {
+        hello: args.handshake_deadline,
+        half_closed_idle: args.idle_half_closed,
+        connections,
+        handshakes,
+        ..Limits::default()
+    }
 }
 
 async fn logged<E: std::fmt::Display>(

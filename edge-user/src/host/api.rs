@@ -35,7 +35,9 @@ use crate::{
 pub const SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 10);
 
 /// Connections of one container at a time; one more is closed at once.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS_EACH: usize = 64;
+/// Connections of all containers.
+const CONNECTIONS: usize = 1024;
 /// Calls of one connection at a time; more wait.
 const CALLS: u32 = 32;
 /// Bytes of a request. The largest that is served has a dozen.
@@ -76,7 +78,10 @@ pub async fn serve<C: Callers, S: Steering>(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_service(service.max_decoding_message_size(MESSAGE))
-        .serve_with_incoming_shutdown(connection::incoming(listener, CONNECTIONS), told);
+        .serve_with_incoming_shutdown(
+            connection::incoming(listener, CONNECTIONS, CONNECTIONS_EACH),
+            told,
+        );
     tokio::select! {
         served = server => Ok(served?),
         () = async { stopping.cancelled().await; tokio::time::sleep(GRACE).await } => {
@@ -185,7 +190,9 @@ fn text<'r, T>(request: &'r Request<T>, name: &str) -> Option<&'r str> {
 fn status(error: &StartError) -> Status {
     let words = error.to_string();
     match error {
-        StartError::InvalidPort(_) | StartError::H2Unencrypted => Status::invalid_argument(words),
+        StartError::InvalidPort(_)
+        | StartError::H2Unencrypted
+        | StartError::ProxyProtocolUnencrypted => Status::invalid_argument(words),
         StartError::AlreadyForwarded(_) => Status::already_exists(words),
         StartError::TooMany(_) | StartError::Port(PortError::Exhausted { .. }) => {
             Status::resource_exhausted(words)

@@ -133,6 +133,9 @@ impl<S: Steering> Tunnels<S> {
         if options.h2 && options.unencrypted {
             return Err(StartError::H2Unencrypted);
         }
+        if options.proxy_protocol && options.unencrypted {
+            return Err(StartError::ProxyProtocolUnencrypted);
+        }
         let wanted = Wanted {
             container: container.clone(),
             port,
@@ -185,12 +188,14 @@ impl<S: Steering> Tunnels<S> {
     pub async fn container_ended(self: &Arc<Self>, container: &Arc<Container>) {
         let (this, home) = (self.clone(), self.home(container));
         let span = tracing::info_span!("tunnels-end", container = container.id);
+        let id = container.id.clone();
         let work = async move {
             let mut state = home.state.lock().await;
             state.ended = true;
             let live = std::mem::take(&mut state.live);
             let closing = live.values().map(|live| this.close(&live.tunnel));
             futures::future::join_all(closing).await;
+            this.ports.release(&id).await;
             tracing::info!(tunnels = live.len(), "the container's tunnels have ended");
         };
         if let Err(error) = tokio::spawn(work.instrument(span)).await {
@@ -222,7 +227,7 @@ impl<S: Steering> Tunnels<S> {
                 return Err(StartError::TooMany(self.settings.per_container));
             }
             None => {
-                let raw = self.raw_port(&wanted.options).await?;
+                let raw = self.raw_port(&wanted).await?;
                 let host = names::tunnel_host(&self.settings.domain);
                 self.open(self.tunnel(&wanted, names::id("tu"), host, raw), &wanted).await?
             }
@@ -242,7 +247,7 @@ impl<S: Steering> Tunnels<S> {
                 let previous = live.tunnel.clone();
                 // With no port left, the tunnel stays as it is.
                 let raw = match &previous.raw {
-                    None => self.raw_port(&wanted.options).await?,
+                    None => self.raw_port(&wanted).await?,
                     Some(_) => None,
                 };
                 state.live.remove(&port);
@@ -269,9 +274,9 @@ impl<S: Steering> Tunnels<S> {
             Some(port) if closed && wanted.options.unencrypted => Some(port),
             Some(port) => {
                 if closed {
-                    self.ports.give_back(port).await;
+                    self.ports.give_back(&wanted.container.id, port);
                 }
-                self.raw_port(&wanted.options).await?
+                self.raw_port(wanted).await?
             }
         };
         let mut tunnel = self.tunnel(wanted, previous.id.clone(), previous.host.clone(), raw);
@@ -279,11 +284,12 @@ impl<S: Steering> Tunnels<S> {
         self.open(tunnel, wanted).await
     }
 
-    async fn raw_port(&self, options: &TunnelOptions) -> Result<Option<u16>, StartError> {
-        if !options.unencrypted {
+    async fn raw_port(&self, wanted: &Wanted) -> Result<Option<u16>, StartError> {
+        if !wanted.options.unencrypted {
             return Ok(None);
         }
-        Ok(Some(self.ports.take(|port| self.steering.in_use(port)).await?))
+        let in_use = |port| self.steering.in_use(port);
+        Ok(Some(self.ports.take(&wanted.container.id, in_use).await?))
     }
 
     fn tunnel(&self, wanted: &Wanted, id: String, host: String, raw: Option<u16>) -> Tunnel {
@@ -329,12 +335,12 @@ impl<S: Steering> Tunnels<S> {
         Ok(self.records.put(&tunnel.id, &record).await?)
     }
 
-    /// Ends a tunnel; its port's rest begins.
+    /// Ends a tunnel; its container keeps its port.
     async fn close(&self, tunnel: &Arc<Tunnel>) {
         if self.withdraw(tunnel).await
             && let Some(raw) = &tunnel.raw
         {
-            self.ports.give_back(raw.port).await;
+            self.ports.give_back(&tunnel.container.id, raw.port);
         }
     }
 

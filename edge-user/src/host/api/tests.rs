@@ -168,7 +168,7 @@ async fn strangers_are_refused() {
 async fn a_container_has_so_many_connections() {
     let served = serve_one().await;
     let mut clients = Vec::new();
-    for _ in 0..CONNECTIONS {
+    for _ in 0..CONNECTIONS_EACH {
         let mut client = served.client().await;
         client.client_hello(()).await.unwrap();
         clients.push(client);
