@@ -25,6 +25,8 @@ impl Datapath {
 pub(super) struct Lists {
     trie: LpmTrie<MapData, ListKey, u32>,
     of: HashMap<u32, HashSet<Entry>>,
+    /// Slots whose lists are an earlier daemon's, and not written again by this one.
+    stale: HashSet<u32>,
 }
 
 /// How many bits count, and of which place.
@@ -40,7 +42,16 @@ impl Lists {
             let (bits, place) = (key.prefix_len(), key.data());
             of.entry(place.slot()).or_default().insert((bits, place));
         }
-        Ok(Self { trie, of })
+        let stale = of.keys().copied().collect();
+        Ok(Self { trie, of, stale })
+    }
+
+    /// Removes the lists that this daemon has not written again.
+    pub(super) fn settle(&mut self) -> Result<(), DatapathError> {
+        for slot in std::mem::take(&mut self.stale) {
+            self.set(slot, &[])?;
+        }
+        Ok(())
     }
 
     /// How many networks there are.
@@ -49,6 +60,7 @@ impl Lists {
     }
 
     fn set(&mut self, slot: u32, networks: &[IpNet]) -> Result<(), DatapathError> {
+        self.stale.remove(&slot);
         let place = |net: &IpNet| ListKey::network(slot, net.network().into(), net.prefix_len());
         let wanted: HashSet<Entry> = networks.iter().map(place).collect();
         let present = self.of.remove(&slot).unwrap_or_default();
