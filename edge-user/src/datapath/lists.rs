@@ -60,6 +60,7 @@ impl Lists {
     }
 
     fn set(&mut self, slot: u32, networks: &[IpNet]) -> Result<(), DatapathError> {
+        self.stale.remove(&slot);
         let place = |net: &IpNet| ListKey::network(slot, net.network().into(), net.prefix_len());
         let wanted: HashSet<Entry> = networks.iter().map(place).collect();
         self.stale.remove(&slot);
