@@ -6,6 +6,7 @@ pub mod bounds;
 pub mod embedded;
 pub mod names;
 pub mod ports;
+pub mod records;
 pub mod rest;
 pub mod steering;
 pub mod store;

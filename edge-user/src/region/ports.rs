@@ -5,7 +5,7 @@
 //! does not use up the range with ports that rest.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     ops::RangeInclusive,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -67,7 +67,8 @@ pub enum PortError {
 }
 
 impl Ports {
-    /// The ports of this range; each rests this long after use.
+    /// The ports of this range; each rests this long after use. Those in `lent` belong to tunnels
+    /// that outlived the last daemon.
     ///
     /// # Errors
     /// The store's own.
@@ -75,9 +76,11 @@ impl Ports {
         store: Arc<dyn Store>,
         range: RangeInclusive<u16>,
         rest: Duration,
+        lent: &BTreeSet<u16>,
     ) -> Result<Self, StoreError> {
+        let lent = lent.iter().copied().map(u32::from).collect();
         let ahead = (range.len() / SHARE).min(AHEAD);
-        let rests = Rests::load(store, "port/", rest, ahead).await?;
+        let rests = Rests::load(store, "port/", rest, ahead, lent).await?;
         // In random order: a port must not tell how many tunnels there are.
         let mut ports: Vec<u32> = range.clone().map(u32::from).collect();
         ports.shuffle(&mut rand::rng());
@@ -119,11 +122,16 @@ impl Ports {
         });
     }
 
+    /// Takes a port back that nobody keeps; its rest begins.
+    pub async fn let_rest(&self, port: u16) {
+        self.rests.give_back(port.into()).await;
+    }
+
     /// Takes back all that a container kept, after its end; their rest begins.
     pub async fn release(&self, container: &str) {
         let held = self.holders().remove(container).unwrap_or_default();
         // Together: the store writes them in one go.
-        join_all(held.kept.into_iter().map(|port| self.rests.give_back(port.into()))).await;
+        join_all(held.kept.into_iter().map(|port| self.let_rest(port))).await;
     }
 
     /// One of the container's own, if it has had all that it may have.
@@ -158,8 +166,6 @@ impl Ports {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::region::embedded::Embedded;
 
@@ -167,7 +173,9 @@ mod tests {
     async fn each_port_once_then_a_refusal_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Embedded::open(dir.path()).unwrap());
-        let ports = Ports::open(store, 20000..=20004, Duration::from_secs(600)).await.unwrap();
+        let ports = Ports::open(store, 20000..=20004, Duration::from_secs(600), &BTreeSet::new())
+            .await
+            .unwrap();
         let mut taken = BTreeSet::new();
         for _ in 0..4 {
             assert!(taken.insert(ports.take("co-1", |port| port == 20002).await.unwrap()));
@@ -181,7 +189,9 @@ mod tests {
     async fn who_has_had_its_share_gets_its_own_again_and_leaves_the_rest_to_others() {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Embedded::open(dir.path()).unwrap());
-        let ports = Ports::open(store, 20000..=20099, Duration::from_secs(600)).await.unwrap();
+        let ports = Ports::open(store, 20000..=20099, Duration::from_secs(600), &BTreeSet::new())
+            .await
+            .unwrap();
         let mut taken = Vec::new();
         for _ in 0..1000 {
             let port = ports.take("co-restless", |_| false).await.unwrap();

@@ -41,7 +41,7 @@ pub struct RawSocket {
 /// What holds for a tunnel: what its owner asked for, joined with the daemon's defaults. The
 /// default is a plain TLS tunnel for everybody, without bounds.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct TunnelOptions {
     /// Also a raw TCP port.
     pub unencrypted: bool,
