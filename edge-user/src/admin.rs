@@ -203,6 +203,7 @@ impl Life {
                 .collect(),
             resolv_conf: format!("nameserver {}\n", api::SERVICE_ADDRESS),
             hidden: self.state_dir.to_str().map(str::to_owned).into_iter().collect(),
+            token: String::new(),
         })];
         for (port, options) in ports {
             let tunnel = self

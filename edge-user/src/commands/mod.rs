@@ -6,5 +6,6 @@ pub mod check;
 pub mod client;
 pub mod containers;
 pub mod forward;
+pub mod hold;
 pub mod output;
 pub mod tunnels;

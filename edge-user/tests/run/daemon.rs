@@ -10,7 +10,8 @@ use std::{
 
 use edge_user::wire::admin::{
     AttachEvent, AttachRequest, Attached, Container, ListContainersRequest, ListContainersResponse,
-    ListTunnelsRequest, ListTunnelsResponse, StatusRequest, StatusResponse, Tunnel, Variable,
+    ListTunnelsRequest, ListTunnelsResponse, Resume, StatusRequest, StatusResponse, Tunnel,
+    Variable,
     admin_server::{Admin, AdminServer},
     attach_event::Event,
 };
@@ -34,6 +35,8 @@ pub(crate) struct Daemon {
 #[derive(Default)]
 struct Calls {
     attached: Vec<AttachRequest>,
+    /// The containers are nobody's any more.
+    forgotten: bool,
     open: Vec<mpsc::Sender<Result<AttachEvent, Status>>>,
 }
 
@@ -42,10 +45,16 @@ struct Script(Arc<Mutex<Calls>>);
 impl Daemon {
     pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let calls = Arc::new(Mutex::new(Calls::default()));
+        let mut daemon = Self { dir, calls: Arc::default(), stop: None, thread: None };
+        daemon.start_again();
+        daemon
+    }
+
+    /// Starts another one in the directory of one that has stopped.
+    pub(crate) fn start_again(&mut self) {
         let (stop, stopped) = oneshot::channel::<()>();
         let (listening, ready) = std::sync::mpsc::channel();
-        let (path, script) = (dir.path().join("edge.sock"), Script(Arc::clone(&calls)));
+        let (path, script) = (self.dir.path().join("edge.sock"), Script(Arc::clone(&self.calls)));
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(async {
@@ -59,7 +68,7 @@ impl Daemon {
             });
         });
         ready.recv().expect("a daemon");
-        Self { dir, calls, stop: Some(stop), thread: Some(thread) }
+        (self.stop, self.thread) = (Some(stop), Some(thread));
     }
 
     pub(crate) fn run_dir(&self) -> &Path {
@@ -97,12 +106,18 @@ impl Daemon {
         calls.open.iter().filter(|call| !call.is_closed()).count()
     }
 
-    /// Ends the daemon, leaving its directory.
+    /// Ends the daemon, leaving its directory and what it knows.
     pub(crate) fn stop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             thread.join().expect("a daemon that ended well");
         }
+        std::fs::remove_file(self.dir.path().join("edge.sock")).expect("its socket");
+    }
+
+    /// Lets it know of no container any more.
+    pub(crate) fn forget(&self) {
+        self.calls.lock().expect("calls").forgotten = true;
     }
 }
 
@@ -196,12 +211,20 @@ impl Admin for Script {
         if request.name == "taken" {
             return Err(Status::already_exists("taken: the name is in use; choose another"));
         }
+        if let Some(Resume { container, token }) = &request.resume {
+            let mut calls = self.0.lock().expect("calls");
+            if calls.forgotten || container != "co-1" || token != "secret" {
+                calls.attached.push(request);
+                return Err(Status::not_found("container co-1: not known; start it again"));
+            }
+        }
         let (events, stream) = mpsc::channel(8);
         let attached = Attached {
             container: Some(Container { pid: request.pid, ..container() }),
             environment: vec![Variable { name: "MODAL_TASK_ID".into(), value: "ta-1".into() }],
             resolv_conf: "nameserver 169.254.20.10\n".into(),
             hidden: Vec::new(),
+            token: "secret".into(),
         };
         for event in [Event::Attached(attached), Event::Tunnel(tunnel())] {
             let sent = events.send(Ok(AttachEvent { event: Some(event) })).await;
