@@ -23,7 +23,7 @@ use tracing::Instrument as _;
 
 use self::machine::Machine;
 use crate::{
-    admin::{self, AdminService},
+    admin::{self, AdminService, Lives},
     cli::{Place, UpArgs},
     gateway::{self, Gateway, Limits, authority::Authority, certificates::Certificates},
     host::{
@@ -172,15 +172,19 @@ async fn serve(
     let status = status(args, uplinks, tls_port, ca);
     announce(&status, http_port);
     let lives = TaskTracker::new();
+    let ending = CancellationToken::new();
     let commands = AdminService {
-        containers,
-        tunnels,
-        steering,
+        lives: Lives {
+            containers,
+            tunnels,
+            steering,
+            // Under the name that all mount namespaces of the machine have in common.
+            state_dir: state_dir.canonicalize().unwrap_or(state_dir),
+            shutdown: shutdown.clone(),
+            ending: ending.clone(),
+        },
         status,
-        // Under the name that all mount namespaces of the machine have in common.
-        state_dir: state_dir.canonicalize().unwrap_or(state_dir),
         tasks: lives.clone(),
-        shutdown: shutdown.clone(),
     };
     let socket = admin::bind(&place.socket(), args.group.as_deref())?;
     tasks.spawn(logged("commands", admin::serve(commands, socket)));
@@ -190,6 +194,7 @@ async fn serve(
     let signalled = stop_signal().await;
     tracing::info!(signal = signalled?, "stopping");
     ready.store(false, Ordering::Release);
+    ending.cancel();
     shutdown.cancel();
     lives.close();
     lives.wait().await;

@@ -9,6 +9,10 @@ use std::{
 
 use edge_common::tables::AddressRow;
 
+mod lease;
+
+use self::lease::Orphans;
+pub use self::lease::{ClaimError, Orphan};
 use super::{
     callers::Callers,
     netns::NetNs,
@@ -54,6 +58,8 @@ pub struct Attached {
     pub wired: Wired,
     /// Ordinary egress through source NAT.
     pub egress: bool,
+    /// Proves to the next daemon whose it is.
+    pub token: String,
 }
 
 /// Why a namespace did not become a container; nothing of the attempt is left.
@@ -93,12 +99,13 @@ pub struct Containers {
     mtu: u32,
     attached: RwLock<HashMap<String, Arc<Attached>>>,
     /// Containers that are being made, by id.
-    starting: RwLock<HashMap<String, Claim>>,
+    starting: RwLock<HashMap<String, Reservation>>,
+    orphans: Orphans,
 }
 
 /// What no two containers have in common.
 #[derive(Clone)]
-struct Claim {
+struct Reservation {
     name: String,
     workspace: String,
     namespace: (u64, u64),
@@ -113,8 +120,8 @@ impl Containers {
         veth_prefix: String,
         mtu: u32,
     ) -> Self {
-        let (attached, starting) = Default::default();
-        Self { wiring, addresses, workspaces, veth_prefix, mtu, attached, starting }
+        let (attached, starting, orphans) = Default::default();
+        Self { wiring, addresses, workspaces, veth_prefix, mtu, attached, starting, orphans }
     }
 
     /// Makes a namespace a container.
@@ -131,12 +138,12 @@ impl Containers {
         let id = names::id("co");
         let name =
             if request.name.is_empty() { id.replace("co-", "c-") } else { request.name.clone() };
-        let claim = Claim {
+        let wanted = Reservation {
             name: name.clone(),
             workspace: request.workspace.clone(),
             namespace: identity.0,
         };
-        self.claim(&id, claim)?;
+        self.reserve(&id, wanted)?;
         let made = self.make(&id, name, workspace, request, namespace).await;
         write(&self.starting).remove(&id);
         made
@@ -193,23 +200,23 @@ impl Containers {
         read(&self.attached).values().find(is_here).cloned()
     }
 
-    fn claim(&self, id: &str, claim: Claim) -> Result<(), AttachError> {
+    fn reserve(&self, id: &str, wanted: Reservation) -> Result<(), AttachError> {
         let mut starting = write(&self.starting);
         let mut others: Vec<_> = starting.values().cloned().collect();
-        others.extend(read(&self.attached).values().map(|attached| Claim {
+        others.extend(read(&self.attached).values().map(|attached| Reservation {
             name: attached.container.name.clone(),
             workspace: attached.container.workspace.clone(),
             namespace: attached.namespace.identity().unwrap_or_default(),
         }));
         for other in others {
-            if other.name == claim.name && other.workspace == claim.workspace {
+            if other.name == wanted.name && other.workspace == wanted.workspace {
                 return Err(AttachError::NameTaken(other.name, other.workspace));
             }
-            if other.namespace == claim.namespace {
+            if other.namespace == wanted.namespace {
                 return Err(AttachError::NamespaceTaken(other.name));
             }
         }
-        starting.insert(id.to_owned(), claim);
+        starting.insert(id.to_owned(), wanted);
         Ok(())
     }
 
@@ -249,6 +256,7 @@ impl Containers {
             namespace,
             wired,
             egress: request.egress,
+            token: names::secret(),
         });
         write(&self.attached).insert(id.to_owned(), attached.clone());
         Ok(attached)

@@ -14,6 +14,11 @@ pub fn id(prefix: &str) -> String {
     format!("{prefix}-{id}")
 }
 
+/// A secret of 160 random bits, as text.
+pub fn secret() -> String {
+    random::<20>()
+}
+
 /// Random bytes in lower-case base32.
 fn random<const BYTES: usize>() -> String {
     // The thread's generator is cryptographic: a name is all that keeps strangers out.
