@@ -40,6 +40,7 @@ use crate::{
     region::{
         addresses::{AddressPlan, Addresses},
         embedded::Embedded,
+        gate::Gate,
         ports::Ports,
         rest::REST,
         store::Store,
@@ -158,7 +159,8 @@ async fn serve(
     }
     let sockets = service.listen().context("DNS and API sockets of the service namespace")?;
     let api_stop = shutdown.clone().cancelled_owned();
-    let api = api::serve(sockets.api, containers.clone(), tunnels.clone(), api_stop);
+    let gate = Gate::default();
+    let api = api::serve(sockets.api, containers.clone(), tunnels.clone(), gate.clone(), api_stop);
     tasks.spawn(logged("api", api));
     let dns_settings =
         DnsSettings { domain: args.domain.clone(), resolv_conf: "/etc/resolv.conf".into() };
@@ -178,6 +180,7 @@ async fn serve(
             containers,
             tunnels,
             steering,
+            gate,
             // Under the name that all mount namespaces of the machine have in common.
             state_dir: state_dir.canonicalize().unwrap_or(state_dir),
             shutdown: shutdown.clone(),

@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod embedded;
+pub mod gate;
 pub mod names;
 pub mod ports;
 pub mod rest;

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::OwnedFd,
 };
 
 use anyhow::{Context as _, anyhow};
@@ -29,6 +30,7 @@ pub(super) fn addresses(uplinks: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
 }
 
 /// Listens on one port of all addresses: the one that was asked for, or the first free of the
+/// usual ones. What an earlier daemon listened on is gone on with, and its port is the first of the
 /// usual ones.
 pub(super) fn open(
     what: &str,
@@ -36,16 +38,18 @@ pub(super) fn open(
     addresses: &[IpAddr],
     wanted: Option<u16>,
     usual: impl Iterator<Item = u16>,
+    inherited: impl Iterator<Item = OwnedFd>,
 ) -> anyhow::Result<(u16, Vec<TcpListener>)> {
+    let inherited = Inherited::new(inherited).with_context(|| format!("{what} listeners"))?;
     if let Some(port) = wanted {
-        let listeners = on_all(addresses, port).with_context(|| {
+        let listeners = on_all(addresses, port, &inherited).with_context(|| {
             format!("{what} port {port}: cannot be used; free it, or choose another with {option}")
         })?;
         return Ok((port, listeners));
     }
     let mut last = None;
-    for port in usual {
-        match on_all(addresses, port) {
+    for port in inherited.port().into_iter().chain(usual) {
+        match on_all(addresses, port, &inherited) {
             Ok(listeners) => return Ok((port, listeners)),
             Err(error) => last = Some(error),
         }
@@ -56,19 +60,57 @@ pub(super) fn open(
 
 /// The sockets that `sk_lookup` steers raw ports to, the second for IPv6 where the machine has it.
 /// They need some address of their own, where nobody looks for them.
-pub(super) fn raw() -> anyhow::Result<(TcpListener, Option<TcpListener>)> {
+pub(super) fn raw(
+    inherited: impl Iterator<Item = OwnedFd>,
+) -> anyhow::Result<(TcpListener, Option<TcpListener>)> {
+    let mut inherited = Inherited::new(inherited).context("raw TCP listeners")?.0.into_iter();
+    if let Some(v4) = inherited.next() {
+        let adopt = |socket: Socket| TcpListener::from_std(socket.into());
+        return Ok((adopt(v4)?, inherited.next().map(adopt).transpose()?));
+    }
     let v4 = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("raw TCP listener")?;
     Ok((v4, listen(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))).ok()))
 }
 
-fn on_all(addresses: &[IpAddr], port: u16) -> io::Result<Vec<TcpListener>> {
+/// Listening sockets of an earlier daemon.
+struct Inherited(Vec<Socket>);
+
+impl Inherited {
+    fn new(sockets: impl Iterator<Item = OwnedFd>) -> io::Result<Self> {
+        let adopt = |open: OwnedFd| {
+            let socket = Socket::from(open);
+            // For who serves it has to be, whatever became of it on the way.
+            socket.set_nonblocking(true).map(|()| socket)
+        };
+        sockets.map(adopt).collect::<io::Result<_>>().map(Self)
+    }
+
+    fn port(&self) -> Option<u16> {
+        Some(self.0.first()?.local_addr().ok()?.as_socket()?.port())
+    }
+
+    fn at(&self, address: SocketAddr) -> io::Result<Option<TcpListener>> {
+        let is_it = |socket: &&Socket| {
+            socket.local_addr().is_ok_and(|local| local.as_socket() == Some(address))
+        };
+        let Some(socket) = self.0.iter().find(is_it) else { return Ok(None) };
+        TcpListener::from_std(socket.try_clone()?.into()).map(Some)
+    }
+}
+
+fn on_all(addresses: &[IpAddr], port: u16, inherited: &Inherited) -> io::Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     for address in addresses {
-        match listen(SocketAddr::new(*address, port)) {
+        let address = SocketAddr::new(*address, port);
+        if let Some(listener) = inherited.at(address)? {
+            listeners.push(listener);
+            continue;
+        }
+        match listen(address) {
             Ok(listener) => listeners.push(listener),
             // A machine without IPv6 has no ::1.
             Err(error)
-                if *address == IpAddr::from(Ipv6Addr::LOCALHOST)
+                if address.ip() == IpAddr::from(Ipv6Addr::LOCALHOST)
                     && error.kind() == io::ErrorKind::AddrNotAvailable => {}
             Err(error) => return Err(error),
         }
