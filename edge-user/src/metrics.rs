@@ -19,8 +19,14 @@ use prometheus::{
 
 use crate::datapath::Datapath;
 
-/// Serves `/metrics`, `/livez` and `/readyz` until the process ends.
-pub fn serve(listener: TcpListener, registry: Registry, ready: Arc<AtomicBool>) -> io::Result<()> {
+/// Serves `/metrics`, `/livez` and `/readyz` until the process ends, or until `leave`: then another
+/// process answers on the same socket.
+pub fn serve(
+    listener: TcpListener,
+    registry: Registry,
+    ready: Arc<AtomicBool>,
+    leave: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let app = Router::new()
@@ -29,7 +35,8 @@ pub fn serve(listener: TcpListener, registry: Registry, ready: Arc<AtomicBool>) 
         .route("/readyz", get(move || async move { readiness(&ready) }));
     std::thread::Builder::new().name("edge-metrics".into()).spawn(move || {
         let served = runtime.block_on(async {
-            axum::serve(tokio::net::TcpListener::from_std(listener)?, app).await
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            axum::serve(listener, app).with_graceful_shutdown(leave).await
         });
         if let Err(error) = served {
             tracing::error!(%error, "metrics are no longer served");

@@ -2,7 +2,7 @@
 //! 169.254.20.10 (DNS and the API) and the sockets that the relay dials containers from, so that
 //! every packet to or from a container passes `tc_container`.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use edge_common::tables::AddressRow;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
@@ -28,6 +28,7 @@ pub struct Service {
 }
 
 /// The sockets that serve containers.
+#[derive(Debug)]
 pub struct ServiceSockets {
     /// The API, port 80.
     pub api: TcpListener,
@@ -35,6 +36,18 @@ pub struct ServiceSockets {
     pub dns_tcp: TcpListener,
     /// DNS, port 53.
     pub dns_udp: UdpSocket,
+}
+
+impl ServiceSockets {
+    /// Those of an earlier daemon.
+    ///
+    /// # Errors
+    /// If they are something else.
+    pub fn inherited(api: OwnedFd, dns_tcp: OwnedFd, dns_udp: OwnedFd) -> io::Result<Self> {
+        let tcp = |open: OwnedFd| TcpListener::from_std(open.into());
+        let dns_udp = UdpSocket::from_std(dns_udp.into())?;
+        Ok(Self { api: tcp(api)?, dns_tcp: tcp(dns_tcp)?, dns_udp })
+    }
 }
 
 impl Service {

@@ -5,7 +5,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread::JoinHandle,
 };
 
@@ -28,14 +28,8 @@ const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
 #[derive(Debug)]
 pub struct Embedded {
     path: PathBuf,
-    /// None while the store is closed.
-    writer: Mutex<Option<Writer>>,
-}
-
-#[derive(Debug)]
-struct Writer {
-    jobs: mpsc::Sender<Job>,
-    thread: JoinHandle<()>,
+    jobs: Option<mpsc::Sender<Job>>,
+    writer: Option<JoinHandle<()>>,
 }
 
 /// Works on the tables, and returns how to tell its caller once the commit's outcome is known.
@@ -63,35 +57,15 @@ impl Embedded {
             cause: error.to_string(),
             remedy: "run as root, or choose a state directory that the daemon may write",
         })?;
-        let writer = Mutex::new(Some(Writer::start(&path)?));
-        Ok(Self { path, writer })
-    }
+        let database = Database::create(&path).map_err(|error| refused(&path, &error))?;
+        prepare(&database, &path)?;
 
-    /// Waits for what is queued and lets go of the file. Until [`Self::reopen`] every operation
-    /// fails. Waits for the disk.
-    pub fn close(&self) {
-        let Some(Writer { jobs, thread }) = self.writer().take() else { return };
-        drop(jobs);
-        if thread.join().is_err() {
-            tracing::error!(path = %self.path.display(), "the store's thread panicked");
-        }
-    }
-
-    /// Takes the file up again after [`Self::close`]. Waits for the disk.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub fn reopen(&self) -> Result<(), StoreError> {
-        let mut writer = self.writer();
-        if writer.is_none() {
-            *writer = Some(Writer::start(&self.path)?);
-        }
-        Ok(())
-    }
-
-    fn writer(&self) -> MutexGuard<'_, Option<Writer>> {
-        // What it guards is replaced as a whole.
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let writer = std::thread::Builder::new()
+            .name("region-store".to_owned())
+            .spawn(move || write(&database, queue))
+            .map_err(|error| StoreError::Failed { path: path.clone(), cause: error.to_string() })?;
+        Ok(Self { path, jobs: Some(jobs), writer: Some(writer) })
     }
 
     fn run<T: Send + 'static>(
@@ -115,12 +89,9 @@ impl Embedded {
             })
         });
         async move {
-            let stopped = || "it is closed".to_owned();
-            let jobs = self.writer().as_ref().map(|writer| writer.jobs.clone());
-            let outcome = match jobs {
+            let stopped = || "its thread has stopped".to_owned();
+            let outcome = match &self.jobs {
                 Some(jobs) if jobs.send(job).await.is_ok() => {
-                    // Or its thread would wait for this call to end.
-                    drop(jobs);
                     answered.await.unwrap_or_else(|_| Err(stopped()))
                 }
                 _ => Err(stopped()),
@@ -134,23 +105,12 @@ impl Embedded {
 impl Drop for Embedded {
     /// Waits for what is queued, so that the file is free again when this returns.
     fn drop(&mut self) {
-        self.close();
-    }
-}
-
-impl Writer {
-    fn start(path: &Path) -> Result<Self, StoreError> {
-        let database = Database::create(path).map_err(|error| refused(path, &error))?;
-        prepare(&database, path)?;
-        let (jobs, queue) = mpsc::channel(QUEUE);
-        let thread = std::thread::Builder::new()
-            .name("region-store".to_owned())
-            .spawn(move || write(&database, queue))
-            .map_err(|error| StoreError::Failed {
-                path: path.to_owned(),
-                cause: error.to_string(),
-            })?;
-        Ok(Self { jobs, thread })
+        self.jobs.take();
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!(path = %self.path.display(), "the store's thread panicked");
+        }
     }
 }
 
@@ -366,21 +326,6 @@ mod tests {
         let _first = Embedded::open(dir.path()).unwrap();
         let error = Embedded::open(dir.path()).unwrap_err().to_string();
         assert!(error.contains("region.redb") && error.contains("another edge daemon"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn a_closed_store_is_free_for_another_and_can_be_taken_up_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let ours = Embedded::open(dir.path()).unwrap();
-        ours.put("key", json!(1)).await.unwrap();
-        ours.close();
-        assert!(ours.get("key").await.is_err());
-        let theirs = Embedded::open(dir.path()).unwrap();
-        theirs.put("key", json!(2)).await.unwrap();
-        assert!(ours.reopen().is_err());
-        drop(theirs);
-        ours.reopen().unwrap();
-        assert_eq!(ours.get("key").await.unwrap().unwrap().value, json!(2));
     }
 
     #[test]
