@@ -4,6 +4,7 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -45,9 +46,13 @@ pub fn serve(
     Ok(())
 }
 
-/// Opens the admin address.
-pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+/// Opens the admin address, unless an earlier daemon's socket has it.
+pub fn bind(address: SocketAddr, inherited: Option<OwnedFd>) -> anyhow::Result<TcpListener> {
     use anyhow::Context as _;
+    let inherited = inherited.map(TcpListener::from);
+    if let Some(listener) = inherited.filter(|own| own.local_addr().is_ok_and(|at| at == address)) {
+        return Ok(listener);
+    }
     TcpListener::bind(address).with_context(|| {
         format!("metrics address {address}: cannot be used; choose another with --admin")
     })

@@ -1,6 +1,8 @@
 //! What tests stand on: namespaces, wires, processes and daemons as guards that clean up
 //! after themselves, also when a test panics. A missing privilege or program fails by name.
 
+pub mod crowd;
+pub mod download;
 pub mod echo;
 pub mod edge;
 pub mod lab;

@@ -131,7 +131,11 @@ impl Lives {
             }
         };
         match end {
-            End::Kept => return,
+            End::Kept => {
+                let why = "it leaves the container to the next one";
+                events.send(Err(Status::unavailable(why))).await.ok();
+                return;
+            }
             End::Ended => {
                 let name = &attached.container.name;
                 let why = format!(

@@ -2,14 +2,13 @@
 //! after a daemon that was killed.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use anyhow::Context as _;
-use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
     cli::{Place, UpArgs},
@@ -38,7 +37,7 @@ pub(super) struct Machine {
     sysctls: Sysctls,
     run_dir: PathBuf,
     pins: PathBuf,
-    _lock: Flock<File>,
+    _lock: File,
 }
 
 impl Machine {
@@ -47,7 +46,7 @@ impl Machine {
     pub(super) async fn take(
         place: &Place,
         args: &UpArgs,
-        lock: Flock<File>,
+        lock: File,
     ) -> anyhow::Result<Self> {
         let run_dir = place.run_dir();
         let links = Links::here().context("netlink cannot be opened")?;
@@ -92,7 +91,7 @@ impl Machine {
             tracing::warn!(%error, "nftables table not removed");
         }
         self.sysctls.restore();
-        for name in ["edge.sock", "lock"] {
+        for name in ["edge.sock", "handover.sock", "lock"] {
             // Whoever comes next makes them anew.
             fs::remove_file(self.run_dir.join(name)).ok();
         }
@@ -108,24 +107,30 @@ impl Machine {
     }
 }
 
-/// Makes the run directory this daemon's; refuses if another one of its name is there.
-pub(super) fn lock(place: &Place) -> anyhow::Result<Flock<File>> {
+/// Makes the run directory this daemon's; refuses if another one of its name is there. The lock
+/// is the open file's: it lasts until the last process that has it open closes it.
+pub(super) fn lock(place: &Place) -> anyhow::Result<File> {
     let run_dir = place.run_dir();
     fs::create_dir_all(&run_dir).with_context(|| {
         format!("{}: the run directory cannot be made; edge up needs root", run_dir.display())
     })?;
     let path = run_dir.join("lock");
     let file = File::create(&path).with_context(|| path.display().to_string())?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
-        let name = place.instance.as_str();
-        Error::new(
-            Kind::Refused,
-            format_args!("daemon {name:?}"),
-            format_args!("another one runs already ({errno})"),
-            "use that one, stop it, or give this one another --instance",
-        )
-        .into()
-    })
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let name = place.instance.as_str();
+            Err(Error::new(
+                Kind::Refused,
+                format_args!("daemon {name:?}"),
+                "another one runs already",
+                "use that one, take over from it with --replace, stop it, or give this one \
+                 another --instance",
+            )
+            .into())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| path.display().to_string()),
+    }
 }
 
 /// Interface names have 15 bytes: `ed`, four characters that stand for the instance, `-`, and

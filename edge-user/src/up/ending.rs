@@ -1,0 +1,189 @@
+//! How a daemon's time ends: for good, for a restart, or because another one took over.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
+use backon::{ConstantBuilder, Retryable as _};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::handover::{
+    Holdings,
+    predecessor::{Door, Successor},
+};
+use crate::{
+    admin::Leaver,
+    gateway::Gateway,
+    host::{service::Service, steering::KernelSteering},
+    region::{embedded::Embedded, gate::Gate, tunnels::Tunnels},
+};
+
+/// How long relayed connections may go on when everything ends.
+const GRACE: Duration = Duration::from_secs(1);
+/// For calls that are under way. The API gives its own five seconds.
+const CALLS: Duration = Duration::from_secs(6);
+/// For a successor that failed to let go of the stores, which its end does.
+const STORES: Duration = Duration::from_secs(30);
+/// Between attempts to open them.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What ends the daemon.
+pub(super) enum Ending {
+    /// Ctrl-C, or `edge down`, which waits to be told what was removed.
+    ForGood(Option<Leaver>),
+    /// SIGTERM: the next daemon goes on with what containers need.
+    Restart,
+    /// Another daemon has the region and the machine.
+    TakenOver,
+}
+
+/// What asks the daemon to end.
+pub(super) struct Watch {
+    interrupt: Signal,
+    terminate: Signal,
+    down: mpsc::Receiver<Leaver>,
+}
+
+/// All of a running daemon that its end concerns.
+pub(super) struct Running {
+    /// Where successors ask.
+    pub(super) door: Door,
+    /// What they go on with.
+    pub(super) holdings: Holdings,
+    /// What they open themselves.
+    pub(super) stores: Vec<Arc<Embedded>>,
+    /// Closed while one takes over.
+    pub(super) gate: Gate,
+    /// Whose starts and stops are waited for.
+    pub(super) tunnels: Arc<Tunnels<KernelSteering>>,
+    /// Ends the acceptors, and all else that serves.
+    pub(super) shutdown: CancellationToken,
+    /// Ends the containers.
+    pub(super) ending: CancellationToken,
+    /// The containers' tasks.
+    pub(super) lives: TaskTracker,
+    /// What serves.
+    pub(super) tasks: TaskTracker,
+    /// Whose connections drain.
+    pub(super) gateway: Arc<Gateway<Tunnels<KernelSteering>, Service>>,
+    /// How long they may.
+    pub(super) drain: Duration,
+}
+
+impl Watch {
+    /// From now on no signal is missed.
+    pub(super) fn new(down: mpsc::Receiver<Leaver>) -> std::io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate, down })
+    }
+
+    async fn next(&mut self) -> Ending {
+        tokio::select! {
+            _ = self.interrupt.recv() => {
+                tracing::info!(signal = "SIGINT", "ending everything");
+                Ending::ForGood(None)
+            }
+            _ = self.terminate.recv() => {
+                tracing::info!(signal = "SIGTERM", "stopping for a restart");
+                Ending::Restart
+            }
+            Some(leaver) = self.down.recv() => {
+                tracing::info!("ending everything: edge down");
+                Ending::ForGood(Some(leaver))
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Until something ends the daemon. A successor that fails does not.
+    pub(super) async fn until(&mut self, watch: &mut Watch) -> anyhow::Result<Ending> {
+        loop {
+            let successor = tokio::select! {
+                ending = watch.next() => return Ok(ending),
+                successor = self.door.next() => successor,
+            };
+            if self.hand_over(successor).await? {
+                return Ok(Ending::TakenOver);
+            }
+        }
+    }
+
+    /// Ends it that way. What relayed connections need, and the machine, are the caller's to end.
+    pub(super) async fn end(self, ending: &Ending, watch: &mut Watch) {
+        if matches!(ending, Ending::ForGood(_)) {
+            self.ending.cancel();
+        }
+        self.shutdown.cancel();
+        // With the last descriptor goes the socket, and clients are refused.
+        drop((self.holdings, self.door));
+        self.lives.close();
+        self.lives.wait().await;
+        self.tasks.close();
+        match ending {
+            Ending::ForGood(_) => {
+                self.gateway.drain(GRACE).await;
+                // What does not end by itself ends with the process.
+                tokio::time::timeout(GRACE, self.tasks.wait()).await.ok();
+            }
+            Ending::Restart | Ending::TakenOver => {
+                let drained = async {
+                    let left = self.gateway.drain(self.drain).await;
+                    tracing::info!(reset = left, "no relayed connection is left");
+                };
+                let calls = tokio::time::timeout(CALLS, self.tasks.wait());
+                tokio::select! {
+                    _ = async { tokio::join!(drained, calls) } => {}
+                    _ = watch.next() => {
+                        let left = self.gateway.drain(Duration::ZERO).await;
+                        tracing::info!(reset = left, "told again to stop");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers whether the region is the successor's.
+    async fn hand_over(&self, successor: Successor) -> anyhow::Result<bool> {
+        let (pid, version) = (successor.pid, successor.version.clone());
+        tracing::info!(pid, version, "a successor asks; nothing starts or stops meanwhile");
+        let closed = self.gate.close().await;
+        self.tunnels.settle().await;
+        for store in &self.stores {
+            store.close();
+        }
+        let taken = async {
+            successor.prepare(&self.holdings).await?;
+            successor.begin().await
+        };
+        match taken.await {
+            Ok(()) => {
+                closed.hand_over();
+                tracing::info!(pid, version, drain = ?self.drain, "the successor took over");
+                Ok(true)
+            }
+            Err(error) => {
+                tracing::error!(pid, version, %error, "the successor failed; this daemon goes on");
+                // Whatever it still does, it hears no more from this one.
+                drop(successor);
+                self.take_back().await?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Takes up the stores again.
+    async fn take_back(&self) -> anyhow::Result<()> {
+        let pauses = ConstantBuilder::default().with_delay(PAUSE).without_max_times();
+        let all = async || {
+            for store in &self.stores {
+                (async || store.reopen()).retry(pauses).await?;
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(STORES, all()).await.context("a successor that failed keeps a store")?
+    }
+}
