@@ -103,7 +103,7 @@ async fn serve(
     let plan = AddressPlan { pool: args.ipv4_pool, region: REGION, host: HOST, rest: REST };
     let containers = Arc::new(Containers::new(
         Wiring::new(machine.links.clone(), machine.datapath.clone()),
-        Addresses::open(store.clone(), plan).await?,
+        Addresses::open(store.clone(), plan, &Default::default()).await?,
         Workspaces::new(store.clone()),
         machine.veth_prefix.clone(),
         mtu,
@@ -132,7 +132,7 @@ async fn serve(
         uplinks.clone(),
     ));
     let raw_range = args.raw_ports.first..=args.raw_ports.last;
-    let ports = Ports::open(store.clone(), raw_range, REST).await?;
+    let ports = Ports::open(store.clone(), raw_range, REST, &Default::default()).await?;
     let settings = TunnelSettings {
         domain: args.domain.clone(),
         tls_port,

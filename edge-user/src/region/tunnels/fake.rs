@@ -76,7 +76,7 @@ pub(crate) struct Region {
 pub(crate) async fn region(rest: Duration) -> Region {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Embedded::open(dir.path()).unwrap());
-    let ports = Ports::open(store, 20000..=20031, rest).await.unwrap();
+    let ports = Ports::open(store, 20000..=20031, rest, &BTreeSet::new()).await.unwrap();
     let settings = TunnelSettings {
         domain: "edge.localhost".to_owned(),
         tls_port: 8443,
