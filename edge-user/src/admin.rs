@@ -19,8 +19,9 @@ use crate::{
     host::containers::{Place, Request as ContainerRequest},
     region::tunnel::TunnelOptions,
     wire::admin::{
-        AttachEvent, AttachRequest, DownEvent, DownRequest, ListContainersRequest, ListContainersResponse,
-        ListTunnelsRequest, ListTunnelsResponse, StatusRequest, StatusResponse,
+        AttachEvent, AttachRequest, DownEvent, DownRequest, ListContainersRequest,
+        ListContainersResponse, ListTunnelsRequest, ListTunnelsResponse, StatusRequest,
+        StatusResponse,
         admin_server::{Admin, AdminServer},
     },
 };
@@ -47,8 +48,9 @@ pub struct Leaver(mpsc::Sender<Result<DownEvent, Status>>);
 impl Leaver {
     /// Names something that is gone.
     pub async fn tell(&self, removed: impl Into<String>) {
-        // Who does not wait does not care.
-        self.0.send(Ok(DownEvent { removed: removed.into() })).await.ok();
+        let event = DownEvent { removed: removed.into() };
+        // Who does not wait, or does not read, does not care.
+        tokio::time::timeout(FAREWELL, self.0.send(Ok(event))).await.ok();
     }
 
     /// Everything is gone. Gives the news a moment to leave the process.

@@ -18,32 +18,61 @@ use prometheus::{
     proto::MetricFamily,
 };
 
+use tokio_util::sync::CancellationToken;
+
 use crate::datapath::Datapath;
 
-/// Serves `/metrics`, `/livez` and `/readyz` until the process ends, or until `leave`: then another
-/// process answers on the same socket.
-pub fn serve(
-    listener: TcpListener,
+/// What answers `/metrics`, `/livez` and `/readyz` on one socket.
+pub struct Exposition {
+    /// None once it is served.
+    listener: Option<TcpListener>,
     registry: Registry,
     ready: Arc<AtomicBool>,
-    leave: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let app = Router::new()
-        .route("/metrics", get(move || async move { exposition(&registry) }))
-        .route("/livez", get(|| async { "alive\n" }))
-        .route("/readyz", get(move || async move { readiness(&ready) }));
-    std::thread::Builder::new().name("edge-metrics".into()).spawn(move || {
-        let served = runtime.block_on(async {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            axum::serve(listener, app).with_graceful_shutdown(leave).await
-        });
-        if let Err(error) = served {
-            tracing::error!(%error, "metrics are no longer served");
-        }
-    })?;
-    Ok(())
+    leave: CancellationToken,
+}
+
+impl Exposition {
+    /// Of this registry; not ready yet.
+    pub fn new(listener: TcpListener, registry: Registry) -> Self {
+        let (ready, leave) = Default::default();
+        Self { listener: Some(listener), registry, ready, leave }
+    }
+
+    /// Begins to answer, until the process ends or [`Self::leave`].
+    ///
+    /// # Errors
+    /// If the kernel refuses a thread or what it needs.
+    pub fn serve(&mut self) -> io::Result<()> {
+        let Some(listener) = self.listener.take() else { return Ok(()) };
+        listener.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (registry, ready) = (self.registry.clone(), self.ready.clone());
+        let app = Router::new()
+            .route("/metrics", get(move || async move { exposition(&registry) }))
+            .route("/livez", get(|| async { "alive\n" }))
+            .route("/readyz", get(move || async move { readiness(&ready) }));
+        let leave = self.leave.clone().cancelled_owned();
+        std::thread::Builder::new().name("edge-metrics".into()).spawn(move || {
+            let served = runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                axum::serve(listener, app).with_graceful_shutdown(leave).await
+            });
+            if let Err(error) = served {
+                tracing::error!(%error, "metrics are no longer served");
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Whether clients and commands are served.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
+    }
+
+    /// Another process answers on the same socket from now on.
+    pub fn leave(&self) {
+        self.leave.cancel();
+    }
 }
 
 /// Opens the admin address, unless an earlier daemon's socket has it.

@@ -1,5 +1,7 @@
 //! `edge up`: gateway, host agent and an embedded store in one process, the region of one machine.
 
+mod ending;
+mod handover;
 pub(crate) mod listeners;
 pub(crate) mod machine;
 mod open_files;
@@ -8,20 +10,21 @@ use std::{
     io::IsTerminal as _,
     net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+    sync::Arc,
 };
 
 use anyhow::Context as _;
 use edge_common::tables::{ListenerRow, Settings};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
-use self::machine::Machine;
+use self::{
+    ending::{Ending, Running, Watch},
+    handover::{Holdings, predecessor::Door, successor::Predecessor},
+    listeners::Listeners,
+    machine::Machine,
+};
 use crate::{
     admin::{self, AdminService, Lives},
     cli::{Place, UpArgs},
@@ -56,8 +59,6 @@ const REGION: u16 = 1;
 const HOST: u16 = 1;
 /// Bytes of an IP packet where nothing says otherwise.
 const MTU: u32 = 1500;
-/// How long relayed connections may go on after the daemon was told to stop.
-const GRACE: Duration = Duration::from_secs(1);
 
 /// Runs the daemon until it is told to stop.
 pub async fn run(place: Place, args: UpArgs) -> anyhow::Result<()> {
@@ -70,14 +71,61 @@ pub async fn run(place: Place, args: UpArgs) -> anyhow::Result<()> {
         )
         .init();
     open_files::raise();
+    let predecessor = if args.replace { Predecessor::ask(&place.run_dir()).await? } else { None };
+    match predecessor {
+        Some((predecessor, holdings)) => {
+            let outcome = begin(&place, &args, holdings, Some(&predecessor)).await;
+            if let Err(error) = &outcome {
+                predecessor.fail(error).await;
+            }
+            outcome
+        }
+        None => begin(&place, &args, Holdings::default(), None).await,
+    }
+}
+
+/// Removes what a daemon left that is gone; says what it was. Refuses if one runs.
+pub async fn clear(place: &Place) -> anyhow::Result<Vec<String>> {
+    let _lock = machine::lock(place)?;
+    Ok(Vec::new())
+}
+
+async fn begin(
+    place: &Place,
+    args: &UpArgs,
+    mut inherited: Holdings,
+    predecessor: Option<&Predecessor>,
+) -> anyhow::Result<()> {
     // First of all, so that a second daemon is told what it is.
-    let lock = machine::lock(&place)?;
-    let metrics_listener = metrics::bind(args.admin)?;
-    let machine = Machine::take(&place, &args, lock).await?;
+    let lock = match inherited.take("lock").next() {
+        Some(open) => open.into(),
+        None => machine::lock(place)?,
+    };
+    let machine = Machine::take(place, args, lock).await?;
     let mut uplinks = Vec::new();
-    let outcome = serve(&place, &args, &machine, &mut uplinks, metrics_listener).await;
-    machine.release(&uplinks).await;
-    outcome
+    let outcome = serve(place, args, &machine, &mut uplinks, inherited, predecessor).await;
+    match outcome {
+        Ok(Ending::TakenOver) => Ok(()),
+        Ok(Ending::ForGood(leaver)) => {
+            machine.release(&uplinks).await;
+            if let Some(leaver) = leaver {
+                leaver.tell(format!("daemon {:?}", place.instance.as_str())).await;
+                leaver.done().await;
+            }
+            Ok(())
+        }
+        Ok(Ending::Restart) => {
+            machine.release(&uplinks).await;
+            Ok(())
+        }
+        Ok(Ending::Failed(error)) => Err(error),
+        // Then the machine is still the predecessor's.
+        Err(error) if predecessor.is_some() => Err(error),
+        Err(error) => {
+            machine.release(&uplinks).await;
+            Err(error)
+        }
+    }
 }
 
 async fn serve(
@@ -85,12 +133,19 @@ async fn serve(
     args: &UpArgs,
     machine: &Machine,
     uplinks: &mut Vec<Uplink>,
-    metrics_listener: std::net::TcpListener,
-) -> anyhow::Result<()> {
+    mut inherited: Holdings,
+    predecessor: Option<&Predecessor>,
+) -> anyhow::Result<Ending> {
+    let mut holdings = Holdings::default();
+    holdings.keep("lock", &machine.lock)?;
     let registry = prometheus::Registry::new();
-    let ready = Arc::new(AtomicBool::new(false));
     registry.register(Box::new(KernelCounters::new(machine.datapath.clone())?))?;
-    metrics::serve(metrics_listener, registry.clone(), ready.clone())?;
+    let scraped = metrics::bind(args.admin, inherited.take("metrics").next())?;
+    holdings.keep("metrics", &scraped)?;
+    let mut exposition = metrics::Exposition::new(scraped, registry.clone());
+    if predecessor.is_none() {
+        exposition.serve()?;
+    }
 
     attach_uplinks(args, machine, uplinks).await?;
     let mtu = mtu(machine, uplinks).await?;
@@ -99,7 +154,9 @@ async fn serve(
     let state_dir = args.state_dir(&place.instance);
     std::fs::create_dir_all(&state_dir)
         .with_context(|| format!("{}: the state directory cannot be made", state_dir.display()))?;
-    let store: Arc<dyn Store> = Arc::new(Embedded::open(&state_dir)?);
+    let durable = Arc::new(Embedded::open(&state_dir)?);
+    let stores = vec![durable.clone()];
+    let store: Arc<dyn Store> = durable;
     let plan = AddressPlan { pool: args.ipv4_pool, region: REGION, host: HOST, rest: REST };
     let containers = Arc::new(Containers::new(
         Wiring::new(machine.links.clone(), machine.datapath.clone()),
@@ -112,19 +169,18 @@ async fn serve(
     let service = Arc::new(Service::start(containers.clone(), service_veth, mtu).await?);
 
     let public = listeners::addresses(uplinks.iter().flat_map(|uplink| uplink.addresses.clone()));
-    let (tls_port, tls) =
-        listeners::open("TLS", "--tls-port", &public, args.tls_port, listeners::tls_ports())?;
-    let (http_port, http) =
-        listeners::open("HTTP", "--http-port", &public, args.http_port, listeners::http_ports())?;
+    let listeners = Listeners::open(args, &public, &mut inherited)?;
+    listeners.keep(&mut holdings)?;
+    let (tls_port, http_port) = (listeners.tls_port, listeners.http_port);
     for address in &public {
         for port in [tls_port, http_port] {
             let row = ListenerRow { kind: ListenerRow::OWN };
             machine.datapath.add_listener(SocketAddr::new(*address, port).into(), row)?;
         }
     }
-    let (raw_v4, raw_v6) = listeners::raw()?;
     let namespace = NetNs::current().context("the daemon's own network namespace")?;
-    machine.datapath.serve_raw_ports(namespace.as_fd(), [Some(&raw_v4), raw_v6.as_ref()])?;
+    let raw = [Some(&listeners.raw_v4), listeners.raw_v6.as_ref()];
+    machine.datapath.serve_raw_ports(namespace.as_fd(), raw)?;
 
     let steering = Arc::new(KernelSteering::new(
         machine.datapath.clone(),
@@ -146,22 +202,25 @@ async fn serve(
     let gateway =
         Gateway::new(tunnels.clone(), service.clone(), certificates, gateway_metrics, limits);
 
-    let shutdown = CancellationToken::new();
-    let tasks = TaskTracker::new();
-    for listener in tls {
-        tasks.spawn(gateway.clone().serve_tls(listener, shutdown.clone()));
+    let sockets = listeners::service(&service, &mut inherited, &mut holdings)?;
+    let status = status(args, uplinks, tls_port, ca);
+    let socket = place.socket();
+    let socket = admin::bind(&socket, args.group.as_deref(), inherited.take("admin").next())?;
+    holdings.keep("admin", &socket)?;
+    let door = Door::open(&place.run_dir(), inherited.take("handover").next())?;
+    holdings.keep("handover", door.listener())?;
+    let (down, downs) = mpsc::channel(1);
+    let mut watch = Watch::new(downs)?;
+
+    // From here on nothing can fail.
+    if let Some(predecessor) = predecessor {
+        predecessor.relieve().await?;
+        exposition.serve()?;
     }
-    for listener in http {
-        tasks.spawn(gateway.clone().serve_redirect(listener, shutdown.clone()));
-    }
-    for listener in std::iter::once(raw_v4).chain(raw_v6) {
-        tasks.spawn(gateway.clone().serve_raw(listener, shutdown.clone()));
-    }
-    let sockets = service.listen().context("DNS and API sockets of the service namespace")?;
-    let api_stop = shutdown.clone().cancelled_owned();
+    let (shutdown, ending) = (CancellationToken::new(), CancellationToken::new());
+    let (tasks, lives) = (TaskTracker::new(), TaskTracker::new());
     let gate = Gate::default();
-    let api = api::serve(sockets.api, containers.clone(), tunnels.clone(), gate.clone(), api_stop);
-    tasks.spawn(logged("api", api));
+    listeners.serve(&gateway, &tasks, &shutdown);
     let dns_settings =
         DnsSettings { domain: args.domain.clone(), resolv_conf: "/etc/resolv.conf".into() };
     let public: Vec<IpAddr> = uplinks.iter().flat_map(|uplink| uplink.addresses.clone()).collect();
@@ -170,17 +229,16 @@ async fn serve(
     let dns_stop = shutdown.clone().cancelled_owned();
     let (udp, tcp) = (sockets.dns_udp, sockets.dns_tcp);
     tasks.spawn(dns::serve(udp, tcp, containers.clone(), locate, dns_settings, dns_stop));
-
-    let status = status(args, uplinks, tls_port, ca);
+    let api_stop = shutdown.clone().cancelled_owned();
+    let api = api::serve(sockets.api, containers.clone(), tunnels.clone(), gate.clone(), api_stop);
+    tasks.spawn(logged("api", api));
     announce(&status, http_port);
-    let lives = TaskTracker::new();
-    let ending = CancellationToken::new();
     let commands = AdminService {
         lives: Lives {
-            containers,
-            tunnels,
+            containers: containers.clone(),
+            tunnels: tunnels.clone(),
             steering,
-            gate,
+            gate: gate.clone(),
             // Under the name that all mount namespaces of the machine have in common.
             state_dir: state_dir.canonicalize().unwrap_or(state_dir),
             shutdown: shutdown.clone(),
@@ -188,25 +246,33 @@ async fn serve(
         },
         status,
         tasks: lives.clone(),
+        down,
     };
-    let socket = admin::bind(&place.socket(), args.group.as_deref())?;
     tasks.spawn(logged("commands", admin::serve(commands, socket)));
-    ready.store(true, Ordering::Release);
+    exposition.set_ready(true);
     println!("ready");
 
-    let signalled = stop_signal().await;
-    tracing::info!(signal = signalled?, "stopping");
-    ready.store(false, Ordering::Release);
-    ending.cancel();
-    shutdown.cancel();
-    lives.close();
-    lives.wait().await;
-    gateway.drain(GRACE).await;
-    tasks.close();
-    // What does not end by itself ends with the process.
-    tokio::time::timeout(GRACE, tasks.wait()).await.ok();
-    service.stop().await;
-    Ok(())
+    let mut running = Running {
+        door,
+        holdings,
+        stores,
+        gate,
+        containers,
+        tunnels,
+        shutdown,
+        ending,
+        lives,
+        tasks,
+        gateway,
+        exposition,
+        drain: args.drain,
+    };
+    let why = running.until(&mut watch).await;
+    running.end(&why, &mut watch).await;
+    if matches!(why, Ending::ForGood(_)) {
+        service.stop().await;
+    }
+    Ok(why)
 }
 
 async fn logged<E: std::fmt::Display>(
@@ -330,13 +396,4 @@ fn announce(status: &StatusResponse, http_port: u16) {
         );
     }
     println!("metrics   {}", status.metrics);
-}
-
-async fn stop_signal() -> std::io::Result<&'static str> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
 }

@@ -111,6 +111,23 @@ impl Edge {
         self.daemon = Some(daemon);
     }
 
+    /// Lets a new daemon take over from the running one, with further arguments; returns the old
+    /// one, which drains.
+    #[track_caller]
+    pub fn replace(&mut self, arguments: &[&str]) -> Running {
+        let mut daemon = self.successor(arguments);
+        daemon.wait_line("ready", PATIENCE);
+        self.daemon.replace(daemon).expect("the daemon was stopped by this test")
+    }
+
+    /// Starts what would take over, whatever becomes of it.
+    #[track_caller]
+    pub fn successor(&self, arguments: &[&str]) -> Running {
+        let mut command = self.command();
+        command.arg("up").arg("--replace").arg("--state-dir").arg(self.folder.path());
+        command.args(&self.arguments).args(arguments).running()
+    }
+
     /// The name that its pins, links and sockets carry.
     pub fn instance(&self) -> &str {
         &self.instance
@@ -195,6 +212,11 @@ impl Edge {
     #[track_caller]
     pub fn kill9(&mut self) {
         self.daemon.take().expect("the daemon was stopped by this test").kill();
+    }
+
+    /// Lets go of a daemon that has ended by itself.
+    pub fn forget(&mut self) {
+        self.daemon = None;
     }
 
     #[track_caller]

@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use backon::{ConstantBuilder, Retryable as _};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
-use backon::{ConstantBuilder, Retryable as _};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::handover::{
@@ -17,7 +17,8 @@ use super::handover::{
 use crate::{
     admin::Leaver,
     gateway::Gateway,
-    host::{service::Service, steering::KernelSteering},
+    host::{containers::Containers, service::Service, steering::KernelSteering},
+    metrics::Exposition,
     region::{embedded::Embedded, gate::Gate, tunnels::Tunnels},
 };
 
@@ -38,6 +39,8 @@ pub(super) enum Ending {
     Restart,
     /// Another daemon has the region and the machine.
     TakenOver,
+    /// The daemon cannot go on, and leaves everything to the next one.
+    Failed(anyhow::Error),
 }
 
 /// What asks the daemon to end.
@@ -57,6 +60,8 @@ pub(super) struct Running {
     pub(super) stores: Vec<Arc<Embedded>>,
     /// Closed while one takes over.
     pub(super) gate: Gate,
+    /// All of them end with it.
+    pub(super) containers: Arc<Containers>,
     /// Whose starts and stops are waited for.
     pub(super) tunnels: Arc<Tunnels<KernelSteering>>,
     /// Ends the acceptors, and all else that serves.
@@ -69,7 +74,9 @@ pub(super) struct Running {
     pub(super) tasks: TaskTracker,
     /// Whose connections drain.
     pub(super) gateway: Arc<Gateway<Tunnels<KernelSteering>, Service>>,
-    /// How long they may.
+    /// What Prometheus and supervisors see.
+    pub(super) exposition: Exposition,
+    /// How long relayed connections may go on.
     pub(super) drain: Duration,
 }
 
@@ -100,22 +107,31 @@ impl Watch {
 
 impl Running {
     /// Until something ends the daemon. A successor that fails does not.
-    pub(super) async fn until(&mut self, watch: &mut Watch) -> anyhow::Result<Ending> {
+    pub(super) async fn until(&mut self, watch: &mut Watch) -> Ending {
         loop {
             let successor = tokio::select! {
-                ending = watch.next() => return Ok(ending),
+                ending = watch.next() => return ending,
                 successor = self.door.next() => successor,
             };
-            if self.hand_over(successor).await? {
-                return Ok(Ending::TakenOver);
+            match self.hand_over(successor).await {
+                Ok(true) => return Ending::TakenOver,
+                Ok(false) => {}
+                Err(error) => return Ending::Failed(error),
             }
         }
     }
 
     /// Ends it that way. What relayed connections need, and the machine, are the caller's to end.
     pub(super) async fn end(self, ending: &Ending, watch: &mut Watch) {
-        if matches!(ending, Ending::ForGood(_)) {
+        self.exposition.set_ready(false);
+        if let Ending::ForGood(leaver) = ending {
+            if let Some(leaver) = leaver {
+                self.name_all(leaver).await;
+            }
             self.ending.cancel();
+        }
+        if matches!(ending, Ending::TakenOver) {
+            self.exposition.leave();
         }
         self.shutdown.cancel();
         // With the last descriptor goes the socket, and clients are refused.
@@ -124,12 +140,14 @@ impl Running {
         self.lives.wait().await;
         self.tasks.close();
         match ending {
-            Ending::ForGood(_) => {
+            // Whose call is one of the tasks.
+            Ending::ForGood(Some(_)) => drop(self.gateway.drain(GRACE).await),
+            Ending::ForGood(None) => {
                 self.gateway.drain(GRACE).await;
                 // What does not end by itself ends with the process.
                 tokio::time::timeout(GRACE, self.tasks.wait()).await.ok();
             }
-            Ending::Restart | Ending::TakenOver => {
+            Ending::Restart | Ending::TakenOver | Ending::Failed(_) => {
                 let drained = async {
                     let left = self.gateway.drain(self.drain).await;
                     tracing::info!(reset = left, "no relayed connection is left");
@@ -143,6 +161,17 @@ impl Running {
                     }
                 }
             }
+        }
+    }
+
+    /// Names what goes with the daemon.
+    async fn name_all(&self, leaver: &Leaver) {
+        for tunnel in self.tunnels.list() {
+            let (host, container) = (&tunnel.host, &tunnel.container.name);
+            leaver.tell(format!("tunnel {host} of container {container:?}")).await;
+        }
+        for attached in self.containers.list() {
+            leaver.tell(format!("container {:?}", attached.container.name)).await;
         }
     }
 
@@ -184,6 +213,8 @@ impl Running {
             }
             anyhow::Ok(())
         };
-        tokio::time::timeout(STORES, all()).await.context("a successor that failed keeps a store")?
+        tokio::time::timeout(STORES, all())
+            .await
+            .context("a successor that failed keeps a store")?
     }
 }

@@ -4,12 +4,26 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
+    sync::Arc,
 };
 
 use anyhow::{Context as _, anyhow};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::handover::Holdings;
+use crate::{
+    cli::UpArgs,
+    gateway::Gateway,
+    host::service::{Service, ServiceSockets},
+    region::tunnel::{Dial, Directory},
+};
+
+/// What successors know them by.
+const TLS: &str = "tls";
+const HTTP: &str = "http";
+const RAW: &str = "raw";
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
@@ -23,6 +37,85 @@ pub(crate) fn http_ports() -> impl Iterator<Item = u16> {
     std::iter::once(80).chain(8080..8180)
 }
 
+/// All of them, open.
+pub(super) struct Listeners {
+    /// The port of the TLS names.
+    pub(super) tls_port: u16,
+    /// The port that sends plain HTTP on to them.
+    pub(super) http_port: u16,
+    /// Behind the raw ports.
+    pub(super) raw_v4: TcpListener,
+    /// The same for IPv6, where the machine has it.
+    pub(super) raw_v6: Option<TcpListener>,
+    tls: Vec<TcpListener>,
+    http: Vec<TcpListener>,
+}
+
+impl Listeners {
+    /// Opens what an earlier daemon did not leave.
+    pub(super) fn open(
+        args: &UpArgs,
+        addresses: &[IpAddr],
+        inherited: &mut Holdings,
+    ) -> anyhow::Result<Self> {
+        let earlier = inherited.take(TLS);
+        let (tls_port, tls) =
+            open("TLS", "--tls-port", addresses, args.tls_port, tls_ports(), earlier)?;
+        let earlier = inherited.take(HTTP);
+        let (http_port, http) =
+            open("HTTP", "--http-port", addresses, args.http_port, http_ports(), earlier)?;
+        let (raw_v4, raw_v6) = raw(inherited.take(RAW))?;
+        Ok(Self { tls_port, http_port, raw_v4, raw_v6, tls, http })
+    }
+
+    /// Keeps them for a successor.
+    pub(super) fn keep(&self, holdings: &mut Holdings) -> io::Result<()> {
+        let raw = std::iter::once(&self.raw_v4).chain(&self.raw_v6);
+        let all = self.tls.iter().map(|listener| (TLS, listener));
+        let all = all.chain(self.http.iter().map(|listener| (HTTP, listener)));
+        for (name, listener) in all.chain(raw.map(|listener| (RAW, listener))) {
+            holdings.keep(name, listener)?;
+        }
+        Ok(())
+    }
+
+    /// Accepts clients until the shutdown.
+    pub(super) fn serve<D: Directory, T: Dial>(
+        self,
+        gateway: &Arc<Gateway<D, T>>,
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
+    ) {
+        for listener in self.tls {
+            tasks.spawn(gateway.clone().serve_tls(listener, shutdown.clone()));
+        }
+        for listener in self.http {
+            tasks.spawn(gateway.clone().serve_redirect(listener, shutdown.clone()));
+        }
+        for listener in std::iter::once(self.raw_v4).chain(self.raw_v6) {
+            tasks.spawn(gateway.clone().serve_raw(listener, shutdown.clone()));
+        }
+    }
+}
+
+/// The sockets of the service namespace, opened or gone on with, and kept for a successor.
+pub(super) fn service(
+    service: &Service,
+    inherited: &mut Holdings,
+    holdings: &mut Holdings,
+) -> anyhow::Result<ServiceSockets> {
+    let names = ["api", "dns-tcp", "dns-udp"];
+    let sockets = match names.map(|name| inherited.take(name).next()) {
+        [Some(api), Some(tcp), Some(udp)] => ServiceSockets::inherited(api, tcp, udp),
+        _ => service.listen(),
+    };
+    let sockets = sockets.context("DNS and API sockets of the service namespace")?;
+    holdings.keep(names[0], &sockets.api)?;
+    holdings.keep(names[1], &sockets.dns_tcp)?;
+    holdings.keep(names[2], &sockets.dns_udp)?;
+    Ok(sockets)
+}
+
 /// Loopback, and what the uplinks have.
 pub(super) fn addresses(uplinks: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
     let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
@@ -32,7 +125,7 @@ pub(super) fn addresses(uplinks: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
 /// Listens on one port of all addresses: the one that was asked for, or the first free of the
 /// usual ones. What an earlier daemon listened on is gone on with, and its port is the first of the
 /// usual ones.
-pub(super) fn open(
+fn open(
     what: &str,
     option: &str,
     addresses: &[IpAddr],
@@ -60,7 +153,7 @@ pub(super) fn open(
 
 /// The sockets that `sk_lookup` steers raw ports to, the second for IPv6 where the machine has it.
 /// They need some address of their own, where nobody looks for them.
-pub(super) fn raw(
+fn raw(
     inherited: impl Iterator<Item = OwnedFd>,
 ) -> anyhow::Result<(TcpListener, Option<TcpListener>)> {
     let mut inherited = Inherited::new(inherited).context("raw TCP listeners")?.0.into_iter();

@@ -37,17 +37,14 @@ pub(super) struct Machine {
     sysctls: Sysctls,
     run_dir: PathBuf,
     pins: PathBuf,
-    _lock: File,
+    /// Says that a daemon of this name runs.
+    pub(super) lock: File,
 }
 
 impl Machine {
     /// Takes hold: removes what a killed daemon of this name left, loads the kernel half and
     /// closes the door that nftables keeps.
-    pub(super) async fn take(
-        place: &Place,
-        args: &UpArgs,
-        lock: File,
-    ) -> anyhow::Result<Self> {
+    pub(super) async fn take(place: &Place, args: &UpArgs, lock: File) -> anyhow::Result<Self> {
         let run_dir = place.run_dir();
         let links = Links::here().context("netlink cannot be opened")?;
         let instance = place.instance.as_str();
@@ -66,7 +63,7 @@ impl Machine {
             raw_ports,
         };
         let mut machine =
-            Self { links, datapath, veth_prefix, table, sysctls, run_dir, pins, _lock: lock };
+            Self { links, datapath, veth_prefix, table, sysctls, run_dir, pins, lock };
         if let Err(error) = machine.prepare(args) {
             machine.release(&[]).await;
             return Err(error);

@@ -9,9 +9,9 @@ use std::{
 };
 
 use edge_user::wire::admin::{
-    AttachEvent, AttachRequest, Attached, Container, ListContainersRequest, ListContainersResponse,
-    ListTunnelsRequest, ListTunnelsResponse, Resume, StatusRequest, StatusResponse, Tunnel,
-    Variable,
+    AttachEvent, AttachRequest, Attached, Container, DownEvent, DownRequest, ListContainersRequest,
+    ListContainersResponse, ListTunnelsRequest, ListTunnelsResponse, Resume, StatusRequest,
+    StatusResponse, Tunnel, Variable,
     admin_server::{Admin, AdminServer},
     attach_event::Event,
 };
@@ -248,6 +248,15 @@ impl Admin for Script {
         _request: Request<ListTunnelsRequest>,
     ) -> Result<Response<ListTunnelsResponse>, Status> {
         Ok(Response::new(ListTunnelsResponse { tunnels: vec![tunnel()] }))
+    }
+
+    type DownStream = ReceiverStream<Result<DownEvent, Status>>;
+
+    async fn down(
+        &self,
+        _request: Request<DownRequest>,
+    ) -> Result<Response<Self::DownStream>, Status> {
+        Err(Status::unimplemented("this daemon plays its part only"))
     }
 
     async fn status(

@@ -34,10 +34,13 @@ pub(in crate::up) struct Successor {
 }
 
 impl Door {
-    /// Makes the socket, for root only.
-    pub(in crate::up) fn open(run_dir: &Path) -> anyhow::Result<Self> {
+    /// Makes the socket, for root only; or goes on with an earlier daemon's.
+    pub(in crate::up) fn open(run_dir: &Path, inherited: Option<OwnedFd>) -> anyhow::Result<Self> {
         let path = socket_path(run_dir);
         let make = || {
+            if let Some(open) = inherited {
+                return UnixSeqpacketListener::try_from(open);
+            }
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -46,14 +49,7 @@ impl Door {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
             Ok(listener)
         };
-        make()
-            .map(Self)
-            .with_context(|| format!("{}: the socket cannot be made", path.display()))
-    }
-
-    /// The one that an earlier daemon made.
-    pub(in crate::up) fn inherited(open: OwnedFd) -> io::Result<Self> {
-        UnixSeqpacketListener::try_from(open).map(Self)
+        make().map(Self).with_context(|| format!("{}: the socket cannot be made", path.display()))
     }
 
     /// For the holdings.
