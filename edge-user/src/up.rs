@@ -45,6 +45,7 @@ use crate::{
         embedded::Embedded,
         gate::Gate,
         ports::Ports,
+        records::Records,
         rest::REST,
         store::Store,
         tunnel::Directory as _,
@@ -195,7 +196,13 @@ async fn serve(
         raw_host: raw_host(args, uplinks),
         per_container: TunnelSettings::PER_CONTAINER,
     };
-    let tunnels = Tunnels::new(steering.clone(), ports, settings, &registry)?;
+    let tunnels = Tunnels::new(
+        steering.clone(),
+        ports,
+        settings,
+        Records::new(store.clone(), "tunnel/"),
+        &registry,
+    )?;
     let (certificates, ca) = certificates(args, &state_dir)?;
     let limits = Limits { half_closed_idle: args.idle_half_closed, ..Limits::default() };
     let gateway_metrics = gateway::metrics::Metrics::new(&registry)?;

@@ -79,7 +79,7 @@ pub(super) fn start_status(error: &StartError) -> Status {
         StartError::AlreadyForwarded(_) => Code::AlreadyExists,
         StartError::TooMany(_) | StartError::Port(_) => Code::ResourceExhausted,
         StartError::ContainerEnded(_) => Code::FailedPrecondition,
-        StartError::Steering { .. } => Code::Internal,
+        StartError::Record(_) | StartError::Steering { .. } => Code::Internal,
         StartError::Stopping => Code::Unavailable,
     };
     Status::new(code, format!("tunnel: {}", text(error)))

@@ -196,7 +196,9 @@ fn status(error: &StartError) -> Status {
         StartError::ContainerEnded(_) => Status::permission_denied(words),
         StartError::Stopping => Status::unavailable(words),
         // What is inside the daemon is not for the container.
-        StartError::Port(PortError::Store(_)) | StartError::Steering { .. } => Status::unavailable(
+        StartError::Port(PortError::Store(_))
+        | StartError::Record(_)
+        | StartError::Steering { .. } => Status::unavailable(
             "the port could not be made public; try again, and see the daemon's log for the reason",
         ),
     }

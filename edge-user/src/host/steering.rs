@@ -134,6 +134,12 @@ impl KernelSteering {
         Ok(())
     }
 
+    fn fresh_slot(&self, tunnel: &Tunnel) -> anyhow::Result<u32> {
+        let slot = self.slots().take(&tunnel.id).context("no traffic counter is free")?;
+        self.datapath.clear_traffic(slot)?;
+        Ok(slot)
+    }
+
     fn attached(&self, tunnel: &Tunnel) -> anyhow::Result<Arc<Attached>> {
         let id = &tunnel.container.id;
         self.containers.by_id(id).ok_or_else(|| anyhow!("container {id} is gone; start another"))
@@ -143,8 +149,7 @@ impl KernelSteering {
 impl Steering for KernelSteering {
     async fn open(&self, tunnel: Arc<Tunnel>) -> anyhow::Result<()> {
         let attached = self.attached(&tunnel)?;
-        let slot = self.slots().take(&tunnel.id).context("no traffic counter is free")?;
-        self.datapath.clear_traffic(slot)?;
+        let slot = self.fresh_slot(&tunnel)?;
         let rows = self.rows(&tunnel, &attached, slot);
         let port = tunnel.port;
         let opened = attached
@@ -158,6 +163,18 @@ impl Steering for KernelSteering {
             self.slots().give_back(&tunnel.id);
         }
         opened
+    }
+
+    async fn resume(&self, tunnel: Arc<Tunnel>) -> anyhow::Result<()> {
+        let attached = self.attached(&tunnel)?;
+        let own = SocketAddr::from((tunnel.container.ipv4, tunnel.port));
+        let counted = self.datapath.forward(own.into()).map(|row| row.slot);
+        let slot = match counted.filter(|slot| self.slots().claim(&tunnel.id, *slot)) {
+            Some(slot) => slot,
+            None => self.fresh_slot(&tunnel)?,
+        };
+        // The port is reserved in its namespace since it began.
+        self.write(&self.rows(&tunnel, &attached, slot))
     }
 
     async fn close(&self, tunnel: Arc<Tunnel>) -> anyhow::Result<()> {
@@ -198,6 +215,22 @@ impl Slots {
         };
         self.of.insert(tunnel.to_owned(), slot);
         Some(slot)
+    }
+
+    /// Takes this very slot. Answers whether it was free.
+    fn claim(&mut self, tunnel: &str, slot: u32) -> bool {
+        if slot >= MAX_TUNNELS {
+            return false;
+        }
+        while self.next <= slot {
+            self.free.insert(self.next);
+            self.next += 1;
+        }
+        let free = self.free.remove(&slot);
+        if free {
+            self.of.insert(tunnel.to_owned(), slot);
+        }
+        free
     }
 
     fn give_back(&mut self, tunnel: &str) {

@@ -5,6 +5,7 @@ pub mod embedded;
 pub mod gate;
 pub mod names;
 pub mod ports;
+pub mod records;
 pub mod rest;
 pub mod steering;
 pub mod store;

@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 /// A container as the region knows it.
@@ -35,7 +36,8 @@ pub struct RawSocket {
 }
 
 /// What a tunnel's owner asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct TunnelOptions {
     /// Also a raw TCP port.
     pub unencrypted: bool,

@@ -11,6 +11,7 @@ pub(crate) mod fake;
 mod index;
 mod metrics;
 mod owner;
+mod record;
 #[cfg(test)]
 mod tests;
 
@@ -23,11 +24,12 @@ use std::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-pub use self::{error::StartError, owner::Owner};
+pub use self::{error::StartError, owner::Owner, record::TunnelRecord};
 use self::{index::Index, metrics::Metrics};
 use super::{
     names,
     ports::Ports,
+    records::Records,
     steering::Steering,
     tunnel::{Container, Directory, RawSocket, Tunnel, TunnelOptions, TunnelStats},
 };
@@ -55,6 +57,7 @@ pub struct Tunnels<S> {
     steering: Arc<S>,
     ports: Ports,
     settings: TunnelSettings,
+    records: Records<TunnelRecord>,
     index: Index,
     metrics: Metrics,
     containers: Mutex<HashMap<String, Arc<Home>>>,
@@ -100,11 +103,12 @@ impl<S: Steering> Tunnels<S> {
         steering: Arc<S>,
         ports: Ports,
         settings: TunnelSettings,
+        records: Records<TunnelRecord>,
         registry: &prometheus::Registry,
     ) -> Result<Arc<Self>, prometheus::Error> {
         let metrics = Metrics::register(registry)?;
         let (index, containers, works) = Default::default();
-        Ok(Arc::new(Self { steering, ports, settings, index, metrics, containers, works }))
+        Ok(Arc::new(Self { steering, ports, settings, records, index, metrics, containers, works }))
     }
 
     /// Makes a container's port public. The same idempotency key again is the same call again,
@@ -220,7 +224,7 @@ impl<S: Steering> Tunnels<S> {
             None => {
                 let raw = self.raw_port(wanted.options).await?;
                 let host = names::tunnel_host(&self.settings.domain);
-                self.open(self.tunnel(&wanted, names::id("tu"), host, raw)).await?
+                self.open(self.tunnel(&wanted, names::id("tu"), host, raw), &wanted).await?
             }
             Some(live) => {
                 let retry = wanted.idempotency_key.is_some()
@@ -232,6 +236,7 @@ impl<S: Steering> Tunnels<S> {
                 if retry || live.tunnel.options == wanted.options {
                     live.owner = wanted.owner;
                     live.idempotency_key = wanted.idempotency_key;
+                    self.record(&live.tunnel, &live.owner, live.idempotency_key.as_deref()).await?;
                     return Ok(live.tunnel.clone());
                 }
                 let previous = live.tunnel.clone();
@@ -271,7 +276,7 @@ impl<S: Steering> Tunnels<S> {
         };
         let mut tunnel = self.tunnel(wanted, previous.id.clone(), previous.host.clone(), raw);
         tunnel.stats = carried_over(&previous.stats);
-        self.open(tunnel).await
+        self.open(tunnel, wanted).await
     }
 
     async fn raw_port(&self, options: TunnelOptions) -> Result<Option<u16>, StartError> {
@@ -297,16 +302,31 @@ impl<S: Steering> Tunnels<S> {
     }
 
     /// Makes a tunnel real, then lets clients find it.
-    async fn open(&self, tunnel: Tunnel) -> Result<Arc<Tunnel>, StartError> {
+    async fn open(&self, tunnel: Tunnel, wanted: &Wanted) -> Result<Arc<Tunnel>, StartError> {
         let tunnel = Arc::new(tunnel);
-        if let Err(source) = self.steering.open(tunnel.clone()).await {
+        let (opened, recorded) = futures::join!(
+            self.steering.open(tunnel.clone()),
+            self.record(&tunnel, &wanted.owner, wanted.idempotency_key.as_deref()),
+        );
+        let failed = |source| StartError::Steering { port: tunnel.port, source };
+        if let Err(error) = opened.map_err(failed).and(recorded) {
             // Whatever of it was made must not meet the port's next tenant.
             self.close(&tunnel).await;
-            return Err(StartError::Steering { port: tunnel.port, source });
+            return Err(error);
         }
         self.index.insert(&tunnel);
         self.metrics.tunnels.inc();
         Ok(tunnel)
+    }
+
+    async fn record(
+        &self,
+        tunnel: &Tunnel,
+        owner: &Owner,
+        idempotency_key: Option<&str>,
+    ) -> Result<(), StartError> {
+        let record = TunnelRecord::of(tunnel, owner, idempotency_key);
+        Ok(self.records.put(&tunnel.id, &record).await?)
     }
 
     /// Ends a tunnel; its port's rest begins.
@@ -323,6 +343,8 @@ impl<S: Steering> Tunnels<S> {
         if self.index.remove(tunnel) {
             self.metrics.tunnels.dec();
         }
+        // First: a daemon that is killed half-way has ended it all the same.
+        self.records.forget(&tunnel.id).await;
         // Before the container's sockets are destroyed: the relay would take that for a program
         // that died, and its TLS clients would see an end of stream instead of a reset.
         tunnel.ended.cancel();

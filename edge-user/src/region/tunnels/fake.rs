@@ -14,7 +14,9 @@ use super::{TunnelSettings, Tunnels};
 use crate::region::{
     embedded::Embedded,
     ports::Ports,
+    records::Records,
     steering::Steering,
+    store::Store,
     tunnel::{Container, Tunnel},
 };
 
@@ -52,6 +54,10 @@ impl Steering for FakeSteering {
         Ok(())
     }
 
+    async fn resume(&self, tunnel: Arc<Tunnel>) -> anyhow::Result<()> {
+        self.open(tunnel).await
+    }
+
     async fn close(&self, tunnel: Arc<Tunnel>) -> anyhow::Result<()> {
         assert!(tunnel.ended.is_cancelled(), "its connections were not told first");
         self.take_time().await;
@@ -75,7 +81,8 @@ pub(crate) struct Region {
 
 pub(crate) async fn region(rest: Duration) -> Region {
     let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(Embedded::open(dir.path()).unwrap());
+    let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path()).unwrap());
+    let records = Records::new(store.clone(), "tunnel/");
     let ports = Ports::open(store, 20000..=20031, rest, &BTreeSet::new()).await.unwrap();
     let settings = TunnelSettings {
         domain: "edge.localhost".to_owned(),
@@ -85,7 +92,7 @@ pub(crate) async fn region(rest: Duration) -> Region {
     };
     let steering = Arc::new(FakeSteering::default());
     let registry = prometheus::Registry::new();
-    let tunnels = Tunnels::new(steering.clone(), ports, settings, &registry).unwrap();
+    let tunnels = Tunnels::new(steering.clone(), ports, settings, records, &registry).unwrap();
     Region { steering, tunnels, registry, _dir: dir }
 }
 
