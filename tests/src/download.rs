@@ -49,7 +49,7 @@ impl Counting {
         let program = ["python3", script, "8000", end.to_str().expect("a path")];
         let options = [&["--encrypted-port", "8000"], options].concat();
         let (owner, tunnel) = lab.serve(&options, 8000, &program);
-        lab.https(&[&tunnel.url]);
+        lab.https(&["--fail", &tunnel.url]);
         Self { owner, tunnel, end, _folder: folder }
     }
 

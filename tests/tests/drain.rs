@@ -33,7 +33,7 @@ fn a_stop_lets_downloads_finish_and_accepts_nobody() {
     wait_for("the owner to claim its container", PATIENCE, || {
         counting.owner.printed().contains("daemon: it is back").then_some(())
     });
-    lab.https(&[&counting.tunnel.url]);
+    lab.https(&["--fail", &counting.tunnel.url]);
     assert_eq!(lab.edge.tunnels()[0].url, counting.tunnel.url);
 }
 

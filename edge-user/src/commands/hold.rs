@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     cli::Place,
-    error::{Error, say},
+    error::{Error, Kind, say},
     wire::admin::{
         AttachEvent, AttachRequest, Attached, Resume, admin_client::AdminClient,
         attach_event::Event,
@@ -38,7 +38,7 @@ pub struct Hold {
 /// Why a call did not go on.
 enum Loss {
     /// The daemon went away, or has not come back yet.
-    Gone(String),
+    Gone(Code, String),
     /// It is there, and does not keep the container.
     Refused(Error),
 }
@@ -46,27 +46,21 @@ enum Loss {
 impl Hold {
     /// Asks the daemon for a container. The namespace is wired when this returns.
     pub async fn take(
-        mut client: AdminClient<Channel>,
+        client: AdminClient<Channel>,
         place: &Place,
         request: AttachRequest,
     ) -> Result<(Attached, Self), Error> {
-        let answered = async {
-            let mut events = client
-                .attach(request.clone())
-                .await
-                .map_err(|status| refusal(&status))?
-                .into_inner();
-            let first = events.message().await.map_err(|status| refusal(&status))?;
-            Ok((first, events))
-        };
-        let (first, events) = timeout(ANSWER, answered).await.map_err(|_elapsed| {
-            let cause = format!("no answer to Attach within {ANSWER:?}");
-            Error::failure("daemon", cause, "see the log of `edge up`")
-        })??;
-        let Some(Event::Attached(attached)) = first.and_then(|first| first.event) else {
-            let cause = "it ended the call without an answer";
-            return Err(Error::failure("daemon", cause, "see the log of `edge up`"));
-        };
+        let mut answered = ask(client, &request).await;
+        // It is handing over: nothing has begun, and its successor is there in a moment.
+        if matches!(answered, Err(Loss::Gone(Code::Unavailable, _))) {
+            answered = ask(connect(place).await?, &request).await;
+        }
+        let (attached, events) = answered.map_err(|loss| match loss {
+            Loss::Refused(error) => error,
+            // The daemon's own sentence.
+            Loss::Gone(Code::Internal, text) => Error::relayed(Kind::Failure, text),
+            Loss::Gone(_, cause) => Error::failure("daemon", cause, "see the log of `edge up`"),
+        })?;
         let mut hold =
             Self { place: place.clone(), request, events, announced: BTreeMap::default() };
         hold.remember(&attached);
@@ -79,7 +73,7 @@ impl Hold {
         loop {
             match self.follow().await {
                 Loss::Refused(error) => return error,
-                Loss::Gone(cause) => say(format_args!(
+                Loss::Gone(_, cause) => say(format_args!(
                     "daemon: it is gone ({cause}); raw TCP tunnels go on in the kernel, TLS \
                      tunnels are back when it is"
                 )),
@@ -97,7 +91,7 @@ impl Hold {
                     say("daemon: it is back");
                 }
                 Err(Loss::Refused(error)) => return error,
-                Err(Loss::Gone(cause)) => {
+                Err(Loss::Gone(_, cause)) => {
                     return Error::failure("daemon", cause, "start it with `edge up`");
                 }
             }
@@ -109,7 +103,7 @@ impl Hold {
         loop {
             match self.events.message().await {
                 Ok(Some(event)) => self.announce(event.event),
-                Ok(None) => return Loss::Gone("it ended the call".to_owned()),
+                Ok(None) => return Loss::Gone(Code::Ok, "it ended the call".to_owned()),
                 Err(status) => return Loss::of(&status),
             }
         }
@@ -117,20 +111,9 @@ impl Hold {
 
     /// Claims the container from whatever daemon is there now.
     async fn claim(&self) -> Result<(Attached, Streaming<AttachEvent>), Loss> {
-        let claimed = async {
-            let mut client =
-                connect(&self.place).await.map_err(|error| Loss::Gone(error.to_string()))?;
-            let reply = client.attach(self.request.clone()).await;
-            let mut events = reply.map_err(|status| Loss::of(&status))?.into_inner();
-            match events.message().await.map_err(|status| Loss::of(&status))? {
-                Some(AttachEvent { event: Some(Event::Attached(attached)) }) => {
-                    Ok((attached, events))
-                }
-                _ => Err(Loss::Gone("it ended the call without an answer".to_owned())),
-            }
-        };
-        let late = |_elapsed| Loss::Gone(format!("no answer to Attach within {ANSWER:?}"));
-        timeout(ANSWER, claimed).await.map_err(late)?
+        let client = connect(&self.place).await;
+        let client = client.map_err(|error| Loss::Gone(Code::Unavailable, error.to_string()))?;
+        ask(client, &self.request).await
     }
 
     /// From now on the call asks for this container.
@@ -156,6 +139,25 @@ impl Hold {
     }
 }
 
+/// One call of Attach, up to its first event.
+async fn ask(
+    mut client: AdminClient<Channel>,
+    request: &AttachRequest,
+) -> Result<(Attached, Streaming<AttachEvent>), Loss> {
+    let answered = async {
+        let reply = client.attach(request.clone()).await.map_err(|status| Loss::of(&status))?;
+        let mut events = reply.into_inner();
+        match events.message().await.map_err(|status| Loss::of(&status))? {
+            Some(AttachEvent { event: Some(Event::Attached(attached)) }) => Ok((attached, events)),
+            _ => Err(Loss::Gone(Code::Ok, "it ended the call without an answer".to_owned())),
+        }
+    };
+    let late = |_elapsed| {
+        Loss::Gone(Code::DeadlineExceeded, format!("no answer to Attach within {ANSWER:?}"))
+    };
+    timeout(ANSWER, answered).await.map_err(late)?
+}
+
 impl Loss {
     /// What the end of a call means: the daemon's own words are a refusal, all else is a daemon
     /// that went away.
@@ -165,13 +167,13 @@ impl Loss {
             | Code::Unknown
             | Code::Internal
             | Code::Cancelled
-            | Code::DeadlineExceeded => Self::Gone(status.message().to_owned()),
+            | Code::DeadlineExceeded => Self::Gone(status.code(), status.message().to_owned()),
             _ => Self::Refused(refusal(status)),
         }
     }
 
     fn may_pass(&self) -> bool {
-        matches!(self, Self::Gone(_))
+        matches!(self, Self::Gone(..))
     }
 }
 
