@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::Context as _;
 use edge_common::tables::{ListenerRow, Settings};
+use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
@@ -258,6 +259,7 @@ async fn serve(
     tasks.spawn(logged("commands", admin::serve(commands, socket)));
     exposition.set_ready(true);
     println!("ready");
+    supervisor(&[NotifyState::Ready, NotifyState::MainPid(std::process::id())]);
 
     let mut running = Running {
         door,
@@ -275,11 +277,21 @@ async fn serve(
         drain: args.drain,
     };
     let why = running.until(&mut watch).await;
+    if !matches!(why, Ending::TakenOver) {
+        supervisor(&[NotifyState::Stopping]);
+    }
     running.end(&why, &mut watch).await;
     if matches!(why, Ending::ForGood(_)) {
         service.stop().await;
     }
     Ok(why)
+}
+
+/// Tells systemd, if it started this process or an earlier one.
+fn supervisor(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "the service manager was not told");
+    }
 }
 
 async fn logged<E: std::fmt::Display>(
