@@ -1,10 +1,14 @@
 //! `edge up`: gateway, host agent and an embedded store in one process, the region of one machine.
 
+mod adopt;
+mod announce;
+mod clear;
 mod ending;
 mod handover;
 pub(crate) mod listeners;
 pub(crate) mod machine;
 mod open_files;
+mod retake;
 
 use std::{
     io::IsTerminal as _,
@@ -20,11 +24,14 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
+pub use self::clear::clear;
 use self::{
+    adopt::Left,
     ending::{Ending, Running, Watch},
     handover::{Holdings, predecessor::Door, successor::Predecessor},
     listeners::Listeners,
     machine::Machine,
+    retake::Ground,
 };
 use crate::{
     admin::{self, AdminService, Lives},
@@ -46,14 +53,12 @@ use crate::{
         embedded::Embedded,
         gate::Gate,
         ports::Ports,
-        records::Records,
         rest::REST,
         store::Store,
         tunnel::Directory as _,
         tunnels::{TunnelSettings, Tunnels},
         workspaces::Workspaces,
     },
-    wire::admin::{StatusResponse, Uplink as UplinkStatus},
 };
 
 /// The one region of a machine, and its one host.
@@ -74,25 +79,18 @@ pub async fn run(place: Place, args: UpArgs) -> anyhow::Result<()> {
         .init();
     open_files::raise();
     let predecessor = if args.replace { Predecessor::ask(&place.run_dir()).await? } else { None };
-    match predecessor {
-        Some((predecessor, holdings)) => {
-            let outcome = begin(&place, &args, holdings, Some(&predecessor)).await;
-            if let Err(error) = &outcome {
-                predecessor.fail(error).await;
-            }
-            outcome
-        }
-        None => begin(&place, &args, Holdings::default(), None).await,
+    let Some((predecessor, holdings)) = predecessor else {
+        return hold(&place, &args, Holdings::default(), None).await;
+    };
+    let outcome = hold(&place, &args, holdings, Some(&predecessor)).await;
+    if let Err(error) = &outcome {
+        predecessor.fail(error).await;
     }
+    outcome
 }
 
-/// Removes what a daemon left that is gone; says what it was. Refuses if one runs.
-pub async fn clear(place: &Place) -> anyhow::Result<Vec<String>> {
-    let _lock = machine::lock(place)?;
-    Ok(Vec::new())
-}
-
-async fn begin(
+/// From the lock on the daemon's name to what becomes of all that lives under it.
+async fn hold(
     place: &Place,
     args: &UpArgs,
     mut inherited: Holdings,
@@ -103,83 +101,90 @@ async fn begin(
         Some(open) => open.into(),
         None => machine::lock(place)?,
     };
-    let machine = Machine::take(place, args, lock).await?;
-    let mut uplinks = Vec::new();
-    let outcome = serve(place, args, &machine, &mut uplinks, inherited, predecessor).await;
-    match outcome {
-        Ok(Ending::TakenOver) => Ok(()),
-        Ok(Ending::ForGood(leaver)) => {
-            machine.release(&uplinks).await;
-            if let Some(leaver) = leaver {
-                leaver.tell(format!("daemon {:?}", place.instance.as_str())).await;
-                leaver.done().await;
-            }
-            Ok(())
-        }
-        Ok(Ending::Restart) => {
-            machine.release(&uplinks).await;
-            Ok(())
-        }
-        Ok(Ending::Failed(error)) => Err(error),
-        // Then the machine is still the predecessor's.
-        Err(error) if predecessor.is_some() => Err(error),
-        Err(error) => {
-            machine.release(&uplinks).await;
-            Err(error)
+    // Before anything is touched: what cannot be read is left to the version that wrote it.
+    let leased = Arc::new(Embedded::open_leased(&place.run_dir())?);
+    let mut holdings = Holdings::default();
+    holdings.keep("lock", &lock)?;
+    let ending = match serve(place, args, &leased, inherited, holdings, predecessor).await {
+        Ok(Ending::TakenOver) => return Ok(()),
+        // Then everything is still the predecessor's.
+        Err(error) if predecessor.is_some() => return Err(error),
+        Ok(ending) => ending,
+        // A daemon that fails to start must not take down what runs without it.
+        Err(error) => Ending::Failed(error),
+    };
+    let lives = !leased.list("container/").await?.is_empty();
+    if lives && !matches!(ending, Ending::ForGood(_)) {
+        tracing::info!("containers and raw tunnels go on, for the next daemon to take up");
+    } else {
+        for error in machine::undo(place).await {
+            tracing::warn!(error = format!("{error:#}"), "something of edge stays on the machine");
         }
     }
+    drop(lock);
+    match ending {
+        Ending::Failed(error) => return Err(error),
+        Ending::ForGood(Some(leaver)) => {
+            leaver.tell(format!("daemon {:?}", place.instance.as_str())).await;
+            leaver.done().await;
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 async fn serve(
     place: &Place,
     args: &UpArgs,
-    machine: &Machine,
-    uplinks: &mut Vec<Uplink>,
+    leased: &Arc<Embedded>,
     mut inherited: Holdings,
+    mut holdings: Holdings,
     predecessor: Option<&Predecessor>,
 ) -> anyhow::Result<Ending> {
-    let mut holdings = Holdings::default();
-    holdings.keep("lock", &machine.lock)?;
-    let registry = prometheus::Registry::new();
-    registry.register(Box::new(KernelCounters::new(machine.datapath.clone())?))?;
     let scraped = metrics::bind(args.admin, inherited.take("metrics").next())?;
     holdings.keep("metrics", &scraped)?;
+    let machine = &Machine::take(place, args)?;
+    let registry = prometheus::Registry::new();
+    registry.register(Box::new(KernelCounters::new(machine.datapath.clone())?))?;
     let mut exposition = metrics::Exposition::new(scraped, registry.clone());
     if predecessor.is_none() {
         exposition.serve()?;
     }
 
-    attach_uplinks(args, machine, uplinks).await?;
-    let mtu = mtu(machine, uplinks).await?;
+    let uplinks = find_uplinks(args, machine).await?;
+    let mtu = mtu(machine, &uplinks).await?;
     configure(args, machine, mtu)?;
 
     let state_dir = args.state_dir(&place.instance);
     std::fs::create_dir_all(&state_dir)
         .with_context(|| format!("{}: the state directory cannot be made", state_dir.display()))?;
     let durable = Arc::new(Embedded::open(&state_dir)?);
-    let stores = vec![durable.clone()];
-    let store: Arc<dyn Store> = durable;
+    let stores = vec![leased.clone(), durable.clone()];
+    let (store, leased): (Arc<dyn Store>, Arc<dyn Store>) = (durable, leased.clone());
+    let left = Left::find(&leased, &machine.links, args.ipv4_pool).await?;
+    let service_veth = format!("{}service", machine.veth_prefix);
+    machine.remove_other_veths(&left.veths(), &service_veth).await?;
     let plan = AddressPlan { pool: args.ipv4_pool, region: REGION, host: HOST, rest: REST };
     let containers = Arc::new(Containers::new(
         Wiring::new(machine.links.clone(), machine.datapath.clone()),
-        Addresses::open(store.clone(), plan, &Default::default()).await?,
+        Addresses::open(store.clone(), plan, &left.addresses()).await?,
         Workspaces::new(store.clone()),
+        adopt::container_records(&leased),
         machine.veth_prefix.clone(),
         mtu,
     ));
-    let service_veth = format!("{}service", machine.veth_prefix);
-    let service = Arc::new(Service::start(containers.clone(), service_veth, mtu).await?);
+    let run_dir = place.run_dir();
+    let service = Service::start(containers.clone(), &machine.links, service_veth, mtu, &run_dir);
+    let service = Arc::new(service.await?);
 
     let public = listeners::addresses(uplinks.iter().flat_map(|uplink| uplink.addresses.clone()));
     let listeners = Listeners::open(args, &public, &mut inherited)?;
     listeners.keep(&mut holdings)?;
     let (tls_port, http_port) = (listeners.tls_port, listeners.http_port);
-    for address in &public {
-        for port in [tls_port, http_port] {
-            let row = ListenerRow { kind: ListenerRow::OWN };
-            machine.datapath.add_listener(SocketAddr::new(*address, port).into(), row)?;
-        }
-    }
+    let ports = [tls_port, http_port];
+    let own = public.iter().flat_map(|address| ports.map(|port| SocketAddr::new(*address, port)));
+    let own: Vec<_> = own.collect();
+    listen(machine, &own)?;
     let namespace = NetNs::current().context("the daemon's own network namespace")?;
     let raw = [Some(&listeners.raw_v4), listeners.raw_v6.as_ref()];
     machine.datapath.serve_raw_ports(namespace.as_fd(), raw)?;
@@ -190,20 +195,17 @@ async fn serve(
         uplinks.clone(),
     ));
     let raw_range = args.raw_ports.first..=args.raw_ports.last;
-    let ports = Ports::open(store.clone(), raw_range, REST, &Default::default()).await?;
+    let ports = Ports::open(store, raw_range, REST, &left.raw_ports()).await?;
     let settings = TunnelSettings {
         domain: args.domain.clone(),
         tls_port,
-        raw_host: raw_host(args, uplinks),
+        raw_host: raw_host(args, &uplinks),
         per_container: TunnelSettings::PER_CONTAINER,
     };
-    let tunnels = Tunnels::new(
-        steering.clone(),
-        ports,
-        settings,
-        Records::new(store.clone(), "tunnel/"),
-        &registry,
-    )?;
+    let records = adopt::tunnel_records(&leased);
+    let tunnels = Tunnels::new(steering.clone(), ports, settings, records, &registry)?;
+    let orphans = left.adopt(&containers, &tunnels).await;
+    attach_uplinks(machine, &uplinks)?;
     let (certificates, ca) = certificates(args, &state_dir)?;
     let limits = Limits { half_closed_idle: args.idle_half_closed, ..Limits::default() };
     let gateway_metrics = gateway::metrics::Metrics::new(&registry)?;
@@ -211,7 +213,6 @@ async fn serve(
         Gateway::new(tunnels.clone(), service.clone(), certificates, gateway_metrics, limits);
 
     let sockets = listeners::service(&service, &mut inherited, &mut holdings)?;
-    let status = status(args, uplinks, tls_port, ca);
     let socket = place.socket();
     let socket = admin::bind(&socket, args.group.as_deref(), inherited.take("admin").next())?;
     holdings.keep("admin", &socket)?;
@@ -219,15 +220,36 @@ async fn serve(
     holdings.keep("handover", door.listener())?;
     let (down, downs) = mpsc::channel(1);
     let mut watch = Watch::new(downs)?;
-
-    // From here on nothing can fail.
+    let (shutdown, ending) = (CancellationToken::new(), CancellationToken::new());
+    let (tasks, tracker) = (TaskTracker::new(), TaskTracker::new());
+    let gate = Gate::default();
+    let lives = Lives {
+        containers: containers.clone(),
+        tunnels: tunnels.clone(),
+        steering,
+        gate: gate.clone(),
+        // Under the name that all mount namespaces of the machine have in common.
+        state_dir: state_dir.canonicalize().unwrap_or(state_dir),
+        shutdown: shutdown.clone(),
+        ending: ending.clone(),
+    };
+    service.relink()?;
+    let mut adopted = Vec::new();
+    for orphan in orphans {
+        if lives.relink(&orphan).await {
+            adopted.push(orphan);
+        }
+    }
     if let Some(predecessor) = predecessor {
         predecessor.relieve().await?;
         exposition.serve()?;
     }
-    let (shutdown, ending) = (CancellationToken::new(), CancellationToken::new());
-    let (tasks, lives) = (TaskTracker::new(), TaskTracker::new());
-    let gate = Gate::default();
+
+    // The region is this daemon's.
+    machine.datapath.settle()?;
+    for orphan in adopted {
+        tracker.spawn(lives.clone().orphan(orphan, args.lease));
+    }
     listeners.serve(&gateway, &tasks, &shutdown);
     let dns_settings =
         DnsSettings { domain: args.domain.clone(), resolv_conf: "/etc/resolv.conf".into() };
@@ -240,37 +262,25 @@ async fn serve(
     let api_stop = shutdown.clone().cancelled_owned();
     let api = api::serve(sockets.api, containers.clone(), tunnels.clone(), gate.clone(), api_stop);
     tasks.spawn(logged("api", api));
-    announce(&status, http_port);
-    let commands = AdminService {
-        lives: Lives {
-            containers: containers.clone(),
-            tunnels: tunnels.clone(),
-            steering,
-            gate: gate.clone(),
-            // Under the name that all mount namespaces of the machine have in common.
-            state_dir: state_dir.canonicalize().unwrap_or(state_dir),
-            shutdown: shutdown.clone(),
-            ending: ending.clone(),
-        },
-        status,
-        tasks: lives.clone(),
-        down,
-    };
+    let status = announce::status(args, &uplinks, tls_port, ca);
+    announce::announce(&status, http_port);
+    let commands = AdminService { lives, status, tasks: tracker.clone(), down };
     tasks.spawn(logged("commands", admin::serve(commands, socket)));
     exposition.set_ready(true);
     println!("ready");
     supervisor(&[NotifyState::Ready, NotifyState::MainPid(std::process::id())]);
 
+    let ground = Ground { place, args, machine, uplinks, mtu, own, containers, service };
     let mut running = Running {
         door,
         holdings,
         stores,
         gate,
-        containers,
+        ground,
         tunnels,
         shutdown,
         ending,
-        lives,
+        lives: tracker,
         tasks,
         gateway,
         exposition,
@@ -281,9 +291,6 @@ async fn serve(
         supervisor(&[NotifyState::Stopping]);
     }
     running.end(&why, &mut watch).await;
-    if matches!(why, Ending::ForGood(_)) {
-        service.stop().await;
-    }
     Ok(why)
 }
 
@@ -292,6 +299,15 @@ fn supervisor(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "the service manager was not told");
     }
+}
+
+/// Lets the kernel half know the public ports that userspace serves.
+fn listen(machine: &Machine, own: &[SocketAddr]) -> anyhow::Result<()> {
+    for address in own {
+        let row = ListenerRow { kind: ListenerRow::OWN };
+        machine.datapath.add_listener((*address).into(), row)?;
+    }
+    Ok(())
 }
 
 async fn logged<E: std::fmt::Display>(
@@ -309,20 +325,22 @@ async fn logged<E: std::fmt::Display>(
     .await;
 }
 
-async fn attach_uplinks(
-    args: &UpArgs,
-    machine: &Machine,
-    uplinks: &mut Vec<Uplink>,
-) -> anyhow::Result<()> {
+async fn find_uplinks(args: &UpArgs, machine: &Machine) -> anyhow::Result<Vec<Uplink>> {
+    let mut uplinks = Vec::new();
     for wanted in &args.uplinks {
         let found = uplink::find(&machine.links, wanted, args.datapath, args.ipv4_pool).await?;
-        if uplinks.iter().any(|other: &Uplink| other.index == found.index) {
-            continue;
+        if uplinks.iter().all(|other: &Uplink| other.index != found.index) {
+            uplinks.push(found);
         }
-        if let Some(mode) = found.mode {
-            machine.datapath.attach_uplink(&found.name, mode)?;
+    }
+    Ok(uplinks)
+}
+
+fn attach_uplinks(machine: &Machine, uplinks: &[Uplink]) -> anyhow::Result<()> {
+    for uplink in uplinks {
+        if let Some(mode) = uplink.mode {
+            machine.datapath.attach_uplink(&uplink.name, mode)?;
         }
-        uplinks.push(found);
     }
     Ok(())
 }
@@ -375,44 +393,4 @@ fn raw_host(args: &UpArgs, uplinks: &[Uplink]) -> String {
     let own = uplinks.iter().flat_map(|uplink| &uplink.addresses);
     let public = args.public_addresses.iter().chain(own).find(|address| address.is_ipv4());
     public.map_or_else(|| "localhost".to_owned(), ToString::to_string)
-}
-
-fn status(args: &UpArgs, uplinks: &[Uplink], tls_port: u16, ca: String) -> StatusResponse {
-    let uplinks = uplinks
-        .iter()
-        .map(|uplink| UplinkStatus {
-            interface: uplink.name.clone(),
-            driver: uplink.driver.clone(),
-            hook: uplink::hook_label(uplink.mode).into(),
-            why: uplink.why.clone(),
-            addresses: uplink.addresses.iter().map(ToString::to_string).collect(),
-        })
-        .collect();
-    StatusResponse {
-        version: env!("CARGO_PKG_VERSION").into(),
-        region: "local".into(),
-        domain: args.domain.clone(),
-        ca,
-        tls_port: tls_port.into(),
-        uplinks,
-        metrics: format!("http://{}/metrics", args.admin),
-    }
-}
-
-fn announce(status: &StatusResponse, http_port: u16) {
-    println!("region    {}, tunnels are named *.{}", status.region, status.domain);
-    println!("tls       port {}; plain HTTP on {http_port} is sent there", status.tls_port);
-    if !status.ca.is_empty() {
-        println!("authority {}", status.ca);
-    }
-    if status.uplinks.is_empty() {
-        println!("uplink    none named: tunnels are served on loopback (--uplink IFACE|auto)");
-    }
-    for uplink in &status.uplinks {
-        println!(
-            "uplink    {} ({}): {}, because {}",
-            uplink.interface, uplink.driver, uplink.hook, uplink.why
-        );
-    }
-    println!("metrics   {}", status.metrics);
 }

@@ -59,7 +59,7 @@ pub(super) fn attach_status(error: &AttachError) -> Status {
         AttachError::OwnNamespace | AttachError::Workspace(_) => Code::InvalidArgument,
         AttachError::NoNamespace(..) => Code::NotFound,
         AttachError::Address(_) => Code::ResourceExhausted,
-        AttachError::Wiring(_) => Code::Internal,
+        AttachError::Wiring(_) | AttachError::Record(_) => Code::Internal,
     };
     Status::new(code, format!("container: {}", text(error)))
 }

@@ -93,6 +93,17 @@ impl Lives {
         self.hold(&attached, &ports, &events, pass).await;
     }
 
+    /// Puts this daemon's program on the wire of a container that was adopted. If that fails the
+    /// container ends; answers whether it lives.
+    pub async fn relink(&self, orphan: &Orphan) -> bool {
+        let Err(error) = self.containers.relink(&orphan.attached) else { return true };
+        let name = &orphan.attached.container.name;
+        tracing::error!(name, error = text(&error), "a container could not be taken up");
+        self.containers.give_up(&orphan.attached.container.id);
+        self.end(&orphan.attached).await;
+        false
+    }
+
     /// One that outlived an earlier daemon and has no owner yet: waits for the claim, for so long.
     pub async fn orphan(self, orphan: Orphan, lease: Duration) {
         tokio::select! {

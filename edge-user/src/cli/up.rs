@@ -74,6 +74,10 @@ pub struct UpArgs {
     /// Where /metrics, /livez and /readyz answer
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464", help_heading = "Operation")]
     pub admin: SocketAddr,
+    /// How long the owners of containers that outlived a daemon have to claim them from the next
+    #[arg(long, value_name = "DURATION", default_value = "60s",
+          value_parser = humantime::parse_duration, help_heading = "Operation")]
+    pub lease: Duration,
     /// Log every single decision of the kernel half, for debugging; slow (with EDGE_LOG=debug)
     #[arg(long, help_heading = "Operation")]
     pub log_decisions: bool,

@@ -1,18 +1,24 @@
 //! The containers of this host.
 
+mod adopt;
+mod lease;
+
 use std::{
     collections::HashMap,
+    fmt, io,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use edge_common::tables::AddressRow;
-
-mod lease;
+use serde::{Deserialize, Serialize};
 
 use self::lease::Orphans;
-pub use self::lease::{ClaimError, Orphan};
+pub use self::{
+    adopt::{ContainerRecord, LostError, Survivor},
+    lease::{ClaimError, Orphan},
+};
 use super::{
     callers::Callers,
     netns::NetNs,
@@ -21,6 +27,8 @@ use super::{
 use crate::region::{
     addresses::{AddressError, Addresses},
     names,
+    records::Records,
+    store::StoreError,
     tunnel::Container,
     workspaces::{WorkspaceError, Workspaces},
 };
@@ -38,7 +46,8 @@ pub struct Request {
 }
 
 /// Where a container's namespace is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Place {
     /// That of a process; the container's first.
     Process(u32),
@@ -78,7 +87,7 @@ pub enum AttachError {
     OwnNamespace,
     /// The namespace cannot be opened.
     #[error("{0}: {1}; name a network namespace, as /run/netns/NAME")]
-    NoNamespace(String, #[source] std::io::Error),
+    NoNamespace(String, #[source] io::Error),
     /// The name of the workspace will not do.
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
@@ -88,6 +97,9 @@ pub enum AttachError {
     /// No wire.
     #[error(transparent)]
     Wiring(#[from] WiringError),
+    /// It cannot be recorded.
+    #[error(transparent)]
+    Record(#[from] StoreError),
 }
 
 /// The containers of this host.
@@ -95,6 +107,7 @@ pub struct Containers {
     wiring: Wiring,
     addresses: Addresses,
     workspaces: Workspaces,
+    records: Records<ContainerRecord>,
     veth_prefix: String,
     mtu: u32,
     attached: RwLock<HashMap<String, Arc<Attached>>>,
@@ -117,17 +130,29 @@ impl Containers {
         wiring: Wiring,
         addresses: Addresses,
         workspaces: Workspaces,
+        records: Records<ContainerRecord>,
         veth_prefix: String,
         mtu: u32,
     ) -> Self {
         let (attached, starting, orphans) = Default::default();
-        Self { wiring, addresses, workspaces, veth_prefix, mtu, attached, starting, orphans }
+        Self {
+            wiring,
+            addresses,
+            workspaces,
+            records,
+            veth_prefix,
+            mtu,
+            attached,
+            starting,
+            orphans,
+        }
     }
 
     /// Makes a namespace a container.
     pub async fn attach(&self, request: Request) -> Result<Arc<Attached>, AttachError> {
         let workspace = self.workspaces.id(&request.workspace).await?;
-        let namespace = open(&request.place)?;
+        let namespace = open(&request.place)
+            .map_err(|error| AttachError::NoNamespace(request.place.to_string(), error))?;
         let identity = namespace
             .identity()
             .and_then(|own| Ok((own, NetNs::current()?.identity()?)))
@@ -151,6 +176,7 @@ impl Containers {
 
     /// Ends a container's place here. Its tunnels must have ended.
     pub async fn detach(&self, attached: &Attached) {
+        self.records.forget(&attached.container.id).await;
         self.wiring.disconnect(&attached.wired).await;
         write(&self.attached).remove(&attached.container.id);
         self.addresses.give_back(attached.container.ipv4).await;
@@ -174,7 +200,7 @@ impl Containers {
     }
 
     /// The container that this namespace is, if it is one.
-    pub fn by_namespace(&self, namespace: &NetNs) -> std::io::Result<Option<Arc<Attached>>> {
+    pub fn by_namespace(&self, namespace: &NetNs) -> io::Result<Option<Arc<Attached>>> {
         let wanted = namespace.identity()?;
         let attached = read(&self.attached);
         let is_it = |one: &&Arc<Attached>| one.namespace.identity().is_ok_and(|id| id == wanted);
@@ -258,6 +284,12 @@ impl Containers {
             egress: request.egress,
             token: names::secret(),
         });
+        let record = ContainerRecord::of(&attached, workspace);
+        if let Err(error) = self.records.put(id, &record).await {
+            self.wiring.disconnect(&attached.wired).await;
+            self.addresses.give_back(addresses.ipv4).await;
+            return Err(error.into());
+        }
         write(&self.attached).insert(id.to_owned(), attached.clone());
         Ok(attached)
     }
@@ -273,12 +305,20 @@ impl Callers for Containers {
     }
 }
 
-fn open(place: &Place) -> Result<NetNs, AttachError> {
-    let (opened, what) = match place {
-        Place::Process(pid) => (NetNs::of_process(*pid), format!("process {pid}")),
-        Place::Path(path) => (NetNs::at(path), path.display().to_string()),
-    };
-    opened.map_err(|error| AttachError::NoNamespace(what, error))
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process(pid) => write!(f, "process {pid}"),
+            Self::Path(path) => path.display().fmt(f),
+        }
+    }
+}
+
+fn open(place: &Place) -> io::Result<NetNs> {
+    match place {
+        Place::Process(pid) => NetNs::of_process(*pid),
+        Place::Path(path) => NetNs::at(path),
+    }
 }
 
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {

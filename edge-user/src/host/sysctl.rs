@@ -24,9 +24,14 @@ pub struct SysctlError {
 }
 
 impl Sysctls {
+    /// Where it is recorded what they were.
+    pub fn record_path(run_dir: &Path) -> PathBuf {
+        run_dir.join("sysctl.json")
+    }
+
     /// Takes up the record in `run_dir`, if a daemon left one there.
     pub fn open(run_dir: &Path) -> io::Result<Self> {
-        let record = run_dir.join("sysctl.json");
+        let record = Self::record_path(run_dir);
         let before = match fs::read(&record) {
             Ok(bytes) => serde_json::from_slice(&bytes)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
@@ -47,6 +52,16 @@ impl Sysctls {
             self.save().map_err(failed)?;
         }
         write(name, value).map_err(failed)
+    }
+
+    /// What a setting was before edge changed it.
+    pub fn original(&self, name: &str) -> Result<String, SysctlError> {
+        match self.before.get(name) {
+            Some(before) => Ok(before.clone()),
+            None => {
+                read(name).map_err(|source| SysctlError { name: name.replace('/', "."), source })
+            }
+        }
     }
 
     /// Puts every value back and forgets the record.

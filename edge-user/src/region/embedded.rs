@@ -27,6 +27,8 @@ use super::store::{Answer, Entry, Store, StoreError};
 const LAYOUT: u64 = 1;
 /// The same for what is leased: the form of every record in it.
 const LEASED_LAYOUT: u64 = 1;
+/// The file of what is leased, in the run directory.
+const LEASED: &str = "leased.redb";
 /// Operations that may wait for the writing thread; callers beyond that wait themselves.
 const QUEUE: usize = 1024;
 
@@ -78,11 +80,16 @@ impl Embedded {
     /// # Errors
     /// As for [`Embedded::open`].
     pub fn open_leased(run_dir: &Path) -> Result<Self, StoreError> {
-        Self::at(run_dir, "leased.redb", LEASED_LAYOUT, |path| {
+        Self::at(run_dir, LEASED, LEASED_LAYOUT, |path| {
             let options = File::options().read(true).write(true).create(true).open(path);
             let file = options.map_err(|error| DatabaseError::Storage(StorageError::Io(error)))?;
             Database::builder().create_with_backend(PageCache::new(file)?)
         })
+    }
+
+    /// Where [`Embedded::open_leased`] keeps its file.
+    pub fn leased_path(run_dir: &Path) -> PathBuf {
+        run_dir.join(LEASED)
     }
 
     fn at(

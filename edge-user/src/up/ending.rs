@@ -10,14 +10,18 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::handover::{
-    Holdings,
-    predecessor::{Door, Successor},
+use super::{
+    clear::{container_text, tunnel_text},
+    handover::{
+        Holdings,
+        predecessor::{Door, Successor},
+    },
+    retake::Ground,
 };
 use crate::{
     admin::Leaver,
     gateway::Gateway,
-    host::{containers::Containers, service::Service, steering::KernelSteering},
+    host::{service::Service, steering::KernelSteering},
     metrics::Exposition,
     region::{embedded::Embedded, gate::Gate, tunnels::Tunnels},
 };
@@ -51,7 +55,7 @@ pub(super) struct Watch {
 }
 
 /// All of a running daemon that its end concerns.
-pub(super) struct Running {
+pub(super) struct Running<'d> {
     /// Where successors ask.
     pub(super) door: Door,
     /// What they go on with.
@@ -60,8 +64,8 @@ pub(super) struct Running {
     pub(super) stores: Vec<Arc<Embedded>>,
     /// Closed while one takes over.
     pub(super) gate: Gate,
-    /// All of them end with it.
-    pub(super) containers: Arc<Containers>,
+    /// What a successor that fails may have changed.
+    pub(super) ground: Ground<'d>,
     /// Whose starts and stops are waited for.
     pub(super) tunnels: Arc<Tunnels<KernelSteering>>,
     /// Ends the acceptors, and all else that serves.
@@ -105,7 +109,7 @@ impl Watch {
     }
 }
 
-impl Running {
+impl Running<'_> {
     /// Until something ends the daemon. A successor that fails does not.
     pub(super) async fn until(&mut self, watch: &mut Watch) -> Ending {
         loop {
@@ -167,11 +171,10 @@ impl Running {
     /// Names what goes with the daemon.
     async fn name_all(&self, leaver: &Leaver) {
         for tunnel in self.tunnels.list() {
-            let (host, container) = (&tunnel.host, &tunnel.container.name);
-            leaver.tell(format!("tunnel {host} of container {container:?}")).await;
+            leaver.tell(tunnel_text(&tunnel.host, &tunnel.container.name)).await;
         }
-        for attached in self.containers.list() {
-            leaver.tell(format!("container {:?}", attached.container.name)).await;
+        for attached in self.ground.containers.list() {
+            leaver.tell(container_text(&attached.container.name)).await;
         }
     }
 
@@ -204,7 +207,7 @@ impl Running {
         }
     }
 
-    /// Takes up the stores again.
+    /// Takes up the stores again, and puts right what the successor changed.
     async fn take_back(&self) -> anyhow::Result<()> {
         let pauses = ConstantBuilder::default().with_delay(PAUSE).without_max_times();
         let all = async || {
@@ -215,6 +218,8 @@ impl Running {
         };
         tokio::time::timeout(STORES, all())
             .await
-            .context("a successor that failed keeps a store")?
+            .context("a successor that failed keeps a store")??;
+        self.ground.retake();
+        Ok(())
     }
 }

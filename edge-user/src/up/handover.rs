@@ -76,7 +76,7 @@ impl Holdings {
 }
 
 /// The socket of the conversation.
-fn socket_path(run_dir: &Path) -> PathBuf {
+pub(super) fn socket_path(run_dir: &Path) -> PathBuf {
     run_dir.join("handover.sock")
 }
 

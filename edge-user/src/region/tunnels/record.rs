@@ -46,6 +46,14 @@ impl TunnelRecord {
 }
 
 impl<S: Steering> Tunnels<S> {
+    /// Forgets a tunnel that cannot be taken up; its port's rest begins.
+    pub async fn abandon(&self, id: &str, record: &TunnelRecord) {
+        self.records.forget(id).await;
+        if let Some(port) = record.raw {
+            self.ports.give_back(port).await;
+        }
+    }
+
     /// Takes up a tunnel that outlived the last daemon: same id, name and raw port. Whoever
     /// started it from inside the container is gone, so the container's next call takes it over.
     ///
