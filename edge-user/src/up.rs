@@ -103,6 +103,10 @@ async fn hold(
     };
     // Before anything is touched: what cannot be read is left to the version that wrote it.
     let leased = Arc::new(Embedded::open_leased(&place.run_dir())?);
+    if predecessor.is_some() {
+        let leased: Arc<dyn Store> = leased.clone();
+        adopt::refuse_loss(&leased, args.ipv4_pool).await?;
+    }
     let mut holdings = Holdings::default();
     holdings.keep("lock", &lock)?;
     let ending = match serve(place, args, &leased, inherited, holdings, predecessor).await {

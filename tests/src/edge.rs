@@ -34,6 +34,7 @@ pub struct Edge {
     instance: String,
     folder: TempDir,
     arguments: Vec<String>,
+    environment: Vec<(String, PathBuf)>,
     daemon: Option<Running>,
 }
 
@@ -100,7 +101,14 @@ impl Edge {
         let folder = tempfile::Builder::new().prefix("edge-test-").tempdir();
         let folder = folder.expect("cannot make a temporary folder");
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        Self { netns: netns.clone(), instance, folder, arguments, daemon: None }
+        Self {
+            netns: netns.clone(),
+            instance,
+            folder,
+            arguments,
+            environment: Vec::new(),
+            daemon: None,
+        }
     }
 
     /// Starts the daemon again after [`Self::stop`] or [`Self::kill9`], with the same state.
@@ -112,6 +120,11 @@ impl Edge {
         let mut daemon = command.running();
         daemon.wait_line("ready", PATIENCE);
         self.daemon = Some(daemon);
+    }
+
+    /// Gives a variable to all that is started from now on.
+    pub fn set(&mut self, name: &str, value: &Path) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Lets a new daemon take over from the running one, with further arguments; returns the old
@@ -163,6 +176,7 @@ impl Edge {
         let mut command = self.netns.command(program());
         command.args(["--instance", &self.instance]);
         command.arg("--run-dir").arg(self.folder.path().join("run"));
+        command.envs(self.environment.iter().cloned());
         command
     }
 

@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr},
+    os::unix::net::UnixDatagram,
     path::Path,
     process::Command,
 };
@@ -127,10 +128,17 @@ fn a_successor_that_fails_or_dies_leaves_the_daemon_as_it_was() {
     assert!(successor.printed().contains("garbage.pem"), "{}", successor.printed());
     works(&mut lab, "after-garbage");
 
-    let mut successor = lab.edge.successor(&["--cert", endless, "--key", endless]);
-    wait_for("the daemon to have been asked", PATIENCE, || {
-        let asked = format!("pid={}", successor.pid());
-        lab.edge.daemon().printed().contains(&asked).then_some(())
+    let mut successor = lab.edge.successor(&["--ipv4-pool", "10.99.0.0/16"]);
+    assert_eq!(successor.wait(PATIENCE).code(), Some(69), "{}", successor.printed());
+    assert!(successor.printed().contains("edge: --ipv4-pool 10.99"), "{}", successor.printed());
+    works(&mut lab, "after-refusal");
+
+    // One that is half-way: it has changed the machine already.
+    let options = ["--raw-ports", "21000-21099", "--cert", endless, "--key", endless];
+    let mut successor = lab.edge.successor(&options);
+    wait_for("the successor to have begun", PATIENCE, || {
+        let now = Snapshot::of(&lab.machine, lab.edge.instance());
+        now.has("ip_local_reserved_ports = 21000-21099").then_some(())
     });
     crowd.wait_served(20);
     download.wait_more();
@@ -167,6 +175,30 @@ fn without_a_daemon_it_just_starts_and_a_plain_start_beside_one_is_refused() {
     first.signal(Signal::SIGINT);
     assert!(first.wait(PATIENCE).success(), "{}", first.printed());
     lab.edge.start();
+}
+
+#[test]
+fn a_service_manager_learns_who_the_main_process_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let told = || {
+        let mut packet = [0; 256];
+        let length = socket.recv(&mut packet).expect("a notification");
+        String::from_utf8_lossy(&packet[..length]).trim_end().to_owned()
+    };
+    let mut lab = Lab::stopped(&[]);
+    lab.edge.set("NOTIFY_SOCKET", &path);
+    lab.edge.start();
+    let first = lab.edge.daemon().pid();
+    assert_eq!(told(), format!("READY=1\nMAINPID={first}"));
+    let mut predecessor = lab.edge.replace(&[]);
+    let second = lab.edge.daemon().pid();
+    assert_eq!(told(), format!("READY=1\nMAINPID={second}"));
+    assert!(predecessor.wait(PATIENCE).success());
+    lab.edge.stop();
+    assert_eq!(told(), "STOPPING=1");
 }
 
 /// Waits until an owner has found so many successors.
