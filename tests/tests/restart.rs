@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
+use edge_common::tables::LAYOUT;
 use redb::{Database, TableDefinition};
 use tests::{
     edge::{Edge, Tunnel, long},
@@ -130,11 +131,12 @@ fn tables_of_another_layout_are_filled_anew_and_break_no_connection() {
     let mut scene = Scene::new(&[]);
     let tunnels = scene.lab.edge.tunnels();
     let pins = PathBuf::from("/sys/fs/bpf/edge").join(scene.lab.edge.instance());
+    let own = pins.join(format!("v{LAYOUT}"));
     let log = |edge: &mut Edge| edge.daemon().printed();
 
     // Of an older layout, as far as anybody can tell.
     scene.lab.edge.kill9();
-    fs::rename(pins.join("v1"), pins.join("v0")).expect("pins of this layout");
+    fs::rename(&own, pins.join("v0")).expect("pins of this layout");
     scene.succeed(&tunnels);
     assert!(log(&mut scene.lab.edge).contains("of layout v0"), "{}", log(&mut scene.lab.edge));
     assert!(!pins.join("v0").exists(), "the old layout is left");
@@ -142,7 +144,7 @@ fn tables_of_another_layout_are_filled_anew_and_break_no_connection() {
     // Of this layout by name, and of another shape.
     scene.lab.edge.kill9();
     for (from, to) in [("TUNNELS", "swap"), ("ADDRESSES", "TUNNELS"), ("swap", "ADDRESSES")] {
-        let maps = pins.join("v1/maps");
+        let maps = own.join("maps");
         fs::rename(maps.join(from), maps.join(to)).expect("a table that is pinned");
     }
     scene.succeed(&tunnels);
@@ -194,27 +196,6 @@ fn a_container_that_ended_meanwhile_is_forgotten_and_its_port_rests() {
     assert_ne!(other.tcp, tunnel.tcp, "a port rests before it is another's");
     let third = lab.edge.cli(&["run", "--unencrypted-port", "8000", "--", "true"]).refused();
     assert!(third.stderr.contains("no raw TCP port is left"), "{third}");
-}
-
-#[test]
-fn what_nobody_claims_ends_with_its_lease_and_is_nobody_elses_before() {
-    let mut lab = Lab::new(&["--lease", "3s"]);
-    let tenant = Tenant::new(&lab.edge, "mirror", &OPTIONS);
-    lab.edge.kill9();
-    lab.edge.start();
-    let path = tenant.netns.path();
-    let attach = |name: &str| {
-        let mut command = lab.edge.command();
-        command.args(["attach", "--name", name, "--netns"]).arg(&path).output_of().refused()
-    };
-    let refused = attach("mirror");
-    assert!(refused.stderr.contains("exists already"), "{refused}");
-    let refused = attach("other");
-    assert!(refused.stderr.contains("container \"mirror\" already"), "{refused}");
-    wait_for("the lease to end", PATIENCE, || lab.edge.containers().is_empty().then_some(()));
-    assert!(lab.edge.tunnels().is_empty());
-    let log = lab.edge.daemon().printed();
-    assert!(log.contains("nobody claimed") && log.contains("mirror"), "{log}");
 }
 
 fn run_dir(edge: &Edge) -> PathBuf {

@@ -1,36 +1,33 @@
 //! The containers of this host.
 
 mod adopt;
+mod error;
 mod lease;
+mod place;
 
 use std::{
     collections::HashMap,
-    fmt, io,
+    io,
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use edge_common::tables::AddressRow;
-use serde::{Deserialize, Serialize};
 
 use self::lease::Orphans;
 pub use self::{
     adopt::{ContainerRecord, LostError, Survivor},
+    error::AttachError,
     lease::{ClaimError, Orphan},
+    place::Place,
 };
 use super::{
     callers::Callers,
     netns::NetNs,
-    wiring::{Plan, Wired, Wiring, WiringError},
+    wiring::{Plan, Wired, Wiring},
 };
 use crate::region::{
-    addresses::{AddressError, Addresses},
-    names,
-    records::Records,
-    store::StoreError,
-    tunnel::Container,
-    workspaces::{WorkspaceError, Workspaces},
+    addresses::Addresses, names, records::Records, tunnel::Container, workspaces::Workspaces,
 };
 
 /// What is asked for.
@@ -43,16 +40,6 @@ pub struct Request {
     pub place: Place,
     /// Ordinary egress through source NAT.
     pub egress: bool,
-}
-
-/// Where a container's namespace is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Place {
-    /// That of a process; the container's first.
-    Process(u32),
-    /// Mounted at a path.
-    Path(PathBuf),
 }
 
 /// A container on the wire.
@@ -69,37 +56,6 @@ pub struct Attached {
     pub egress: bool,
     /// Proves to the next daemon whose it is.
     pub token: String,
-}
-
-/// Why a namespace did not become a container; nothing of the attempt is left.
-#[derive(Debug, thiserror::Error)]
-pub enum AttachError {
-    /// Somebody else has the name.
-    #[error(
-        "container {0:?} exists already in workspace {1:?}; choose another name, or end that one"
-    )]
-    NameTaken(String, String),
-    /// The namespace is a container already.
-    #[error("the namespace is container {0:?} already; end that one first")]
-    NamespaceTaken(String),
-    /// It is the host's own.
-    #[error("the namespace is the daemon's own; attach one made by `ip netns add` or a runtime")]
-    OwnNamespace,
-    /// The namespace cannot be opened.
-    #[error("{0}: {1}; name a network namespace, as /run/netns/NAME")]
-    NoNamespace(String, #[source] io::Error),
-    /// The name of the workspace will not do.
-    #[error(transparent)]
-    Workspace(#[from] WorkspaceError),
-    /// No address.
-    #[error(transparent)]
-    Address(#[from] AddressError),
-    /// No wire.
-    #[error(transparent)]
-    Wiring(#[from] WiringError),
-    /// It cannot be recorded.
-    #[error(transparent)]
-    Record(#[from] StoreError),
 }
 
 /// The containers of this host.
@@ -151,7 +107,9 @@ impl Containers {
     /// Makes a namespace a container.
     pub async fn attach(&self, request: Request) -> Result<Arc<Attached>, AttachError> {
         let workspace = self.workspaces.id(&request.workspace).await?;
-        let namespace = open(&request.place)
+        let namespace = request
+            .place
+            .open()
             .map_err(|error| AttachError::NoNamespace(request.place.to_string(), error))?;
         let identity = namespace
             .identity()
@@ -302,22 +260,6 @@ impl Callers for Containers {
 
     fn may_ask_outside(&self, address: IpAddr) -> bool {
         self.attached_at(address).is_some_and(|attached| attached.egress)
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Process(pid) => write!(f, "process {pid}"),
-            Self::Path(path) => path.display().fmt(f),
-        }
-    }
-}
-
-fn open(place: &Place) -> io::Result<NetNs> {
-    match place {
-        Place::Process(pid) => NetNs::of_process(*pid),
-        Place::Path(path) => NetNs::at(path),
     }
 }
 

@@ -50,7 +50,7 @@ pub struct LinkError {
 }
 
 /// What edge wants to know of an interface.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Link {
     /// Its index in the namespace.
     pub index: u32,
@@ -282,16 +282,7 @@ impl Links {
 }
 
 fn describe(message: &LinkMessage) -> Link {
-    let mut link = Link {
-        index: message.header.index,
-        name: String::new(),
-        mtu: 0,
-        kind: None,
-        parent: None,
-        mac: None,
-        peer: None,
-        queues: (1, 1),
-    };
+    let mut link = Link { index: message.header.index, queues: (1, 1), ..Link::default() };
     let (mut bus, mut device) = (None, None);
     for attribute in &message.attributes {
         match attribute {

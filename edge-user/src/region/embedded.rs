@@ -81,7 +81,8 @@ impl Embedded {
     /// As for [`Embedded::open`].
     pub fn open_leased(run_dir: &Path) -> Result<Self, StoreError> {
         Self::at(run_dir, LEASED, LEASED_LAYOUT, |path| {
-            let options = File::options().read(true).write(true).create(true).open(path);
+            let options =
+                File::options().read(true).write(true).create(true).truncate(false).open(path);
             let file = options.map_err(|error| DatabaseError::Storage(StorageError::Io(error)))?;
             Database::builder().create_with_backend(PageCache::new(file)?)
         })

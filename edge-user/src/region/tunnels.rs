@@ -13,6 +13,8 @@ mod metrics;
 mod owner;
 mod record;
 #[cfg(test)]
+mod restore_tests;
+#[cfg(test)]
 mod tests;
 
 use std::{

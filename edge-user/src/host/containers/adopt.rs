@@ -9,7 +9,7 @@ use edge_common::tables::AddressRow;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use super::{Attached, Containers, Orphan, Place, open, write};
+use super::{Attached, Containers, Orphan, Place, write};
 use crate::{
     host::{
         links::{LinkError, Links},
@@ -83,7 +83,7 @@ impl Survivor {
         if !pool.contains(&record.ipv4) {
             return Err(LostError::Pool(record.ipv4, pool));
         }
-        let namespace = open(&record.place).map_err(LostError::Namespace)?;
+        let namespace = record.place.open().map_err(LostError::Namespace)?;
         let own = [record.ipv4.into(), record.i6pn.into()];
         let index = wiring::joined(links, &record.veth, &namespace, &own).await?;
         if index != record.ifindex {

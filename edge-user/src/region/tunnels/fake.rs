@@ -76,14 +76,26 @@ pub(crate) struct Region {
     pub(crate) steering: Arc<FakeSteering>,
     pub(crate) tunnels: Arc<Tunnels<FakeSteering>>,
     pub(crate) registry: prometheus::Registry,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 pub(crate) async fn region(rest: Duration) -> Region {
-    let dir = tempfile::tempdir().unwrap();
+    region_in(tempfile::tempdir().unwrap(), rest, &BTreeSet::new()).await
+}
+
+impl Region {
+    /// A daemon that was killed, and the next one before it takes anything up.
+    pub(crate) async fn next(self, rest: Duration, lent: &BTreeSet<u16>) -> Self {
+        let Self { steering, tunnels, registry, dir } = self;
+        drop((steering, tunnels, registry));
+        region_in(dir, rest, lent).await
+    }
+}
+
+async fn region_in(dir: tempfile::TempDir, rest: Duration, lent: &BTreeSet<u16>) -> Region {
     let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path()).unwrap());
     let records = Records::new(store.clone(), "tunnel/");
-    let ports = Ports::open(store, 20000..=20031, rest, &BTreeSet::new()).await.unwrap();
+    let ports = Ports::open(store, 20000..=20031, rest, lent).await.unwrap();
     let settings = TunnelSettings {
         domain: "edge.localhost".to_owned(),
         tls_port: 8443,
@@ -93,7 +105,7 @@ pub(crate) async fn region(rest: Duration) -> Region {
     let steering = Arc::new(FakeSteering::default());
     let registry = prometheus::Registry::new();
     let tunnels = Tunnels::new(steering.clone(), ports, settings, records, &registry).unwrap();
-    Region { steering, tunnels, registry, _dir: dir }
+    Region { steering, tunnels, registry, dir }
 }
 
 pub(crate) fn container(number: u8) -> Arc<Container> {

@@ -1,5 +1,7 @@
 //! What the next daemon must know of a tunnel.
 
+use std::sync::{Arc, Weak};
+
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -9,7 +11,6 @@ use crate::region::{
     steering::Steering,
     tunnel::{Container, RawSocket, Tunnel, TunnelOptions, TunnelStats},
 };
-use std::sync::{Arc, Weak};
 
 /// A tunnel as it is recorded, under its id.
 #[derive(Debug, Clone, Serialize, Deserialize)]
