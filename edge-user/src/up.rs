@@ -4,11 +4,11 @@ mod adopt;
 mod announce;
 mod clear;
 mod ending;
+mod ground;
 mod handover;
 pub(crate) mod listeners;
 pub(crate) mod machine;
 mod open_files;
-mod retake;
 
 use std::{
     io::IsTerminal as _,
@@ -28,10 +28,10 @@ pub use self::clear::clear;
 use self::{
     adopt::Left,
     ending::{Ending, Running, Watch},
+    ground::Ground,
     handover::{Holdings, predecessor::Door, successor::Predecessor},
     listeners::Listeners,
     machine::Machine,
-    retake::Ground,
 };
 use crate::{
     admin::{self, AdminService, Lives},
@@ -64,8 +64,6 @@ use crate::{
 /// The one region of a machine, and its one host.
 const REGION: u16 = 1;
 const HOST: u16 = 1;
-/// Bytes of an IP packet where nothing says otherwise.
-const MTU: u32 = 1500;
 
 /// Runs the daemon until it is told to stop.
 pub async fn run(place: Place, args: UpArgs) -> anyhow::Result<()> {
@@ -155,9 +153,9 @@ async fn serve(
         exposition.serve()?;
     }
 
-    let uplinks = find_uplinks(args, machine).await?;
-    let mtu = mtu(machine, &uplinks).await?;
-    configure(args, machine, mtu)?;
+    let uplinks = ground::find_uplinks(args, machine).await?;
+    let mtu = ground::mtu(machine, &uplinks).await?;
+    ground::configure(args, machine, mtu)?;
 
     let state_dir = args.state_dir(&place.instance);
     std::fs::create_dir_all(&state_dir)
@@ -188,7 +186,7 @@ async fn serve(
     let ports = [tls_port, http_port];
     let own = public.iter().flat_map(|address| ports.map(|port| SocketAddr::new(*address, port)));
     let own: Vec<_> = own.collect();
-    listen(machine, &own)?;
+    ground::listen(machine, &own)?;
     let namespace = NetNs::current().context("the daemon's own network namespace")?;
     let raw = [Some(&listeners.raw_v4), listeners.raw_v6.as_ref()];
     machine.datapath.serve_raw_ports(namespace.as_fd(), raw)?;
@@ -209,7 +207,7 @@ async fn serve(
     let records = adopt::tunnel_records(&leased);
     let tunnels = Tunnels::new(steering.clone(), ports, settings, records, &registry)?;
     let orphans = left.adopt(&containers, &tunnels).await;
-    attach_uplinks(machine, &uplinks)?;
+    ground::attach_uplinks(machine, &uplinks)?;
     let (certificates, ca) = certificates(args, &state_dir)?;
     let limits = Limits { half_closed_idle: args.idle_half_closed, ..Limits::default() };
     let gateway_metrics = gateway::metrics::Metrics::new(&registry)?;
@@ -305,15 +303,6 @@ fn supervisor(state: &[NotifyState<'_>]) {
     }
 }
 
-/// Lets the kernel half know the public ports that userspace serves.
-fn listen(machine: &Machine, own: &[SocketAddr]) -> anyhow::Result<()> {
-    for address in own {
-        let row = ListenerRow { kind: ListenerRow::OWN };
-        machine.datapath.add_listener((*address).into(), row)?;
-    }
-    Ok(())
-}
-
 async fn logged<E: std::fmt::Display>(
     what: &'static str,
     server: impl Future<Output = Result<(), E>>,
@@ -327,54 +316,6 @@ async fn logged<E: std::fmt::Display>(
     }
     .instrument(span)
     .await;
-}
-
-async fn find_uplinks(args: &UpArgs, machine: &Machine) -> anyhow::Result<Vec<Uplink>> {
-    let mut uplinks = Vec::new();
-    for wanted in &args.uplinks {
-        let found = uplink::find(&machine.links, wanted, args.datapath, args.ipv4_pool).await?;
-        if uplinks.iter().all(|other: &Uplink| other.index != found.index) {
-            uplinks.push(found);
-        }
-    }
-    Ok(uplinks)
-}
-
-fn attach_uplinks(machine: &Machine, uplinks: &[Uplink]) -> anyhow::Result<()> {
-    for uplink in uplinks {
-        if let Some(mode) = uplink.mode {
-            machine.datapath.attach_uplink(&uplink.name, mode)?;
-        }
-    }
-    Ok(())
-}
-
-/// The smallest packet size on the way out: of the uplinks, and of the default route, which
-/// ordinary egress takes.
-async fn mtu(machine: &Machine, uplinks: &[Uplink]) -> anyhow::Result<u32> {
-    let default = machine.links.default_interface().await?;
-    let links = machine.links.list().await?;
-    let egress = links.iter().filter(|link| Some(link.index) == default).map(|link| link.mtu);
-    Ok(uplinks.iter().map(|uplink| uplink.mtu).chain(egress).min().unwrap_or(MTU))
-}
-
-fn configure(args: &UpArgs, machine: &Machine, mtu: u32) -> anyhow::Result<()> {
-    let private: IpAddr = "fdaa::".parse()?;
-    let private_mask: IpAddr = "ffff::".parse()?;
-    // A mapped IPv4 mask covers the 96 bits before it, too.
-    let [.., last] =
-        edge_common::address::Address::from(IpAddr::V4(args.ipv4_pool.netmask())).words;
-    machine.datapath.configure(&Settings {
-        layout: 0,
-        mss_v4: mtu.saturating_sub(40),
-        mss_v6: mtu.saturating_sub(60),
-        service: IpAddr::V4(api::SERVICE_ADDRESS).into(),
-        pool: IpAddr::V4(args.ipv4_pool.network()).into(),
-        pool_mask: edge_common::address::Address { words: [u32::MAX, u32::MAX, u32::MAX, last] },
-        private: private.into(),
-        private_mask: private_mask.into(),
-    })?;
-    Ok(())
 }
 
 fn certificates(

@@ -12,11 +12,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     clear::{container_text, tunnel_text},
+    ground::Ground,
     handover::{
         Holdings,
         predecessor::{Door, Successor},
     },
-    retake::Ground,
 };
 use crate::{
     admin::Leaver,
