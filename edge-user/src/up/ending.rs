@@ -70,6 +70,8 @@ pub(super) struct Running<'d> {
     pub(super) tunnels: Arc<Tunnels<KernelSteering>>,
     /// Ends the acceptors, and all else that serves.
     pub(super) shutdown: CancellationToken,
+    /// Ends the names that containers ask for.
+    pub(super) resolving: CancellationToken,
     /// Ends the containers.
     pub(super) ending: CancellationToken,
     /// The containers' tasks.
@@ -80,6 +82,8 @@ pub(super) struct Running<'d> {
     pub(super) gateway: Arc<Gateway<Tunnels<KernelSteering>, Service>>,
     /// What Prometheus and supervisors see.
     pub(super) exposition: Exposition,
+    /// Who has the region.
+    pub(super) successor: Option<Successor>,
     /// How long relayed connections may go on.
     pub(super) drain: Duration,
 }
@@ -134,8 +138,14 @@ impl Running<'_> {
             }
             self.ending.cancel();
         }
-        if matches!(ending, Ending::TakenOver) {
-            self.exposition.leave();
+        match ending {
+            Ending::TakenOver => {
+                self.exposition.leave();
+                self.resolving.cancel();
+            }
+            Ending::ForGood(_) => self.resolving.cancel(),
+            // Until the very end: there is nobody else to ask.
+            Ending::Restart | Ending::Failed(_) => {}
         }
         self.shutdown.cancel();
         // With the last descriptor goes the socket, and clients are refused.
@@ -155,11 +165,18 @@ impl Running<'_> {
                 let drained = async {
                     let left = self.gateway.drain(self.drain).await;
                     tracing::info!(reset = left, "no relayed connection is left");
+                    self.resolving.cancel();
+                    tokio::time::timeout(CALLS, self.tasks.wait()).await.ok();
                 };
-                let calls = tokio::time::timeout(CALLS, self.tasks.wait());
+                let told_again = async {
+                    tokio::select! {
+                        _ = watch.next() => {}
+                        () = dismissed(self.successor.as_ref()) => {}
+                    }
+                };
                 tokio::select! {
-                    _ = async { tokio::join!(drained, calls) } => {}
-                    _ = watch.next() => {
+                    () = drained => {}
+                    () = told_again => {
                         let left = self.gateway.drain(Duration::ZERO).await;
                         tracing::info!(reset = left, "told again to stop");
                     }
@@ -179,7 +196,7 @@ impl Running<'_> {
     }
 
     /// Answers whether the region is the successor's.
-    async fn hand_over(&self, successor: Successor) -> anyhow::Result<bool> {
+    async fn hand_over(&mut self, successor: Successor) -> anyhow::Result<bool> {
         let (pid, version) = (successor.pid, successor.version.clone());
         tracing::info!(pid, version, "a successor asks; nothing starts or stops meanwhile");
         let closed = self.gate.close().await;
@@ -194,6 +211,7 @@ impl Running<'_> {
         match taken.await {
             Ok(()) => {
                 closed.hand_over();
+                self.successor = Some(successor);
                 tracing::info!(pid, version, drain = ?self.drain, "the successor took over");
                 Ok(true)
             }
@@ -221,5 +239,13 @@ impl Running<'_> {
             .context("a successor that failed keeps a store")??;
         self.ground.retake();
         Ok(())
+    }
+}
+
+/// When the successor says that everything ends; never if there is none.
+async fn dismissed(successor: Option<&Successor>) {
+    match successor {
+        Some(successor) => successor.dismissed().await,
+        None => std::future::pending().await,
     }
 }

@@ -53,6 +53,8 @@ enum Message {
     Failed { why: String },
     /// Predecessor: the region is yours.
     Yours,
+    /// Successor, at any time after that: everything ends, so stop draining.
+    Dismissed,
 }
 
 /// What a daemon holds open and a successor goes on with, by name.

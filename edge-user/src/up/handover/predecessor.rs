@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tokio_seqpacket::{UCred, UnixSeqpacket, UnixSeqpacketListener};
 
 use super::{Holdings, Message, PROTOCOL, receive, receive_soon, send, socket_path, unexpected};
+use crate::host::netns::NetNs;
 
 /// For a successor to adopt everything. One that takes longer is ended: meanwhile nothing can be
 /// started or stopped.
@@ -86,6 +87,12 @@ async fn greet(channel: UnixSeqpacket) -> io::Result<Successor> {
         ));
     };
     match receive_soon(&channel).await?.0 {
+        Message::Hello { protocol: PROTOCOL, .. } if !in_our_network(pid) => {
+            let why = "the successor is in another network namespace; start it where the running \
+                       daemon is";
+            send(&channel, &Message::Refused { why: why.into() }, None).await?;
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+        }
         Message::Hello { protocol: PROTOCOL, version } => Ok(Successor { channel, pid, version }),
         Message::Hello { protocol, version } => {
             let why = format!(
@@ -98,6 +105,13 @@ async fn greet(channel: UnixSeqpacket) -> io::Result<Successor> {
         }
         other => Err(unexpected(&other)),
     }
+}
+
+/// Elsewhere it would find nothing of what it is to take up, and believe that all of it is gone.
+fn in_our_network(pid: i32) -> bool {
+    let theirs = u32::try_from(pid).map_err(io::Error::other).and_then(NetNs::of_process);
+    let same = theirs.and_then(|theirs| Ok(theirs.identity()? == NetNs::current()?.identity()?));
+    same.unwrap_or_default()
 }
 
 impl Successor {
@@ -134,5 +148,12 @@ impl Successor {
     /// It is gone, and the region is not its own.
     pub(in crate::up) async fn begin(&self) -> io::Result<()> {
         send(&self.channel, &Message::Yours, None).await
+    }
+
+    /// Waits until it says that everything ends; for ever if it goes without a word.
+    pub(in crate::up) async fn dismissed(&self) {
+        if !matches!(receive(&self.channel).await, Ok((Message::Dismissed, _))) {
+            std::future::pending().await
+        }
     }
 }

@@ -71,6 +71,12 @@ impl Predecessor {
         relieved.await.context("the running daemon keeps the region; see its log")
     }
 
+    /// Says that everything ends, also what it still drains.
+    pub(in crate::up) async fn dismiss(&self) {
+        // It may have ended long ago.
+        send(&self.channel, &Message::Dismissed, None).await.ok();
+    }
+
     /// Says why this daemon goes.
     pub(in crate::up) async fn fail(&self, error: &anyhow::Error) {
         let why = causes(error.as_ref());
