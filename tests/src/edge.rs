@@ -139,7 +139,13 @@ impl Edge {
     /// Starts what would take over, whatever becomes of it.
     #[track_caller]
     pub fn successor(&self, arguments: &[&str]) -> Running {
-        let mut command = self.command();
+        self.successor_in(&self.netns, arguments)
+    }
+
+    /// The same in some namespace.
+    #[track_caller]
+    pub fn successor_in(&self, netns: &NetNs, arguments: &[&str]) -> Running {
+        let mut command = self.command_in(netns);
         command.arg("up").arg("--replace").arg("--state-dir").arg(self.folder.path());
         command.args(&self.arguments).args(arguments).running()
     }
@@ -173,7 +179,11 @@ impl Edge {
 
     /// A command of this instance, for what the helpers below do not do.
     pub fn command(&self) -> Command {
-        let mut command = self.netns.command(program());
+        self.command_in(&self.netns)
+    }
+
+    fn command_in(&self, netns: &NetNs) -> Command {
+        let mut command = netns.command(program());
         command.args(["--instance", &self.instance]);
         command.arg("--run-dir").arg(self.folder.path().join("run"));
         command.envs(self.environment.iter().cloned());

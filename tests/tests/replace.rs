@@ -16,6 +16,7 @@ use tests::{
     edge,
     lab::{Lab, PATIENCE},
     leaks::Snapshot,
+    netns::NetNs,
     process::{Running, Start as _, wait_for},
     tenant::Tenant,
 };
@@ -27,7 +28,7 @@ const CLIENTS: usize = 8;
 
 #[test]
 fn no_client_is_refused_and_no_download_breaks() {
-    let mut lab = Lab::new(&[]);
+    let mut lab = Lab::new(&["--drain", "10m"]);
     let counting = Counting::serve(&lab, &[]);
     let before = lab.edge.tunnels();
     let crowd = Crowd::asks(&lab.tls(), counting.name(), CLIENTS);
@@ -175,6 +176,43 @@ fn without_a_daemon_it_just_starts_and_a_plain_start_beside_one_is_refused() {
     first.signal(Signal::SIGINT);
     assert!(first.wait(PATIENCE).success(), "{}", first.printed());
     lab.edge.start();
+}
+
+#[test]
+fn the_end_of_the_successor_ends_what_drains() {
+    let mut lab = Lab::stopped(&["--drain", "1h"]);
+    let untouched = Snapshot::of(&lab.machine, lab.edge.instance());
+    lab.edge.start();
+    let counting = Counting::serve(&lab, &[]);
+    let mut draining = Vec::new();
+    for round in 1..=2 {
+        let download = counting.download(&lab);
+        download.wait_more();
+        draining.push((lab.edge.replace(&[]), download));
+        reclaimed(&counting.owner, round);
+    }
+    lab.edge.cli(&["down"]).ok();
+    for (mut predecessor, download) in draining {
+        assert!(predecessor.wait(PATIENCE).success(), "{}", predecessor.printed());
+        assert!(download.end().is_err());
+    }
+    assert!(lab.edge.daemon().wait(PATIENCE).success());
+    untouched.assert_unchanged();
+    // Nobody holds the daemon's name any more.
+    lab.edge.forget();
+    lab.edge.start();
+}
+
+#[test]
+fn a_successor_elsewhere_is_refused() {
+    let mut lab = Lab::new(&[]);
+    let before = Snapshot::of(&lab.machine, lab.edge.instance());
+    let elsewhere = NetNs::new("elsewhere");
+    let mut successor = lab.edge.successor_in(&elsewhere, &[]);
+    assert_eq!(successor.wait(PATIENCE).code(), Some(69), "{}", successor.printed());
+    assert!(successor.printed().contains("another network"), "{}", successor.printed());
+    before.assert_unchanged();
+    works(&mut lab, "after-elsewhere");
 }
 
 #[test]
