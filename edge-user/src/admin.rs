@@ -17,7 +17,10 @@ use self::answers::{describe, describe_tunnel};
 pub use self::life::Lives;
 use crate::{
     host::containers::{Place, Request as ContainerRequest},
-    region::tunnel::TunnelOptions,
+    region::{
+        bounds::{Asked, Defaults},
+        tunnel::TunnelOptions,
+    },
     wire::admin::{
         AttachEvent, AttachRequest, DownEvent, DownRequest, ListContainersRequest,
         ListContainersResponse, ListTunnelsRequest, ListTunnelsResponse, StatusRequest,
@@ -123,7 +126,7 @@ impl Admin for AdminService {
         request: Request<AttachRequest>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         let mut request = request.into_inner();
-        let ports = ports(&request)?;
+        let ports = ports(&request, self.lives.tunnels.defaults())?;
         let (events, stream) = mpsc::channel(16);
         let lives = self.lives.clone();
         // A task of its own: a caller that goes away half-way leaves nothing behind.
@@ -193,12 +196,17 @@ fn container_request(request: AttachRequest) -> Result<ContainerRequest, Status>
     Ok(ContainerRequest { name: request.name, workspace, place, egress: !request.no_egress })
 }
 
-fn ports(request: &AttachRequest) -> Result<Vec<(u16, TunnelOptions)>, Status> {
-    let native_ipv6 = request.native_ipv6;
-    let plain = TunnelOptions { native_ipv6, ..TunnelOptions::default() };
+fn ports(
+    request: &AttachRequest,
+    defaults: &Defaults,
+) -> Result<Vec<(u16, TunnelOptions)>, Status> {
+    let asked = request.options.as_ref().map(Asked::try_from).transpose();
+    let asked = asked.map_err(|error| Status::invalid_argument(format!("tunnel: {error}")))?;
+    let held = defaults.for_operator(&asked.unwrap_or_default());
+    let plain = TunnelOptions { native_ipv6: request.native_ipv6, ..held };
     let lists = [
-        (&request.encrypted_ports, plain),
-        (&request.h2_ports, TunnelOptions { h2: true, ..plain }),
+        (&request.encrypted_ports, plain.clone()),
+        (&request.h2_ports, TunnelOptions { h2: true, ..plain.clone() }),
         (&request.unencrypted_ports, TunnelOptions { unencrypted: true, ..plain }),
     ];
     let mut seen = HashSet::new();
@@ -213,7 +221,7 @@ fn ports(request: &AttachRequest) -> Result<Vec<(u16, TunnelOptions)>, Status> {
                     "port {port}: given twice; a container port has one tunnel"
                 )));
             }
-            ports.push((port, options));
+            ports.push((port, options.clone()));
         }
     }
     Ok(ports)

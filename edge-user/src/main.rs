@@ -5,7 +5,7 @@ use std::{future::Future, process::ExitCode};
 use anyhow::Context;
 use clap::Parser;
 use edge_user::{
-    cli::{Cli, Command, ForwardArgs},
+    cli::{Cli, Command},
     commands::{attach, ca, check, containers, down, forward, tunnels},
     error::{self, Error},
     host, up,
@@ -25,9 +25,7 @@ fn dispatch(Cli { place, command }: Cli) -> anyhow::Result<ExitCode> {
         Command::Up(args) => serve(up::run(place, args)),
         Command::Down => wait_any(down::down(place)),
         Command::Run(args) => wait(host::run::run(&place, &args)),
-        Command::Forward(ForwardArgs { port, unencrypted, h2, command }) => {
-            wait_any(forward::forward(port, unencrypted, h2, command))
-        }
+        Command::Forward(args) => wait_any(forward::forward(args)),
         Command::Attach(args) => done(attach::attach(&place, &args)),
         Command::Tunnels(args) => done(tunnels::list(&place, args)),
         Command::Containers(args) => done(containers::list(&place, args)),

@@ -167,5 +167,5 @@ impl Held {
 fn rows(edge: &Edge) -> Vec<f64> {
     let metrics = edge.metrics();
     let table = |name| metrics.value(&format!("edge_table_rows{{table=\"{name}\"}}"));
-    ["ADDRESSES", "TUNNELS", "FORWARDS", "LISTENERS"].map(table).into()
+    ["ADDRESSES", "TUNNELS", "FORWARDS", "LISTENERS", "LISTS"].map(table).into()
 }

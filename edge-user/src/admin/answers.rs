@@ -50,6 +50,7 @@ pub(super) fn describe_tunnel(tunnel: &Tunnel, steering: &KernelSteering) -> wir
         bytes_in: tunnel.stats.bytes_in.load(Relaxed) + kernel.inbound.bytes,
         bytes_out: tunnel.stats.bytes_out.load(Relaxed) + kernel.outbound.bytes,
         last_error: tunnel.stats.last_error(),
+        options: Some((&tunnel.options).into()),
     }
 }
 

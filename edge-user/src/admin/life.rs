@@ -194,7 +194,13 @@ impl Lives {
                 Some(tunnel) => tunnel.clone(),
                 None => self
                     .tunnels
-                    .start(&attached.container, (*port).into(), *options, Owner::Daemon, None)
+                    .start(
+                        &attached.container,
+                        (*port).into(),
+                        options.clone(),
+                        Owner::Daemon,
+                        None,
+                    )
                     .await
                     .map_err(|error| start_status(&error))?,
             };

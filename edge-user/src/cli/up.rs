@@ -9,7 +9,10 @@ use std::{
 use clap::{Args, ValueEnum};
 use ipnet::Ipv4Net;
 
-use super::values::{self, Name, PortRange, Uplink};
+use super::{
+    bounds::BoundsArgs,
+    values::{self, Name, PortRange, Uplink},
+};
 
 /// Options of `edge up`.
 #[derive(Debug, Clone, Args)]
@@ -59,6 +62,10 @@ pub struct UpArgs {
     #[arg(long, value_name = "DURATION", default_value = "10m",
           value_parser = humantime::parse_duration, help_heading = "Network")]
     pub idle_half_closed: Duration,
+
+    /// What holds for a tunnel whose owner says nothing; a container cannot go beyond it.
+    #[command(flatten)]
+    pub bounds: BoundsArgs,
 
     /// Keys, names and leases that outlive the daemon [default: /var/lib/edge/<INSTANCE>]
     #[arg(long, env = "EDGE_STATE_DIR", value_name = "DIR", help_heading = "Operation")]

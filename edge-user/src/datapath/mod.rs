@@ -5,6 +5,7 @@
 
 mod attach;
 mod counters;
+mod lists;
 mod log;
 mod pins;
 mod tables;
@@ -17,31 +18,35 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{MapData, MapError, PerCpuArray, SockMap},
+    maps::{Array, MapData, MapError, PerCpuArray, SockMap},
     programs::{
         ProgramError, SchedClassifier, SkLookup, TestRun, TestRunOptions, Xdp, links::LinkError,
     },
 };
 use edge_common::{
     address::{Address, Endpoint},
+    admit::PaceRow,
     tables::{AddressRow, Count, ForwardRow, ListenerRow, Settings, Traffic, TunnelRow},
     verdict::Hook,
 };
 
 pub use self::{attach::UplinkMode, pins::Inheritance};
-use self::{pins::Pins, tables::Table};
+use self::{lists::Lists, pins::Pins, tables::Table};
 
 /// The programs and tables of one daemon.
 pub struct Datapath {
     inheritance: Inheritance,
     pins: Mutex<Pins>,
     programs: Mutex<Ebpf>,
-    settings: Mutex<aya::maps::Array<MapData, Settings>>,
+    settings: Mutex<Array<MapData, Settings>>,
     addresses: Mutex<Table<Address, AddressRow>>,
     tunnels: Mutex<Table<Endpoint, TunnelRow>>,
     forwards: Mutex<Table<Endpoint, ForwardRow>>,
     listeners: Mutex<Table<Endpoint, ListenerRow>>,
     raw_listeners: Mutex<SockMap<MapData>>,
+    lists: Mutex<Lists>,
+    paces: Mutex<Array<MapData, PaceRow>>,
+    tunnel_buckets: Mutex<Array<MapData, u64>>,
     verdicts: PerCpuArray<MapData, Count>,
     traffic: Mutex<PerCpuArray<MapData, Traffic>>,
 }
@@ -146,6 +151,9 @@ impl Datapath {
             forwards: Mutex::new(Table::take(&mut ebpf, "FORWARDS")?),
             listeners: Mutex::new(Table::take(&mut ebpf, "LISTENERS")?),
             raw_listeners: Mutex::new(tables::take(&mut ebpf, "RAW_LISTENERS")?),
+            lists: Mutex::new(Lists::take(&mut ebpf)?),
+            paces: Mutex::new(tables::take(&mut ebpf, "PACES")?),
+            tunnel_buckets: Mutex::new(tables::take(&mut ebpf, "TUNNEL_BUCKETS")?),
             verdicts: tables::take(&mut ebpf, "VERDICTS")?,
             traffic: Mutex::new(tables::take(&mut ebpf, "TRAFFIC")?),
             programs: Mutex::new(ebpf),
@@ -169,6 +177,7 @@ impl Datapath {
         lock(&self.tunnels).settle()?;
         lock(&self.forwards).settle()?;
         lock(&self.listeners).settle()?;
+        lock(&self.lists).settle()?;
         lock(&self.pins).settle();
         Ok(())
     }

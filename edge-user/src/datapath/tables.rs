@@ -2,16 +2,16 @@
 
 use std::{collections::HashSet, hash::Hash};
 
+use super::{Datapath, DatapathError, lock};
 use aya::{
     Ebpf, Pod,
     maps::{HashMap, Map, MapData, MapError},
 };
 use edge_common::{
     address::{Address, Endpoint},
+    admit::PaceRow,
     tables::{AddressRow, ForwardRow, LAYOUT, ListenerRow, Settings, TunnelRow},
 };
-
-use super::{Datapath, DatapathError, lock};
 
 impl Datapath {
     /// Writes the host's settings; from then on decisions are made.
@@ -67,13 +67,24 @@ impl Datapath {
         lock(&self.listeners).remove(public)
     }
 
+    /// Says how often connections to a slot's tunnel may open, and fills its bucket.
+    pub fn set_pace(&self, slot: u32, row: PaceRow) -> Result<(), DatapathError> {
+        lock(&self.paces)
+            .set(slot, row, 0)
+            .map_err(|error| DatapathError::Table("PACES", Box::new(error)))?;
+        lock(&self.tunnel_buckets)
+            .set(slot, 0, 0)
+            .map_err(|error| DatapathError::Table("TUNNEL_BUCKETS", Box::new(error)))
+    }
+
     /// How many rows each table has, by its name.
-    pub fn occupancy(&self) -> [(&'static str, usize); 4] {
+    pub fn occupancy(&self) -> [(&'static str, usize); 5] {
         [
             ("ADDRESSES", lock(&self.addresses).len()),
             ("TUNNELS", lock(&self.tunnels).len()),
             ("FORWARDS", lock(&self.forwards).len()),
             ("LISTENERS", lock(&self.listeners).len()),
+            ("LISTS", lock(&self.lists).len()),
         ]
     }
 }
@@ -111,15 +122,7 @@ impl<K: Pod + Eq + Hash, V: Pod> Table<K, V> {
 
     fn remove(&mut self, key: K) -> Result<(), DatapathError> {
         self.stale.remove(&key);
-        match self.rows.remove(&key) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(MapError::SyscallError(error))
-                if error.io_error.kind() == std::io::ErrorKind::NotFound =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(DatapathError::Table(self.name, Box::new(error))),
-        }
+        gone(self.name, self.rows.remove(&key))
     }
 
     fn len(&self) -> usize {
@@ -134,4 +137,17 @@ where
 {
     let map = ebpf.take_map(name).ok_or(DatapathError::Missing(name))?;
     T::try_from(map).map_err(|error| DatapathError::Table(name, Box::new(error)))
+}
+
+/// Removing what is not there is fine.
+pub(super) fn gone(name: &'static str, removed: Result<(), MapError>) -> Result<(), DatapathError> {
+    match removed {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(DatapathError::Table(name, Box::new(error))),
+    }
 }

@@ -1,6 +1,8 @@
 //! What a region knows: its containers, its tunnels, and the store that keeps both.
 
 pub mod addresses;
+pub mod allow;
+pub mod bounds;
 pub mod embedded;
 pub mod gate;
 pub mod names;

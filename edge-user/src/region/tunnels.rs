@@ -29,6 +29,7 @@ use tracing::Instrument;
 pub use self::{error::StartError, owner::Owner, record::TunnelRecord};
 use self::{index::Index, metrics::Metrics};
 use super::{
+    bounds::Defaults,
     names,
     ports::Ports,
     records::Records,
@@ -47,6 +48,8 @@ pub struct TunnelSettings {
     pub raw_host: String,
     /// Tunnels that one container may have at a time.
     pub per_container: usize,
+    /// Who may connect and how much, where an owner says nothing.
+    pub defaults: Defaults,
 }
 
 impl TunnelSettings {
@@ -206,6 +209,11 @@ impl<S: Steering> Tunnels<S> {
         self.works.reopen();
     }
 
+    /// Who may connect and how much, where an owner says nothing.
+    pub fn defaults(&self) -> &Defaults {
+        &self.settings.defaults
+    }
+
     /// All tunnels, by container and port.
     pub fn list(&self) -> Vec<Arc<Tunnel>> {
         let mut tunnels = self.index.all();
@@ -224,7 +232,7 @@ impl<S: Steering> Tunnels<S> {
                 return Err(StartError::TooMany(self.settings.per_container));
             }
             None => {
-                let raw = self.raw_port(wanted.options).await?;
+                let raw = self.raw_port(&wanted.options).await?;
                 let host = names::tunnel_host(&self.settings.domain);
                 self.open(self.tunnel(&wanted, names::id("tu"), host, raw), &wanted).await?
             }
@@ -244,7 +252,7 @@ impl<S: Steering> Tunnels<S> {
                 let previous = live.tunnel.clone();
                 // With no port left, the tunnel stays as it is.
                 let raw = match &previous.raw {
-                    None => self.raw_port(wanted.options).await?,
+                    None => self.raw_port(&wanted.options).await?,
                     Some(_) => None,
                 };
                 state.live.remove(&port);
@@ -273,7 +281,7 @@ impl<S: Steering> Tunnels<S> {
                 if closed {
                     self.ports.give_back(port).await;
                 }
-                self.raw_port(wanted.options).await?
+                self.raw_port(&wanted.options).await?
             }
         };
         let mut tunnel = self.tunnel(wanted, previous.id.clone(), previous.host.clone(), raw);
@@ -281,7 +289,7 @@ impl<S: Steering> Tunnels<S> {
         self.open(tunnel, wanted).await
     }
 
-    async fn raw_port(&self, options: TunnelOptions) -> Result<Option<u16>, StartError> {
+    async fn raw_port(&self, options: &TunnelOptions) -> Result<Option<u16>, StartError> {
         if !options.unencrypted {
             return Ok(None);
         }
@@ -297,7 +305,7 @@ impl<S: Steering> Tunnels<S> {
             host,
             tls_port: self.settings.tls_port,
             raw,
-            options: wanted.options,
+            options: wanted.options.clone(),
             stats: TunnelStats::default(),
             ended: CancellationToken::new(),
         }

@@ -39,6 +39,7 @@ use crate::{
     metrics::{self, KernelCounters},
     region::{
         addresses::{AddressPlan, Addresses},
+        bounds::Defaults,
         embedded::Embedded,
         gate::Gate,
         ports::Ports,
@@ -140,6 +141,7 @@ pub(super) async fn serve(
         tls_port,
         raw_host: raw_host(args, &uplinks),
         per_container: TunnelSettings::PER_CONTAINER,
+        defaults: Defaults::laid_down(&args.bounds.asked()).context("--allow")?,
     };
     let records = adopt::tunnel_records(&leased);
     let tunnels = Tunnels::new(steering.clone(), ports, settings, records, &registry)?;

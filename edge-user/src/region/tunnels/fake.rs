@@ -12,6 +12,7 @@ use std::{
 
 use super::{TunnelSettings, Tunnels};
 use crate::region::{
+    bounds::Defaults,
     embedded::Embedded,
     ports::Ports,
     records::Records,
@@ -101,6 +102,7 @@ async fn region_in(dir: tempfile::TempDir, rest: Duration, lent: &BTreeSet<u16>)
         tls_port: 8443,
         raw_host: "localhost".to_owned(),
         per_container: 4,
+        defaults: Defaults::default(),
     };
     let steering = Arc::new(FakeSteering::default());
     let registry = prometheus::Registry::new();

@@ -39,7 +39,7 @@ impl TunnelRecord {
             port: tunnel.port,
             host: tunnel.host.clone(),
             raw: tunnel.raw.as_ref().map(|raw| raw.port),
-            options: tunnel.options,
+            options: tunnel.options.clone(),
             by_daemon: matches!(owner, Owner::Daemon),
             idempotency_key: idempotency_key.map(str::to_owned),
         }
