@@ -142,11 +142,8 @@ impl Lives {
             }
         };
         match end {
-            End::Kept => {
-                let why = "it leaves the container to the next one";
-                events.send(Err(Status::unavailable(why))).await.ok();
-                return;
-            }
+            // The end of the call says so.
+            End::Kept => return,
             End::Ended => {
                 let name = &attached.container.name;
                 let why = format!(

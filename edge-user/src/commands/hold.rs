@@ -103,7 +103,10 @@ impl Hold {
         loop {
             match self.events.message().await {
                 Ok(Some(event)) => self.announce(event.event),
-                Ok(None) => return Loss::Gone(Code::Ok, "it ended the call".to_owned()),
+                Ok(None) => {
+                    let cause = "it stopped, and left the container to the next one";
+                    return Loss::Gone(Code::Ok, cause.to_owned());
+                }
                 Err(status) => return Loss::of(&status),
             }
         }

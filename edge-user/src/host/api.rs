@@ -18,8 +18,8 @@ use self::connection::Peer;
 use super::callers::Callers;
 use crate::{
     region::{
-        gate::{Gate, TakenOver},
         bounds::Asked,
+        gate::{Gate, TakenOver},
         ports::PortError,
         steering::Steering,
         tunnel::{Container, TunnelOptions},
