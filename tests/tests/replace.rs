@@ -254,7 +254,7 @@ fn works(lab: &mut Lab, name: &str) {
     let _echo = Echo::serve(&tenant.netns, 7000);
     let tunnels = lab.edge.tunnels();
     let tunnel = tunnels.iter().find(|tunnel| tunnel.container == name).expect("its tunnel");
-    let to = SocketAddr::new(Lab::PUBLIC.parse().unwrap(), tunnel.raw_port());
+    let to = SocketAddr::new(Lab::PUBLIC.parse().expect("an address"), tunnel.raw_port());
     echo::round_trip(&lab.internet, to, 1000);
     tenant.detach();
     wait_for("the container to end", PATIENCE, || {
