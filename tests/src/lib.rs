@@ -3,6 +3,7 @@
 
 pub mod bystander;
 pub mod crowd;
+pub mod download;
 pub mod echo;
 pub mod edge;
 pub mod floor;
@@ -13,6 +14,7 @@ pub mod netns;
 pub mod packets;
 pub mod privilege;
 pub mod process;
+pub mod strangers;
 pub mod tap;
 pub mod tenant;
 pub mod tls;

@@ -5,7 +5,8 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    path::Path,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -40,6 +41,7 @@ pub struct Service {
 }
 
 /// The sockets that serve containers.
+#[derive(Debug)]
 pub struct ServiceSockets {
     /// The API, port 80.
     pub api: TcpListener,
@@ -47,6 +49,18 @@ pub struct ServiceSockets {
     pub dns_tcp: TcpListener,
     /// DNS, port 53.
     pub dns_udp: UdpSocket,
+}
+
+impl ServiceSockets {
+    /// Those of an earlier daemon.
+    ///
+    /// # Errors
+    /// If they are something else.
+    pub fn inherited(api: OwnedFd, dns_tcp: OwnedFd, dns_udp: OwnedFd) -> io::Result<Self> {
+        let tcp = |open: OwnedFd| TcpListener::from_std(open.into());
+        let dns_udp = UdpSocket::from_std(dns_udp.into())?;
+        Ok(Self { api: tcp(api)?, dns_tcp: tcp(dns_tcp)?, dns_udp })
+    }
 }
 
 impl Service {
@@ -59,7 +73,7 @@ impl Service {
         mtu: u32,
         run_dir: &Path,
     ) -> Result<Self, WiringError> {
-        let pin = run_dir.join(PIN);
+        let pin = Self::pin_path(run_dir);
         // The first is what the relay's sockets speak from.
         let addresses = vec![containers.service_address().into(), SERVICE_ADDRESS.into()];
         let wiring = containers.wiring();
@@ -89,12 +103,22 @@ impl Service {
     /// Puts this daemon's program on the link of a namespace that was taken up, once all rows are
     /// there.
     pub fn relink(&self) -> Result<(), WiringError> {
-        if self.adopted { self.containers.wiring().relink(&self.wired) } else { Ok(()) }
+        if self.adopted { self.take_link() } else { Ok(()) }
+    }
+
+    /// Puts this daemon's program on the link, whatever is there.
+    pub fn take_link(&self) -> Result<(), WiringError> {
+        self.containers.wiring().relink(&self.wired)
+    }
+
+    /// Where its namespace is mounted.
+    pub fn pin_path(run_dir: &Path) -> PathBuf {
+        run_dir.join(PIN)
     }
 
     /// Lets go of the namespace in a run directory, whether a daemon runs or not.
     pub fn unpin(run_dir: &Path) -> io::Result<()> {
-        NetNs::unpin(&run_dir.join(PIN))
+        NetNs::unpin(&Self::pin_path(run_dir))
     }
 
     /// Opens the sockets that serve containers.
