@@ -14,6 +14,7 @@ mod plot;
 mod raw;
 mod readme;
 mod report;
+mod restart;
 mod start;
 mod summary;
 
@@ -34,6 +35,7 @@ const QUESTIONS: &[Question] = &[
     Question { name: "decision", measure: decision::measure, rounds: 15 },
     Question { name: "live", measure: live::measure, rounds: 9 },
     Question { name: "start", measure: start::measure, rounds: 7 },
+    Question { name: "restart", measure: restart::measure, rounds: 15 },
 ];
 
 #[derive(Parser)]
