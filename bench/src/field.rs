@@ -54,7 +54,10 @@ impl Field {
     pub(crate) fn new() -> Result<Self> {
         let lab = Lab::new(&[]);
         let ports = [BULK, ECHO].map(|port| port.to_string());
-        let options = ["--unencrypted-port", &ports[0], "--unencrypted-port", &ports[1]];
+        // Nobody else bounds one client's connections, so edge does not here.
+        let bounds = ["--new-connections-per-source", "none"];
+        let ports_of = ["--unencrypted-port", &ports[0], "--unencrypted-port", &ports[1]];
+        let options = [ports_of.as_slice(), &bounds].concat();
         let tenant = Tenant::new(&lab.edge, "server", &options);
         let (client, server) = (&lab.internet, &tenant.netns);
         for netns in [&lab.machine, client, server] {
