@@ -146,7 +146,7 @@ impl<D: Directory, T: Dial> Gateway<D, T> {
         let take = |client: TcpStream| {
             let peer = client.peer_addr().ok().map(field::display);
             let span =
-                tracing::info_span!(parent: None, "client", ?kind, peer, tunnel = field::Empty);
+                tracing::debug_span!(parent: None, "client", ?kind, peer, tunnel = field::Empty);
             let gateway = self.clone();
             self.connections.spawn(gateway.client(kind, client).instrument(span));
         };
