@@ -92,19 +92,21 @@ impl Empty {
         Ok(Duration::from_nanos(run.nanoseconds.into()))
     }
 
-    /// Runs it over so many copies of a frame that really go where it sends them. `context` is an
-    /// `xdp_md` that names the interface they come in by.
+    /// Runs it over so many copies of a frame, as if they came in by an interface of this thread's
+    /// namespace: they really go where it sends them.
     pub(crate) fn live_frames(
         &self,
         frame: &[u8],
-        context: &[u8],
+        ifindex: u32,
         repeat: u32,
         batch: u32,
     ) -> io::Result<()> {
+        // `xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
+        let context = [0, length(frame)?, 0, ifindex, 0, 0];
         let mut run = Run {
             repeat,
             context: context.as_ptr() as u64,
-            context_len: length(context)?,
+            context_len: u32::try_from(size_of_val(&context)).map_err(io::Error::other)?,
             flags: BPF_F_TEST_XDP_LIVE_FRAMES,
             batch,
             ..self.over(frame)?

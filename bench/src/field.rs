@@ -176,7 +176,7 @@ impl Router {
         let next = BASE + 1;
         let server = &self.server;
         let text = format!(
-            "table ip dnat {{
+            "table ip translation {{
     chain prerouting {{
         type nat hook prerouting priority dstnat;
         tcp dport {BASE} dnat to {server}:{BULK}

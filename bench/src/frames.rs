@@ -1,5 +1,4 @@
-//! The frames that decisions are timed with, and the rows behind them. A run is fed what the last
-//! one left, so every tunnel leads from an endpoint to that same endpoint: each repeat is a hit.
+//! The frames that decisions are timed with, and the rows behind them. A run is fed what the last one left, so every tunnel leads from an endpoint to that same endpoint: each repeat is a hit.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -21,30 +20,47 @@ pub(crate) struct Case {
 }
 
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// Where a tunnel of the first half leads, and one of the second half comes from.
+const OTHER_PUBLIC: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 20);
 const CONTAINER: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 5);
+/// The same for replies.
+const OTHER_CONTAINER: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 6);
 /// The first tunnel's public port; the others follow.
 const RAW: u16 = 20_000;
 /// The first forwarded port of the container; the others follow.
 const OWN: u16 = 8000;
 /// Behind no tunnel.
 const OTHER: u16 = 443;
+/// What the other of a pair adds to the port.
+const APART: u16 = 20_000;
 /// A context of `BPF_PROG_TEST_RUN` has the loopback interface unless it is told otherwise.
 const LOOPBACK: u32 = 1;
 
-/// Writes settings, one container and so many tunnels.
-pub(crate) fn fill(datapath: &Datapath, tunnels: u16) -> Result<()> {
+/// Writes settings, two containers and so many pairs of tunnels.
+pub(crate) fn fill(datapath: &Datapath, pairs: u16) -> Result<()> {
     datapath.configure(&settings()?)?;
     let flags = AddressRow::EGRESS;
     let container = AddressRow { ifindex: LOOPBACK, flags, ..AddressRow::default() };
-    datapath.add_address(IpAddr::V4(CONTAINER).into(), container)?;
-    for number in 0..tunnels {
+    for address in [CONTAINER, OTHER_CONTAINER] {
+        datapath.add_address(IpAddr::V4(address).into(), container)?;
+    }
+    for number in 0..pairs {
         let slot = number.into();
-        let public = SocketAddr::from((PUBLIC, RAW + number)).into();
-        let row = TunnelRow { container: public, ifindex: LOOPBACK, slot, ..TunnelRow::default() };
-        datapath.add_tunnel(public, row)?;
-        let own = SocketAddr::from((CONTAINER, OWN + number)).into();
-        datapath.add_forward(own, ForwardRow { public: own, uplink: LOOPBACK, slot })?;
+        let at = |address: Ipv4Addr, port: u16| SocketAddr::from((address, port + number)).into();
+        let public = [at(PUBLIC, RAW), at(OTHER_PUBLIC, RAW + APART)];
+        let own = [at(CONTAINER, OWN), at(OTHER_CONTAINER, OWN + APART)];
+        for (from, to) in [(0, 1), (1, 0)] {
+            let row = TunnelRow {
+                container: public[to],
+                ifindex: LOOPBACK,
+                slot,
+                ..TunnelRow::default()
+            };
+            datapath.add_tunnel(public[from], row)?;
+            let row = ForwardRow { public: own[to], uplink: LOOPBACK, slot };
+            datapath.add_forward(own[from], row)?;
+        }
     }
     Ok(())
 }
@@ -80,7 +96,7 @@ pub(crate) fn cases() -> Result<Vec<Case>> {
         cases.extend([hit, miss, refused]);
     }
     let hook = Hook::TcContainer;
-    let forged = (Ipv4Addr::new(100, 64, 0, 6), OWN);
+    let forged = (Ipv4Addr::new(100, 64, 0, 7), OWN);
     let hit = case(hook, "tc_container: hit", (CONTAINER, OWN), client, Verdict::Reply)?;
     let miss = case(hook, "tc_container: miss", (CONTAINER, OTHER), client, Verdict::Egress)?;
     let refused = case(hook, "tc_container: refusal", forged, client, Verdict::ForgedSource)?;

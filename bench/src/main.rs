@@ -1,11 +1,14 @@
 //! One file a question; each measures edge side by side with the alternative, interleaved in the
 //! same run, and leaves its result with the machine's description under `bench/runs/`.
 
+mod attacks;
 mod cpu;
 mod decision;
 mod empty;
 mod field;
 mod frames;
+mod hostile;
+mod live;
 mod load;
 mod machine;
 mod peers;
@@ -13,6 +16,7 @@ mod plot;
 mod raw;
 mod readme;
 mod report;
+mod start;
 mod summary;
 mod tls;
 
@@ -31,7 +35,10 @@ struct Question {
 const QUESTIONS: &[Question] = &[
     Question { name: "raw", measure: raw::measure, rounds: 7 },
     Question { name: "decision", measure: decision::measure, rounds: 15 },
+    Question { name: "live", measure: live::measure, rounds: 9 },
+    Question { name: "start", measure: start::measure, rounds: 7 },
     Question { name: "tls", measure: tls::measure, rounds: 7 },
+    Question { name: "hostile", measure: hostile::measure, rounds: 5 },
 ];
 
 #[derive(Parser)]

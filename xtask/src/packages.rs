@@ -48,7 +48,7 @@ const PACKAGES: &[Package] = &[
     package("python3-venv", Python("import venv, ensurepip"), "Modal's own client"),
 ];
 
-/// What benchmarks compare edge with.
+/// What benchmarks compare edge with, and what reads the PROXY protocol in tests.
 const FIELD: &[Package] = &[
     package("haproxy", Program("haproxy"), "a userspace proxy to compare with"),
     package("nginx-light", Program("nginx"), "a userspace proxy to compare with"),
@@ -65,7 +65,7 @@ pub(crate) fn ensure() -> Result<bool> {
     ensure_all(PACKAGES)
 }
 
-/// Installs what benchmarks lack. None of it is started, now or at the next boot.
+/// Installs the field where it is lacking. None of it is started, now or at the next boot.
 pub(crate) fn ensure_field() -> Result<bool> {
     if FIELD.iter().all(Package::is_there) {
         return Ok(false);

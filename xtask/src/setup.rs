@@ -18,6 +18,8 @@ const BPFFS: &str = "/sys/fs/bpf";
 /// Everything that `build` and `test` need.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let mut changed = packages::ensure()?;
+    // Tests put two of them behind tunnels.
+    changed |= packages::ensure_field()?;
     let before = Toolchain::find().is_some();
     let toolchain = for_build(workspace)?;
     changed |= !before;
@@ -36,7 +38,7 @@ pub(crate) fn for_build(workspace: &Workspace) -> Result<Toolchain> {
     Ok(toolchain)
 }
 
-/// What benchmarks compare edge with, and nothing else needs.
+/// What benchmarks compare edge with.
 pub(crate) fn for_bench(workspace: &Workspace) -> Result<()> {
     packages::ensure_field()?;
     RATHOLE.ensure(workspace)?;
