@@ -123,7 +123,11 @@ fn start_edge(files: &Path) -> Result<Lab> {
         path.map_err(|path| anyhow::anyhow!("not UTF-8: {}", path.display()))
     };
     let (cert, key) = (path("cert.pem")?, path("key.pem")?);
-    Ok(Lab::new(&["--domain", DOMAIN, "--cert", &cert, "--key", &key]))
+    // One client stands for many: bounds are counted, but not reached.
+    let names = ["--domain", DOMAIN, "--cert", &cert, "--key", &key];
+    let most = ["--max-connections=9000", "--max-connections-per-source=9000"];
+    let rates = ["--new-connections=100000", "--new-connections-per-source=100000"];
+    Ok(Lab::new(&[&names[..], &most, &rates].concat()))
 }
 
 fn host(edge: &Edge) -> Result<String> {
