@@ -196,7 +196,7 @@ impl Router {
 
 /// The same TCP everywhere. Reno is the one algorithm that every kernel lets a namespace choose;
 /// the machine's own may pace.
-fn tune(netns: &NetNs) {
+pub(crate) fn tune(netns: &NetNs) {
     netns.sysctl("net/ipv4/tcp_congestion_control", "reno");
     netns.sysctl("net/ipv4/ip_local_port_range", "10240 65535");
     netns.sysctl("net/ipv4/tcp_tw_reuse", "1");

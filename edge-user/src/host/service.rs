@@ -20,6 +20,7 @@ use super::{
     links::Links,
     netns::{NetNs, SocketFactory},
     sockets::{self, Listening},
+    sysctl,
     wiring::{self, PeerError, Plan, Wired, WiringError},
 };
 use crate::region::tunnel::{Dial, DialError, Tunnel};
@@ -96,6 +97,7 @@ impl Service {
                 (namespace, wired, false)
             }
         };
+        spare_ports(&namespace).map_err(WiringError::Namespace)?;
         let sockets = SocketFactory::start(&namespace).map_err(WiringError::Namespace)?;
         Ok(Self { namespace, wired, adopted, sockets, containers })
     }
@@ -154,6 +156,16 @@ impl Service {
             _ => DialError::Io(port, refused),
         }
     }
+}
+
+/// The relay dials one address and port again and again, and where clients close first its own port
+/// rests: for a second, as with timestamps is safe (RFC 6191), instead of a minute, and nearly all
+/// ports may be taken. Else a tunnel would be out of them at 500 connections a second.
+fn spare_ports(namespace: &NetNs) -> io::Result<()> {
+    namespace.run(|| {
+        sysctl::write("net/ipv4/tcp_tw_reuse", "1")?;
+        sysctl::write("net/ipv4/ip_local_port_range", "1024 65535")
+    })
 }
 
 /// The namespace that an earlier daemon left, and the index of its veth.
