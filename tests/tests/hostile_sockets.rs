@@ -220,7 +220,7 @@ fn slow_readers_of_the_metrics_keep_nobody_from_them() {
             _ => &garbage(1000),
         };
         // Who is displaced cannot write, and who is not read from cannot either.
-        stream.write(said).ok();
+        stream.write_all(said).ok();
     }
     // The daemon answers while all of them stay as they are.
     for _ in 0..20 {
