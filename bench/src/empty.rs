@@ -1,5 +1,5 @@
-//! A program that does nothing: what the kernel asks for running any program at all. Made of two
-//! instructions and loaded by hand, so that edge's own object need not carry it.
+//! Programs that do next to nothing: what the kernel asks for running any program at all. Made of a
+//! few instructions and loaded by hand, so that edge's own object need not carry them.
 
 use std::{
     io,
@@ -20,6 +20,9 @@ const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 const TC_ACT_OK: u32 = 0;
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
+
+/// Ethernet and IPv4 without options.
+const HEADERS: usize = 34;
 
 /// The loaded program.
 pub(crate) struct Empty {
@@ -71,12 +74,36 @@ impl Empty {
         Self::load(BPF_PROG_TYPE_XDP, XDP_DROP)
     }
 
+    /// One that writes a frame's Ethernet and IPv4 headers and lets it pass, in XDP: frames are
+    /// used again, and routing has changed those of the last round.
+    pub(crate) fn renewing(frame: &[u8]) -> io::Result<Self> {
+        let words = frame[..HEADERS].chunks(2).map(|pair| u16::from_ne_bytes([pair[0], pair[1]]));
+        let stores = (0..).step_by(2).zip(words);
+        // r2 = data; r3 = data_end; r4 = r2 + HEADERS; if r4 > r3 goto the end
+        let mut instructions = vec![
+            0x61 | 2 << 8 | 1 << 12,
+            0x61 | 3 << 8 | 1 << 12 | 4 << 16,
+            0xbf | 4 << 8 | 2 << 12,
+            0x07 | 4 << 8 | (HEADERS as u64) << 32,
+            0x2d | 4 << 8 | 3 << 12 | (HEADERS as u64 / 2) << 16,
+        ];
+        // *(u16 *)(r2 + at) = word
+        instructions.extend(
+            stores.map(|(at, word): (u64, _)| 0x6a | 2 << 8 | at << 16 | u64::from(word) << 32),
+        );
+        Self::of(BPF_PROG_TYPE_XDP, XDP_PASS, instructions)
+    }
+
     fn load(kind: u32, code: u32) -> io::Result<Self> {
+        Self::of(kind, code, Vec::new())
+    }
+
+    fn of(kind: u32, code: u32, mut instructions: Vec<u64>) -> io::Result<Self> {
         // r0 = code; exit
-        let instructions = [0xb7 | u64::from(code) << 32, 0x95_u64];
+        instructions.extend([0xb7 | u64::from(code) << 32, 0x95]);
         let load = Load {
             kind,
-            instruction_count: 2,
+            instruction_count: u32::try_from(instructions.len()).map_err(io::Error::other)?,
             instructions: instructions.as_ptr() as u64,
             license: c"GPL".as_ptr() as u64,
         };
