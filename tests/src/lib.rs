@@ -1,11 +1,13 @@
 //! What tests stand on: namespaces, wires, processes and daemons as guards that clean up
 //! after themselves, also when a test panics. A missing privilege or program fails by name.
 
+pub mod differential;
 pub mod echo;
 pub mod edge;
 pub mod lab;
 pub mod leaks;
 pub mod metrics;
+pub mod model;
 pub mod netns;
 pub mod packets;
 pub mod privilege;
