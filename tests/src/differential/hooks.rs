@@ -200,7 +200,10 @@ impl Lane {
 
     fn report(&self, hook: Hook, ingress: u32, frame: &[u8], difference: &str) -> ! {
         let one = |frame: &[u8]| Replay { hook, ingress, frame: frame.to_vec() };
-        let least = one(&shrink(frame, |frame| self.check(&one(frame)).is_err()));
+        let verdict = |frame: &[u8]| self.judge(hook, ingress, frame, REACH).verdict;
+        let least = one(&shrink(frame, |less| {
+            verdict(less) == verdict(frame) && self.check(&one(less)).is_err()
+        }));
         let why = self.check(&least).err().unwrap_or_default();
         panic!(
             "{difference}\nagain: {}\nthe least that fails: {why}\nagain: {least}",
