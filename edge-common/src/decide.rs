@@ -336,11 +336,12 @@ fn clamp<P: Packet>(packet: &mut P, headers: &Headers, settings: &Settings) -> O
     rewrite::clamp_mss(packet, headers, limit)
 }
 
-/// Whether an address belongs to containers, here or elsewhere.
+/// Whether an address belongs to containers, here or elsewhere, or to what serves them.
 #[inline(always)]
-const fn inside(settings: &Settings, address: &Address) -> bool {
+fn inside(settings: &Settings, address: &Address) -> bool {
     address.within(&settings.pool, &settings.pool_mask)
         || address.within(&settings.private, &settings.private_mask)
+        || *address == settings.service
 }
 
 #[inline(always)]

@@ -56,9 +56,11 @@ pub(super) struct Reply {
 }
 
 impl Host {
-    /// Whether an address is one of containers, here or elsewhere, in whichever clothes.
+    /// Whether an address is one of containers, here or elsewhere, or of what serves them; in
+    /// whichever clothes.
     pub(super) fn is_inside(&self, address: IpAddr) -> bool {
         match address.to_canonical() {
+            own if own == self.service => true,
             IpAddr::V4(v4) => self.pool.contains(&v4),
             IpAddr::V6(v6) => self.private.contains(&v6),
         }
