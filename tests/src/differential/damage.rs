@@ -1,13 +1,13 @@
 //! What goes wrong with a frame on its way, or in the head of whoever sends it.
 
-use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
+use rand::{RngExt, rngs::SmallRng, seq::IndexedRandom};
 
 /// Behind this lies payload, mostly.
 const HEADERS: usize = 120;
 const NETWORK: usize = 14;
 
 /// One to three changes.
-pub(super) fn damage(frame: &mut Vec<u8>, rng: &mut StdRng) {
+pub(super) fn damage(frame: &mut Vec<u8>, rng: &mut SmallRng) {
     for _ in 0..*[1, 1, 2, 3].choose(rng).expect("counts") {
         match rng.random_range(0..12) {
             0 => frame.truncate(rng.random_range(0..=frame.len())),
@@ -29,7 +29,7 @@ pub(super) fn damage(frame: &mut Vec<u8>, rng: &mut StdRng) {
 }
 
 /// Changes one of a header's bytes, or two.
-pub(super) fn damage_header(bytes: &mut [u8], rng: &mut StdRng) {
+pub(super) fn damage_header(bytes: &mut [u8], rng: &mut SmallRng) {
     if bytes.len() < 2 {
         return;
     }
@@ -50,7 +50,7 @@ pub(super) fn damage_header(bytes: &mut [u8], rng: &mut StdRng) {
 }
 
 /// A length that is another: of the IP packet, of its header, of TCP's.
-fn lengths(frame: &mut [u8], rng: &mut StdRng) {
+fn lengths(frame: &mut [u8], rng: &mut SmallRng) {
     let is_v4 = frame.get(12..14) == Some(&[0x08, 0x00]);
     let places: &[usize] = if is_v4 { &[14, 17, 46] } else { &[19, 55, 66] };
     let at = *places.choose(rng).expect("places");

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
+use rand::{RngExt, rngs::SmallRng, seq::IndexedRandom};
 
 use crate::packets::{
     damage::Way,
@@ -150,18 +150,18 @@ impl Ends {
     }
 
     /// Most are as the scene has them; some have one end of something else.
-    pub(super) fn pair(&self, rng: &mut StdRng) -> Pair {
+    pub(super) fn pair(&self, rng: &mut SmallRng) -> Pair {
         let pair = *self.pairs.choose(rng).expect("pairs");
         self.disturbed(pair, rng)
     }
 
     /// Who complains to whom, and the pair that is complained about.
-    pub(super) fn error(&self, rng: &mut StdRng) -> (Pair, Pair) {
+    pub(super) fn error(&self, rng: &mut SmallRng) -> (Pair, Pair) {
         let (outer, quoted) = *self.errors.choose(rng).expect("pairs");
         (self.disturbed(outer, rng), self.disturbed(quoted, rng))
     }
 
-    fn disturbed(&self, (mut source, mut destination): Pair, rng: &mut StdRng) -> Pair {
+    fn disturbed(&self, (mut source, mut destination): Pair, rng: &mut SmallRng) -> Pair {
         if rng.random_bool(0.75) {
             return (source, destination);
         }

@@ -1,7 +1,7 @@
 //! Frames out of a seed.
 
 use etherparse::EtherType;
-use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use rand::{RngExt, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
 use super::{
     damage,
@@ -15,7 +15,7 @@ use crate::packets::{
 
 /// Makes the same frames for the same seed.
 pub struct Generator {
-    rng: StdRng,
+    rng: SmallRng,
     ends: Ends,
 }
 
@@ -41,7 +41,7 @@ const ETHER_TYPES: &[u16] = &[0x0800, 0x86dd, 0x0806, 0x8100, 0x88a8, 0x88cc, 0x
 impl Generator {
     /// For one way of packets.
     pub fn new(seed: u64, way: Way) -> Self {
-        Self { rng: StdRng::seed_from_u64(seed), ends: Ends::new(way) }
+        Self { rng: SmallRng::seed_from_u64(seed), ends: Ends::new(way) }
     }
 
     /// The next frame.

@@ -187,7 +187,7 @@ impl Cursor {
         let end = frame.len().min(reach);
         let mut bytes = Vec::with_capacity(end + LONGEST);
         bytes.extend_from_slice(&frame[..end]);
-        bytes.resize(end + LONGEST, 0);
+        bytes.extend_from_slice(&[0; LONGEST]);
         Self { bytes, end }
     }
 
