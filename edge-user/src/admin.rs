@@ -1,6 +1,7 @@
 //! The daemon's side of the commands: gRPC over a unix socket.
 
 mod caller;
+pub mod fuzzing;
 
 use std::{
     collections::HashSet,

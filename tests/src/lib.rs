@@ -4,6 +4,7 @@
 pub mod differential;
 pub mod echo;
 pub mod edge;
+pub mod fuzzing;
 pub mod lab;
 pub mod leaks;
 pub mod metrics;

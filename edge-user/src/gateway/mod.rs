@@ -15,6 +15,7 @@ pub mod certificates;
 mod client_hello;
 mod closing;
 mod flow;
+pub mod fuzzing;
 mod h2_frames;
 mod h2_guard;
 mod hpack;

@@ -1,17 +1,20 @@
-//! Frames at the hooks, natively and in the kernel, compared with what the model says.
+//! Frames at the hooks, in the kernel as well as natively, compared with what the model says.
 
 use std::collections::BTreeMap;
 
 use edge_common::{
-    decide::{self, Action, Outcome},
-    native::{Frame, Rows},
+    native::Rows,
     tables::{Count, Judged, LISTENER_MARK, Traffic},
     verdict::{Hook, Verdict},
 };
 
-use super::{Replay, Tally, shrink::shrink};
+use super::{
+    Replay, Tally,
+    native::{self, compare_native, differing},
+    shrink::shrink,
+};
 use crate::{
-    model::{self, Answer, Fate, Host, Passage},
+    model::{Answer, Fate, Host, Passage},
     packets::{
         kernel::{Kernel, shortest},
         scene::{SLOT, SLOT_V6, padded},
@@ -60,8 +63,8 @@ impl Lane {
     pub fn run(&self, hook: Hook, frames: &[(u32, Vec<u8>)], tally: &mut Tally) {
         let mut groups: BTreeMap<Group, Vec<(usize, Answer)>> = BTreeMap::new();
         for (index, (ingress, frame)) in frames.iter().enumerate() {
-            let answer = self.judge(hook, *ingress, frame, REACH);
-            if let Err(difference) = self.check_native(hook, *ingress, frame, &answer) {
+            let answer = self.judge(hook, *ingress, frame);
+            if let Err(difference) = self.check_native(hook, *ingress, frame) {
                 self.report(hook, *ingress, frame, &difference);
             }
             *tally.entry((hook as u32, answer.verdict.label())).or_default() += 1;
@@ -101,8 +104,8 @@ impl Lane {
     /// Whether one frame is judged, changed and counted as the model says.
     pub fn check(&self, one: &Replay) -> Result<(), String> {
         let Replay { hook, ingress, frame } = one;
-        let answer = self.judge(*hook, *ingress, frame, REACH);
-        self.check_native(*hook, *ingress, frame, &answer)?;
+        let answer = self.judge(*hook, *ingress, frame);
+        self.check_native(*hook, *ingress, frame)?;
         if frame.len() < shortest(*hook, frame) {
             return Ok(());
         }
@@ -118,42 +121,12 @@ impl Lane {
         Err(format!("{label} is not what was counted:\n{}", counted.since(&before)))
     }
 
-    fn judge(&self, hook: Hook, ingress: u32, frame: &[u8], reach: usize) -> Answer {
-        match hook {
-            Hook::XdpUplink | Hook::TcUplink => model::uplink(&self.host, frame, reach),
-            Hook::TcContainer => model::container(&self.host, ingress, frame, reach),
-        }
+    fn judge(&self, hook: Hook, ingress: u32, frame: &[u8]) -> Answer {
+        native::judge(&self.host, hook, ingress, frame, REACH)
     }
 
-    /// `answer` is the one for the kernel's reach; natively everything can be seen.
-    fn check_native(
-        &self,
-        hook: Hook,
-        ingress: u32,
-        frame: &[u8],
-        answer: &Answer,
-    ) -> Result<(), String> {
-        let whole;
-        let answer = if frame.len() > REACH {
-            whole = self.judge(hook, ingress, frame, usize::MAX);
-            &whole
-        } else {
-            answer
-        };
-        let mut after = Frame(frame.to_vec());
-        let outcome = match hook {
-            Hook::XdpUplink | Hook::TcUplink => decide::uplink(&mut after, &self.rows),
-            Hook::TcContainer => decide::container(&mut after, &self.rows, ingress),
-        };
-        let found = (outcome.verdict, fate(&outcome), passage(&outcome));
-        let expected = (answer.verdict, answer.fate, answer.passage);
-        if found != expected {
-            return Err(format!("natively: {found:?}, the model says {expected:?}"));
-        }
-        if answer.is_frame(&after.0) {
-            return Ok(());
-        }
-        Err(format!("natively: {:?}{}", answer.verdict, differing(&after.0, &answer.frame)))
+    fn check_native(&self, hook: Hook, ingress: u32, frame: &[u8]) -> Result<(), String> {
+        compare_native(&self.rows, &self.host, hook, ingress, frame)
     }
 
     fn check_kernel(
@@ -200,7 +173,7 @@ impl Lane {
 
     fn report(&self, hook: Hook, ingress: u32, frame: &[u8], difference: &str) -> ! {
         let one = |frame: &[u8]| Replay { hook, ingress, frame: frame.to_vec() };
-        let verdict = |frame: &[u8]| self.judge(hook, ingress, frame, REACH).verdict;
+        let verdict = |frame: &[u8]| self.judge(hook, ingress, frame).verdict;
         let least = one(&shrink(frame, |less| {
             verdict(less) == verdict(frame) && self.check(&one(less)).is_err()
         }));
@@ -261,29 +234,6 @@ fn add(sum: &mut Count, count: Count) {
     sum.bytes += count.bytes;
 }
 
-fn fate(outcome: &Outcome) -> Fate {
-    match outcome.action {
-        Action::Pass => Fate::Pass,
-        Action::PassToListener => Fate::PassToListener,
-        Action::Drop => Fate::Drop,
-        Action::Deliver => {
-            let [a, b, c, d, e, f, _, _] = outcome.mac;
-            Fate::Deliver { veth: outcome.ifindex, mac: [a, b, c, d, e, f] }
-        }
-        Action::Send => Fate::Send { uplink: outcome.ifindex },
-        Action::Bounce => Fate::Bounce,
-    }
-}
-
-fn passage(outcome: &Outcome) -> Passage {
-    match outcome.passage {
-        decide::Passage::None => Passage::None,
-        decide::Passage::In => Passage::In(outcome.slot),
-        decide::Passage::Out => Passage::Out(outcome.slot),
-        decide::Passage::Accept => Passage::Accept(outcome.slot),
-    }
-}
-
 /// A program's return code, and the mark it leaves.
 fn expected(hook: Hook, fate: Fate) -> (u32, u32) {
     match (hook, fate) {
@@ -295,13 +245,4 @@ fn expected(hook: Hook, fate: Fate) -> (u32, u32) {
         (_, Fate::Drop) => (TC_ACT_SHOT, 0),
         (_, Fate::Deliver { .. } | Fate::Send { .. } | Fate::Bounce) => (TC_ACT_REDIRECT, 0),
     }
-}
-
-fn differing(found: &[u8], expected: &[u8]) -> String {
-    if found.len() != expected.len() {
-        return format!(": {} bytes, the model says {}", found.len(), expected.len());
-    }
-    let bytes = found.iter().zip(expected).enumerate().filter(|(_, (a, b))| a != b);
-    let bytes = bytes.map(|(at, (a, b))| format!("\n  byte {at} is {a:02x}, the model says {b:02x}"));
-    bytes.collect()
 }

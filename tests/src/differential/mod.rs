@@ -5,6 +5,7 @@ mod damage;
 mod ends;
 mod generate;
 mod hooks;
+mod native;
 mod replay;
 mod shrink;
 
@@ -14,6 +15,7 @@ use edge_common::verdict::{Hook, Verdict};
 
 pub use generate::Generator;
 pub use hooks::Lane;
+pub use native::compare_native;
 pub use replay::Replay;
 
 /// How often each hook came to each verdict.

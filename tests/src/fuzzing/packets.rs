@@ -1,0 +1,31 @@
+//! The packet parser, the decisions and the rewrites, beside the model. The first byte says where
+//! a frame comes from.
+
+use std::sync::LazyLock;
+
+use edge_common::{native::Rows, verdict::Hook};
+
+use crate::{
+    differential::compare_native,
+    model::Host,
+    packets::scene::{self, OTHER, SENDER},
+};
+
+static SCENE: LazyLock<(Rows, Host)> = LazyLock::new(|| {
+    let rows = scene::rows();
+    let host = Host::from(&rows);
+    (rows, host)
+});
+
+pub(super) fn run(bytes: &[u8]) {
+    let Some((way, frame)) = bytes.split_first() else { return };
+    let (hook, ingress) = match way % 3 {
+        0 => (Hook::TcUplink, SENDER),
+        1 => (Hook::TcContainer, SENDER),
+        _ => (Hook::TcContainer, OTHER.ifindex),
+    };
+    let (rows, host) = &*SCENE;
+    if let Err(difference) = compare_native(rows, host, hook, ingress, frame) {
+        panic!("{difference}");
+    }
+}
