@@ -33,7 +33,8 @@ fn packets_are_judged_as_the_model_judges_them() {
         return;
     }
     let seed = env::var("EDGE_SEED").ok();
-    let seed: u64 = seed.map_or_else(rand::random, |text| text.parse().expect("EDGE_SEED is a number"));
+    let seed: u64 =
+        seed.map_or_else(rand::random, |text| text.parse().expect("EDGE_SEED is a number"));
     println!("again: EDGE_SEED={seed} cargo xtask test judged_as_the_model");
     let runs = if long() { 10 * RUNS } else { RUNS } / LANES;
     let tallies = thread::scope(|scope| {

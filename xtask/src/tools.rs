@@ -21,6 +21,10 @@ pub(crate) const BPF_LINKER: Tool =
 pub(crate) const CARGO_DENY: Tool =
     Tool { name: "cargo-deny", version: "0.20.2", why: "checks licences and dependencies" };
 
+/// Builds the targets of `tests/fuzz` with libFuzzer in them.
+pub(crate) const CARGO_FUZZ: Tool =
+    Tool { name: "cargo-fuzz", version: "0.13.2", why: "builds and runs fuzz targets" };
+
 /// The release of Modal's client that the wire contract was read from.
 const MODAL: &str = "1.6.4";
 

@@ -8,8 +8,8 @@ use rand::{RngExt, rngs::SmallRng, seq::IndexedRandom};
 use crate::packets::{
     damage::Way,
     scene::{
-        CLIENT, CLIENT_V6, INNER, INNER_V6, OWN_LISTENER, OWN_PORT, OWN_PORT_V6, PUBLIC,
-        PUBLIC_V6, RELAY, RELAY_V6, RELAYED, RELAYED_V6, ROUTER, ROUTER_V6,
+        CLIENT, CLIENT_V6, INNER, INNER_V6, OWN_LISTENER, OWN_PORT, OWN_PORT_V6, PUBLIC, PUBLIC_V6,
+        RELAY, RELAY_V6, RELAYED, RELAYED_V6, ROUTER, ROUTER_V6,
     },
 };
 

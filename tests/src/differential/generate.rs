@@ -35,7 +35,8 @@ const FLAGS: &[u8] = &[
     0,
     0xff,
 ];
-const SIZES: &[u16] = &[0, 1, 536, 1220, 1279, 1280, 1281, 1299, 1300, 1301, 1440, 1460, 8960, 65_535];
+const SIZES: &[u16] =
+    &[0, 1, 536, 1220, 1279, 1280, 1281, 1299, 1300, 1301, 1440, 1460, 8960, 65_535];
 const ETHER_TYPES: &[u16] = &[0x0800, 0x86dd, 0x0806, 0x8100, 0x88a8, 0x88cc, 0x8847, 0x05dc, 0];
 
 impl Generator {
@@ -98,7 +99,8 @@ impl Generator {
     fn between(&mut self, (source, destination): Pair, body: Body, payload: &[u8]) -> Plan {
         let mut plan = Plan::between(source, destination, body, payload);
         if self.rng.random_bool(0.04) {
-            let options: &[&[u8]] = &[&[1; 4], &[148, 4, 0, 0], &[7, 7, 4, 0, 0, 0, 0, 0], &[1; 40]];
+            let options: &[&[u8]] =
+                &[&[1; 4], &[148, 4, 0, 0], &[7, 7, 4, 0, 0, 0, 0, 0], &[1; 40]];
             plan = plan.ip_options(options.choose(&mut self.rng).expect("options"));
         }
         if self.rng.random_bool(0.04) {

@@ -178,18 +178,15 @@ impl Lane {
             verdict(less) == verdict(frame) && self.check(&one(less)).is_err()
         }));
         let why = self.check(&least).err().unwrap_or_default();
-        panic!(
-            "{difference}\nagain: {}\nthe least that fails: {why}\nagain: {least}",
-            one(frame)
-        );
+        panic!("{difference}\nagain: {}\nthe least that fails: {why}\nagain: {least}", one(frame));
     }
 
     fn counted(&self, hook: Hook) -> Counted {
         let datapath = &self.kernel.datapath;
         let verdicts = datapath.verdicts().expect("counters");
         let verdicts = verdicts.into_iter().filter(|(one, ..)| *one == hook);
-        let traffic = [0, SLOT, SLOT_V6]
-            .map(|slot| (slot, datapath.traffic(slot).expect("counters")));
+        let traffic =
+            [0, SLOT, SLOT_V6].map(|slot| (slot, datapath.traffic(slot).expect("counters")));
         Counted {
             verdicts: verdicts.map(|(_, verdict, count)| (verdict as u32, count)).collect(),
             traffic: traffic.into(),

@@ -37,13 +37,7 @@ pub fn compare_native(
 }
 
 /// What the model says of a frame of which `reach` bytes can be seen.
-pub(super) fn judge(
-    host: &Host,
-    hook: Hook,
-    ingress: u32,
-    frame: &[u8],
-    reach: usize,
-) -> Answer {
+pub(super) fn judge(host: &Host, hook: Hook, ingress: u32, frame: &[u8], reach: usize) -> Answer {
     match hook {
         Hook::XdpUplink | Hook::TcUplink => model::uplink(host, frame, reach),
         Hook::TcContainer => model::container(host, ingress, frame, reach),

@@ -12,7 +12,11 @@ const HEAD: usize = 9;
 pub(super) fn run(bytes: &[u8]) {
     let Some((whole, pieces)) = pieces(bytes) else { return };
     let (passed, refusal) = fuzzing::http2(NAME, &pieces);
-    assert_eq!((passed.clone(), refusal), fuzzing::http2(NAME, &[whole]), "pieces made a difference");
+    assert_eq!(
+        (passed.clone(), refusal),
+        fuzzing::http2(NAME, &[whole]),
+        "pieces made a difference"
+    );
     assert!(whole.starts_with(&passed), "what went on is not what came");
     if let Some(authority) = authorities(&passed).into_iter().find(|one| !is_name(one)) {
         panic!("a request for {:?} went on", String::from_utf8_lossy(&authority));
@@ -45,9 +49,8 @@ fn authorities(stream: &[u8]) -> Vec<Vec<u8>> {
         if flags & 0x4 != 0 {
             let fields = decoder.decode(&block).expect("the guard has decoded it");
             block.clear();
-            let named = |field: &[u8]| {
-                field == b":authority" || field.eq_ignore_ascii_case(b"host")
-            };
+            let named =
+                |field: &[u8]| field == b":authority" || field.eq_ignore_ascii_case(b"host");
             found.extend(fields.into_iter().filter(|(field, _)| named(field)).map(|(_, v)| v));
         }
     }

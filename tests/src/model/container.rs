@@ -5,8 +5,7 @@ use std::net::IpAddr;
 use edge_common::verdict::Verdict;
 
 use super::{
-    Answer, Fate, Host, Passage,
-    errors,
+    Answer, Fate, Host, Passage, errors,
     host::{Owner, Reply},
     read::{Body, Packet},
     rewrite::{self, End},
@@ -92,11 +91,14 @@ fn neighbours(
             if answers { Ok(Verdict::Service) } else { Err(Verdict::ServicePort) }
         }
         (false, true) if packet.destination == host.service => {
-            if serves(to) { Ok(Verdict::Service) } else { Err(Verdict::ServicePort) }
+            if serves(to) {
+                Ok(Verdict::Service)
+            } else {
+                Err(Verdict::ServicePort)
+            }
         }
         (from_service, _) => {
-            let inner =
-                if from_service { (packet.destination, to) } else { (packet.source, from) };
+            let inner = if from_service { (packet.destination, to) } else { (packet.source, from) };
             let Body::Tcp { syn, ack, .. } = packet.body else {
                 return Err(Verdict::NotForwarded);
             };
@@ -145,8 +147,7 @@ fn complaint(host: &Host, frame: &[u8], reach: usize, packet: &Packet) -> Option
     }
     let reply = host.forwards.get(&quote.destination).copied().flatten()?;
     let (address, port) = (reply.address, reply.port);
-    let rewrite =
-        errors::rewritten(frame, packet, &quote, End::Destination, address, port);
+    let rewrite = errors::rewritten(frame, packet, &quote, End::Destination, address, port);
     Some(Answer {
         verdict: Verdict::IcmpError,
         fate: Fate::Send { uplink: reply.uplink },

@@ -2,9 +2,7 @@
 
 use std::net::IpAddr;
 
-use etherparse::{
-    IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlice, icmpv4, icmpv6,
-};
+use etherparse::{IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlice, icmpv4, icmpv6};
 
 use super::{
     read::{Body, Packet},

@@ -66,8 +66,8 @@ impl Packet {
     }
 
     fn read_v4(cursor: &Cursor) -> Result<Self, Verdict> {
-        let header = Ipv4HeaderSlice::from_slice(cursor.at(ETHERNET, 20)?)
-            .or(Err(Verdict::Truncated))?;
+        let header =
+            Ipv4HeaderSlice::from_slice(cursor.at(ETHERNET, 20)?).or(Err(Verdict::Truncated))?;
         let packet = Self {
             source: header.source_addr().into(),
             destination: header.destination_addr().into(),
@@ -83,8 +83,8 @@ impl Packet {
     }
 
     fn read_v6(cursor: &Cursor) -> Result<Self, Verdict> {
-        let header = Ipv6HeaderSlice::from_slice(cursor.at(ETHERNET, 40)?)
-            .or(Err(Verdict::Truncated))?;
+        let header =
+            Ipv6HeaderSlice::from_slice(cursor.at(ETHERNET, 40)?).or(Err(Verdict::Truncated))?;
         let mut packet = Self {
             source: header.source_addr().into(),
             destination: header.destination_addr().into(),

@@ -3,8 +3,7 @@
 use std::net::IpAddr;
 
 use etherparse::{
-    Ethernet2HeaderSlice, Ethernet2Header, IpNumber, Ipv4Header, Ipv6Header, TcpHeader,
-    ether_type,
+    Ethernet2Header, Ethernet2HeaderSlice, IpNumber, Ipv4Header, Ipv6Header, TcpHeader, ether_type,
 };
 
 use super::{

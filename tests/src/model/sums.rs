@@ -1,9 +1,6 @@
 //! Checksums, computed whole by `etherparse` from what they cover.
 
-use std::{
-    net::IpAddr,
-    ops::Range,
-};
+use std::{net::IpAddr, ops::Range};
 
 use etherparse::checksum::Sum16BitWords;
 
@@ -22,8 +19,7 @@ impl Sum {
     /// Mends it in the frame afterwards: right if it was right before, else wrong by as much.
     /// Says whether it was right.
     pub(super) fn carry(&self, before: &[u8], after: &mut [u8]) -> bool {
-        let (was, was_right, is_right) =
-            (field(before, self.at), self.of(before), self.of(after));
+        let (was, was_right, is_right) = (field(before, self.at), self.of(before), self.of(after));
         let new = if was == was_right {
             is_right
         } else {

@@ -5,8 +5,7 @@ use std::net::IpAddr;
 use edge_common::verdict::Verdict;
 
 use super::{
-    Answer, Fate, Host, Passage,
-    errors,
+    Answer, Fate, Host, Passage, errors,
     read::Packet,
     rewrite::{self, End},
 };
@@ -39,8 +38,7 @@ pub fn uplink(host: &Host, frame: &[u8], reach: usize) -> Answer {
         && let Some(tunnel) = host.tunnels.get(&quote.source)
     {
         let (address, port) = (tunnel.address, tunnel.port);
-        let rewrite =
-            errors::rewritten(frame, &packet, &quote, End::Source, address, port);
+        let rewrite = errors::rewritten(frame, &packet, &quote, End::Source, address, port);
         return Answer {
             verdict: Verdict::IcmpError,
             fate: Fate::Deliver { veth: tunnel.veth, mac: tunnel.mac },

@@ -19,6 +19,5 @@ pub fn replies(query: &[u8], addresses: &[IpAddr]) -> Vec<Option<Vec<u8>>> {
 
 /// Whether a resolver's message is taken for the answer to a query that went out unchanged.
 pub fn is_answer(query: &[u8], reply: &[u8]) -> bool {
-    Question::read(query)
-        .is_ok_and(|question| question.is_answered_by(reply, question.id(), query))
+    Question::read(query).is_ok_and(|question| question.is_answered_by(reply, question.id(), query))
 }
