@@ -8,15 +8,26 @@ use tokio_util::io::StreamReader;
 
 use super::{apology, client_hello, h2_guard::H2Guard, hpack::HeaderBlocks, redirect};
 
-/// What a ClientHello says, as far as the gateway looks: the name and the protocols on offer; or
-/// the bytes that answer what is none.
-pub fn client_hello(pieces: &[&[u8]]) -> Result<(Option<String>, Vec<Vec<u8>>), Vec<u8>> {
+/// What a ClientHello says, as far as the gateway looks.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The name that is asked for.
+    pub name: Option<String>,
+    /// The protocols on offer (ALPN).
+    pub protocols: Vec<Vec<u8>>,
+}
+
+/// Names and values of a header block's fields.
+pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// What a ClientHello says, or the bytes that answer what is none.
+pub fn client_hello(pieces: &[&[u8]]) -> Result<Hello, Vec<u8>> {
     let accepted = now(client_hello::accept(&mut reader(pieces), 64 * 1024));
     match accepted {
         Ok(accepted) => {
             let hello = accepted.client_hello();
-            let protocols = hello.alpn().into_iter().flatten().map(<[u8]>::to_vec);
-            Ok((hello.server_name().map(str::to_owned), protocols.collect()))
+            let protocols = hello.alpn().into_iter().flatten().map(<[u8]>::to_vec).collect();
+            Ok(Hello { name: hello.server_name().map(str::to_owned), protocols })
         }
         Err(client_hello::Bad::Hello(alert)) => Err(alert),
         Err(client_hello::Bad::Closed | client_hello::Bad::TooLong) => Err(Vec::new()),
@@ -37,11 +48,11 @@ pub fn http2(name: &str, pieces: &[&[u8]]) -> (Vec<u8>, Option<String>) {
 
 /// The fields of header blocks that come one after the other; `None` for the first that is not
 /// one, behind which nothing is read.
-pub fn header_blocks(blocks: &[&[u8]]) -> Vec<Option<Vec<(Vec<u8>, Vec<u8>)>>> {
+pub fn header_blocks(blocks: &[&[u8]]) -> Vec<Option<Fields>> {
     let mut decoder = HeaderBlocks::new();
     let mut decoded = Vec::new();
     for block in blocks {
-        let mut fields = Vec::new();
+        let mut fields = Fields::new();
         let done = decoder.decode(block, |name, value| {
             fields.push((name.into_owned(), value.into_owned()));
         });

@@ -12,8 +12,8 @@ pub(super) fn run(bytes: &[u8]) {
     let read = fuzzing::client_hello(&pieces);
     assert_eq!(read, fuzzing::client_hello(&[whole]), "pieces made a difference");
     match read {
-        Ok((name, _)) => {
-            let name = name.unwrap_or_default();
+        Ok(hello) => {
+            let name = hello.name.unwrap_or_default();
             assert!(name.len() <= 255 && name.is_ascii(), "a name that DNS has not: {name}");
         }
         Err(answer) => {
