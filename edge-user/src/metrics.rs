@@ -8,16 +8,29 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
-use axum::{Router, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    http::{HeaderValue, StatusCode, header},
+    middleware::map_response,
+    response::Response,
+    routing::get,
+};
 use prometheus::{
     IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
 
-use crate::datapath::Datapath;
+use crate::{datapath::Datapath, places::Turnover, watched::Watched};
+
+/// Connections to the admin address at a time; with one more the oldest goes.
+const CONNECTIONS: usize = 64;
+/// How long such a connection may last: a scrape takes milliseconds, and who comes again dials
+/// again.
+const LIFE: Duration = Duration::from_secs(30);
 
 /// Serves `/metrics`, `/livez` and `/readyz` until the process ends.
 pub fn serve(listener: TcpListener, registry: Registry, ready: Arc<AtomicBool>) -> io::Result<()> {
@@ -26,16 +39,48 @@ pub fn serve(listener: TcpListener, registry: Registry, ready: Arc<AtomicBool>) 
     let app = Router::new()
         .route("/metrics", get(move || async move { exposition(&registry) }))
         .route("/livez", get(|| async { "alive\n" }))
-        .route("/readyz", get(move || async move { readiness(&ready) }));
+        .route("/readyz", get(move || async move { readiness(&ready) }))
+        .layer(map_response(one_answer));
     std::thread::Builder::new().name("edge-metrics".into()).spawn(move || {
         let served = runtime.block_on(async {
-            axum::serve(tokio::net::TcpListener::from_std(listener)?, app).await
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let turnover = Turnover::new(CONNECTIONS, CONNECTIONS);
+            axum::serve(Visitors { listener, turnover }, app).await
         });
         if let Err(error) = served {
             tracing::error!(%error, "metrics are no longer served");
         }
     })?;
     Ok(())
+}
+
+/// Ends a connection with its first answer: a row of requests sent ahead would keep the one thread
+/// busy for longer than others wait.
+async fn one_answer(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Whoever comes to the admin address: neither a slow reader nor one that says nothing keeps
+/// another out.
+struct Visitors {
+    listener: tokio::net::TcpListener,
+    turnover: Turnover<()>,
+}
+
+impl axum::serve::Listener for Visitors {
+    type Io = Watched<tokio::net::TcpStream, ()>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        // It waits out a lack of open files.
+        let (stream, peer) = axum::serve::Listener::accept(&mut self.listener).await;
+        (Watched::passing(stream, LIFE, self.turnover.enter(()), ()), peer)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
 }
 
 /// Opens the admin address.

@@ -1,9 +1,12 @@
 //! What tests stand on: namespaces, wires, processes and daemons as guards that clean up
 //! after themselves, also when a test panics. A missing privilege or program fails by name.
 
+pub mod bystander;
+pub mod crowd;
 pub mod differential;
 pub mod echo;
 pub mod edge;
+pub mod floor;
 pub mod fuzzing;
 pub mod lab;
 pub mod leaks;
@@ -16,4 +19,5 @@ pub mod process;
 pub mod tap;
 pub mod tenant;
 pub mod tls;
+pub mod traffic;
 pub mod wire;

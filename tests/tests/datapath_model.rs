@@ -9,7 +9,7 @@ use edge_common::{
 use tests::{
     differential::{Generator, Lane, Replay, Tally, reachable},
     edge::long,
-    model::{self, Fate, Host, Passage},
+    model::{self, Fate, Host, Ledger, Passage},
     netns::NetNs,
     packets::{
         Case, container,
@@ -29,7 +29,7 @@ const BATCH: usize = 8192;
 fn packets_are_judged_as_the_model_judges_them() {
     let netns = machine();
     if let Some(replay) = Replay::asked_for() {
-        netns.enter(|| replay.check(&Lane::new("replay", scene::rows())));
+        netns.enter(|| replay.check(&mut Lane::new("replay")));
         return;
     }
     let seed = env::var("EDGE_SEED").ok();
@@ -59,7 +59,7 @@ fn packets_are_judged_as_the_model_judges_them() {
 
 /// One lane's share, in batches: each frame from the uplink runs at two hooks.
 fn run(seed: u64, lane: u64, runs: u64) -> Tally {
-    let lane = Lane::new(&format!("model-{lane}"), scene::rows());
+    let mut lane = Lane::new(&format!("model-{lane}"));
     let mut tally = Tally::new();
     let [mut from_uplink, mut from_containers] =
         [Way::In, Way::Out].map(|way| Generator::new(seed, way));
@@ -81,7 +81,7 @@ fn run(seed: u64, lane: u64, runs: u64) -> Tally {
 /// What the programs do before the daemon has written its settings.
 #[test]
 fn an_unconfigured_host_is_judged_as_the_model_judges_it() {
-    let lane = Lane::unconfigured("model-unconfigured");
+    let mut lane = Lane::unconfigured("model-unconfigured");
     let mut tally = Tally::new();
     for (way, hook) in [(Way::In, Hook::TcUplink), (Way::Out, Hook::TcContainer)] {
         let mut generator = Generator::new(1, way);
@@ -106,7 +106,7 @@ fn the_model_says_what_the_tables_say() {
         assert_eq!(answer.passage == Passage::None, case.tunnel.is_none(), "{}", case.name);
     };
     for case in uplink::all() {
-        is_as(&case, model::uplink(&host, &case.frame, reach));
+        is_as(&case, model::uplink(&host, &mut Ledger::default(), &case.frame, reach));
     }
     for case in container::all() {
         is_as(&case, model::container(&host, SENDER, &case.frame, reach));

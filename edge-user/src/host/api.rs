@@ -18,6 +18,7 @@ use self::connection::Peer;
 use super::callers::Callers;
 use crate::{
     region::{
+        bounds::Asked,
         ports::PortError,
         steering::Steering,
         tunnel::{Container, TunnelOptions},
@@ -34,7 +35,9 @@ use crate::{
 pub const SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 10);
 
 /// Connections of one container at a time; one more is closed at once.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS_EACH: usize = 64;
+/// Connections of all containers.
+const CONNECTIONS: usize = 1024;
 /// Calls of one connection at a time; more wait.
 const CALLS: u32 = 32;
 /// Bytes of a request. The largest that is served has a dozen.
@@ -75,7 +78,10 @@ pub async fn serve<C: Callers, S: Steering>(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_service(service.max_decoding_message_size(MESSAGE))
-        .serve_with_incoming_shutdown(connection::incoming(listener, CONNECTIONS), told);
+        .serve_with_incoming_shutdown(
+            connection::incoming(listener, CONNECTIONS, CONNECTIONS_EACH),
+            told,
+        );
     tokio::select! {
         served = server => Ok(served?),
         () = async { stopping.cancelled().await; tokio::time::sleep(GRACE).await } => {
@@ -126,9 +132,15 @@ impl<C: Callers, S: Steering> ModalClient for Api<C, S> {
         let key = text(&request, "x-idempotency-key");
         let retry = text(&request, "x-retry-attempt").unwrap_or_default();
         let span = tracing::debug_span!("api-tunnel-start", container = container.id, retry);
-        let TunnelStartRequest { port, unencrypted, .. } = *request.get_ref();
-        let h2 = request.get_ref().tunnel_type() == TunnelType::H2;
-        let options = TunnelOptions { unencrypted, h2, native_ipv6: false };
+        let wanted = request.get_ref();
+        let (port, unencrypted) = (wanted.port, wanted.unencrypted);
+        let h2 = wanted.tunnel_type() == TunnelType::H2;
+        let invalid = |error: &dyn std::error::Error| Status::invalid_argument(error.to_string());
+        let asked = wanted.options.as_ref().map(Asked::try_from).transpose();
+        let asked = asked.map_err(|error| invalid(&error))?.unwrap_or_default();
+        let held =
+            self.tunnels.defaults().for_container(&asked).map_err(|error| invalid(&error))?;
+        let options = TunnelOptions { unencrypted, h2, ..held };
         let owner = Owner::Connection(peer.alive);
         let tunnel = self
             .tunnels
@@ -178,7 +190,9 @@ fn text<'r, T>(request: &'r Request<T>, name: &str) -> Option<&'r str> {
 fn status(error: &StartError) -> Status {
     let words = error.to_string();
     match error {
-        StartError::InvalidPort(_) | StartError::H2Unencrypted => Status::invalid_argument(words),
+        StartError::InvalidPort(_)
+        | StartError::H2Unencrypted
+        | StartError::ProxyProtocolUnencrypted => Status::invalid_argument(words),
         StartError::AlreadyForwarded(_) => Status::already_exists(words),
         StartError::TooMany(_) | StartError::Port(PortError::Exhausted { .. }) => {
             Status::resource_exhausted(words)
@@ -186,7 +200,9 @@ fn status(error: &StartError) -> Status {
         StartError::ContainerEnded(_) => Status::permission_denied(words),
         StartError::Stopping => Status::unavailable(words),
         // What is inside the daemon is not for the container.
-        StartError::Port(PortError::Store(_)) | StartError::Steering { .. } => Status::unavailable(
+        StartError::Port(PortError::Store(_))
+        | StartError::Record(_)
+        | StartError::Steering { .. } => Status::unavailable(
             "the port could not be made public; try again, and see the daemon's log for the reason",
         ),
     }

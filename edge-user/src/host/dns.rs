@@ -25,7 +25,6 @@ use hickory_proto::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::Semaphore,
     task::JoinSet,
     time::timeout,
 };
@@ -35,8 +34,8 @@ use self::{
     question::Question,
     upstream::{Transport, Upstreams},
 };
-use super::callers::{Callers, Places};
-use crate::region::tunnel::Container;
+use super::callers::Callers;
+use crate::{places::Places, region::tunnel::Container};
 
 /// Queries of one container that are being answered at a time; others are dropped, and the
 /// container's resolver asks again.
@@ -45,6 +44,8 @@ const QUERIES_EACH: usize = 256;
 const QUERIES: usize = 1024;
 /// TCP connections of one container at a time.
 const CONNECTIONS_EACH: usize = 16;
+/// TCP connections of all containers.
+const CONNECTIONS: usize = 256;
 /// A TCP connection without a query for this long is closed.
 const IDLE: Duration = Duration::from_secs(10);
 /// The name that is a container's own private address, and the zone around it.
@@ -92,14 +93,7 @@ async fn serve_with<C, L>(
     C: Callers,
     L: Fn(&str) -> Option<Vec<IpAddr>> + Send + Sync + 'static,
 {
-    let dns = Arc::new(Dns {
-        callers,
-        locate,
-        domain,
-        upstreams,
-        each: Places::new(QUERIES_EACH),
-        all: Semaphore::new(QUERIES),
-    });
+    let dns = Arc::new(Dns { callers, locate, domain, upstreams, queries: Places::new(QUERIES) });
     tokio::select! {
         () = serve_udp(&dns, udp) => {}
         () = serve_tcp(&dns, &tcp) => {}
@@ -112,8 +106,7 @@ struct Dns<C, L> {
     locate: L,
     domain: String,
     upstreams: Upstreams,
-    each: Places,
-    all: Semaphore,
+    queries: Places<IpAddr>,
 }
 
 /// What this server says of a name by itself.
@@ -160,7 +153,7 @@ where
     C: Callers,
     L: Fn(&str) -> Option<Vec<IpAddr>> + Send + Sync + 'static,
 {
-    let places = Places::new(CONNECTIONS_EACH);
+    let places = Places::new(CONNECTIONS);
     let mut tasks = JoinSet::new();
     loop {
         while tasks.try_join_next().is_some() {}
@@ -171,7 +164,7 @@ where
                 continue;
             }
         };
-        let Some(place) = places.take(peer.ip().to_canonical()) else {
+        let Some(place) = places.take(peer.ip().to_canonical(), CONNECTIONS_EACH) else {
             tracing::debug!(source = %peer, "too many DNS connections; one more was closed");
             continue;
         };
@@ -217,7 +210,7 @@ where
     /// The reply to a query; none to garbage.
     async fn answer(&self, query: &[u8], source: IpAddr, transport: Transport) -> Option<Vec<u8>> {
         let source = source.to_canonical();
-        let Some(_places) = self.each.take(source).zip(self.all.try_acquire().ok()) else {
+        let Some(_place) = self.queries.take(source, QUERIES_EACH) else {
             tracing::debug!("too many queries at a time; one more was dropped");
             return None;
         };

@@ -4,7 +4,12 @@
 //! hosts need one row for a block, not for a container. IPv6 is told by what it holds:
 //! `fdaa` (16 bits) · workspace (32) · region (16) · host (16) · container (48, random).
 
-use std::{collections::HashMap, net::Ipv4Addr, net::Ipv6Addr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::Ipv4Net;
 use serde_json::json;
@@ -70,11 +75,16 @@ pub enum AddressError {
 }
 
 impl Addresses {
-    /// Reads the host's blocks from the store, and leases the first one if it has none.
+    /// Reads the host's blocks from the store, and leases the first one if it has none. Addresses
+    /// in `lent` belong to containers that outlived the last daemon.
     ///
     /// # Errors
     /// [`AddressError::Exhausted`] if other hosts have all of the pool.
-    pub async fn open(store: Arc<dyn Store>, plan: AddressPlan) -> Result<Self, AddressError> {
+    pub async fn open(
+        store: Arc<dyn Store>,
+        plan: AddressPlan,
+        lent: &BTreeSet<Ipv4Addr>,
+    ) -> Result<Self, AddressError> {
         let mut own = Vec::new();
         for (key, entry) in store.list("block/").await? {
             let block = key.strip_prefix("block/").and_then(|block| block.parse::<Ipv4Net>().ok());
@@ -93,7 +103,8 @@ impl Addresses {
         let first = own.first().and_then(|block| block.hosts().next());
         let service = first.ok_or_else(|| exhausted(&plan))?;
 
-        let rests = Rests::load(store.clone(), "address/", plan.rest, 0).await?;
+        let lent = lent.iter().copied().map(u32::from).collect();
+        let rests = Rests::load(store.clone(), "address/", plan.rest, 0, lent).await?;
         for block in own {
             rests.add(block.hosts().filter(|address| *address != service).map(u32::from));
         }
@@ -182,8 +193,12 @@ mod tests {
     async fn blocks_are_leased_on_demand_and_kept() {
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path()).unwrap());
-        let one = Addresses::open(store.clone(), plan("100.64.0.0/24", 1)).await.unwrap();
-        let two = Addresses::open(store.clone(), plan("100.64.0.0/24", 2)).await.unwrap();
+        let one = Addresses::open(store.clone(), plan("100.64.0.0/24", 1), &BTreeSet::new())
+            .await
+            .unwrap();
+        let two = Addresses::open(store.clone(), plan("100.64.0.0/24", 2), &BTreeSet::new())
+            .await
+            .unwrap();
         assert_eq!(one.service(), Ipv4Addr::new(100, 64, 0, 1));
         assert_eq!(two.service(), Ipv4Addr::new(100, 64, 0, 65));
         // 61 of the first block, then one of a new block that two callers want at once.
@@ -191,7 +206,9 @@ mod tests {
         let unique: HashSet<_> = many.iter().map(|addresses| addresses.ipv4).collect();
         assert_eq!(unique.len(), 62);
         assert_eq!(store.list("block/").await.unwrap().len(), 3);
-        let again = Addresses::open(store.clone(), plan("100.64.0.0/24", 1)).await.unwrap();
+        let again = Addresses::open(store.clone(), plan("100.64.0.0/24", 1), &BTreeSet::new())
+            .await
+            .unwrap();
         assert_eq!(again.service(), one.service());
         assert!(!unique.contains(&again.take(7).await.unwrap().ipv4), "what was in use rests");
     }
@@ -200,7 +217,8 @@ mod tests {
     async fn refuses_by_name_when_all_rest() {
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path()).unwrap());
-        let addresses = Addresses::open(store, plan("100.64.0.0/29", 1)).await.unwrap();
+        let addresses =
+            Addresses::open(store, plan("100.64.0.0/29", 1), &BTreeSet::new()).await.unwrap();
         for _ in 0..5 {
             let lent = addresses.take(7).await.unwrap();
             addresses.give_back(lent.ipv4).await;
@@ -213,7 +231,8 @@ mod tests {
     async fn the_private_address_tells_workspace_region_and_host() {
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path()).unwrap());
-        let addresses = Addresses::open(store, plan("100.64.0.0/10", 0x1234)).await.unwrap();
+        let addresses =
+            Addresses::open(store, plan("100.64.0.0/10", 0x1234), &BTreeSet::new()).await.unwrap();
         let i6pn = addresses.take(0xabcd_ef01).await.unwrap().i6pn;
         assert_eq!(i6pn.segments()[..5], [0xfdaa, 0xabcd, 0xef01, 5, 0x1234]);
         assert_ne!(i6pn, addresses.take(0xabcd_ef01).await.unwrap().i6pn);

@@ -2,8 +2,14 @@
 //!
 //! A commit waits for the disk. So operations queue up for a thread that takes all that are
 //! waiting into one transaction: a hundred tunnels that start together wait for the disk once.
+//! What lives only as long as the machine runs lies in a second file, which waits for no disk.
+
+mod page_cache;
+#[cfg(test)]
+mod tests;
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
@@ -14,10 +20,15 @@ use redb::{Database, DatabaseError, ReadableTable, StorageError, Table, TableDef
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use self::page_cache::PageCache;
 use super::store::{Answer, Entry, Store, StoreError};
 
 /// The layout of tables and keys. Changed together with a way to read the old one.
 const LAYOUT: u64 = 1;
+/// The same for what is leased: the form of every record in it.
+const LEASED_LAYOUT: u64 = 1;
+/// The file of what is leased, in the run directory.
+const LEASED: &str = "leased.redb";
 /// Operations that may wait for the writing thread; callers beyond that wait themselves.
 const QUEUE: usize = 1024;
 
@@ -51,14 +62,42 @@ impl Embedded {
     /// [`StoreError::Open`] for a file that is locked, damaged or not readable,
     /// [`StoreError::Layout`] for one of another version.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
-        let path = state_dir.join("region.redb");
-        std::fs::create_dir_all(state_dir).map_err(|error| StoreError::Open {
+        Self::at(state_dir, "region.redb", LAYOUT, |path| Database::create(path))
+    }
+
+    /// Opens `leased.redb` in the daemon's run directory, and makes both if they are not there.
+    /// An operation that has answered survives the daemon, but not the machine.
+    ///
+    /// # Errors
+    /// As for [`Embedded::open`].
+    pub fn open_leased(run_dir: &Path) -> Result<Self, StoreError> {
+        Self::at(run_dir, LEASED, LEASED_LAYOUT, |path| {
+            let options =
+                File::options().read(true).write(true).create(true).truncate(false).open(path);
+            let file = options.map_err(|error| DatabaseError::Storage(StorageError::Io(error)))?;
+            Database::builder().create_with_backend(PageCache::new(file)?)
+        })
+    }
+
+    /// Where [`Embedded::open_leased`] keeps its file.
+    pub fn leased_path(run_dir: &Path) -> PathBuf {
+        run_dir.join(LEASED)
+    }
+
+    fn at(
+        folder: &Path,
+        name: &str,
+        layout: u64,
+        open: impl FnOnce(&Path) -> Result<Database, DatabaseError>,
+    ) -> Result<Self, StoreError> {
+        let path = folder.join(name);
+        std::fs::create_dir_all(folder).map_err(|error| StoreError::Open {
             path: path.clone(),
             cause: error.to_string(),
-            remedy: "run as root, or choose a state directory that the daemon may write",
+            remedy: "run as root, or choose a directory that the daemon may write",
         })?;
-        let database = Database::create(&path).map_err(|error| refused(&path, &error))?;
-        prepare(&database, &path)?;
+        let database = open(&path).map_err(|error| refused(&path, &error))?;
+        prepare(&database, &path, layout)?;
 
         let (jobs, queue) = mpsc::channel(QUEUE);
         let writer = std::thread::Builder::new()
@@ -229,7 +268,7 @@ fn commit(
 }
 
 /// Refuses a file of another layout; writes the layout into a new one.
-fn prepare(database: &Database, path: &Path) -> Result<(), StoreError> {
+fn prepare(database: &Database, path: &Path, layout: u64) -> Result<(), StoreError> {
     let found = || -> Result<u64, redb::Error> {
         let transaction = database.begin_write()?;
         let found = {
@@ -237,16 +276,16 @@ fn prepare(database: &Database, path: &Path) -> Result<(), StoreError> {
             let mut meta = transaction.open_table(META)?;
             let found = meta.get("layout")?.map(|value| value.value());
             if found.is_none() {
-                meta.insert("layout", LAYOUT)?;
+                meta.insert("layout", layout)?;
             }
-            found.unwrap_or(LAYOUT)
+            found.unwrap_or(layout)
         };
         transaction.commit()?;
         Ok(found)
     };
     match found() {
-        Ok(LAYOUT) => Ok(()),
-        Ok(found) => Err(StoreError::Layout { path: path.to_owned(), found, known: LAYOUT }),
+        Ok(found) if found == layout => Ok(()),
+        Ok(found) => Err(StoreError::Layout { path: path.to_owned(), found, known: layout }),
         Err(error) => Err(damaged(path, error.to_string())),
     }
 }
@@ -279,73 +318,4 @@ fn damaged(path: &Path, cause: String) -> StoreError {
 /// The engine's error is not `Clone`, and every caller of a failed batch is told.
 fn again(error: &redb::Error) -> redb::Error {
     redb::Error::Io(std::io::Error::other(error.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn entries_survive_and_revisions_grow() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Embedded::open(dir.path()).unwrap();
-        store.put("a/1", json!({"x": 1})).await.unwrap();
-        store.put("a/2", json!(2)).await.unwrap();
-        store.put("b/1", json!(3)).await.unwrap();
-        let before = store.get("a/1").await.unwrap().unwrap();
-        drop(store);
-
-        let store = Embedded::open(dir.path()).unwrap();
-        assert_eq!(store.get("a/1").await.unwrap(), Some(before.clone()));
-        let listed: Vec<_> =
-            store.list("a/").await.unwrap().into_iter().map(|(key, _)| key).collect();
-        assert_eq!(listed, ["a/1", "a/2"]);
-        assert!(store.delete("a/2").await.unwrap());
-        assert!(!store.delete("a/2").await.unwrap());
-        store.put("a/1", json!(4)).await.unwrap();
-        assert!(store.get("a/1").await.unwrap().unwrap().revision > before.revision);
-    }
-
-    #[tokio::test]
-    async fn of_many_who_claim_a_key_one_wins() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Embedded::open(dir.path()).unwrap();
-        let claims = (0..50).map(|n| store.compare_and_swap("key", None, json!(n)));
-        let won = futures::future::try_join_all(claims).await.unwrap();
-        assert_eq!(won.iter().filter(|won| **won).count(), 1);
-        let entry = store.get("key").await.unwrap().unwrap();
-        assert!(!store.compare_and_swap("key", Some(entry.revision + 1), json!(0)).await.unwrap());
-        assert!(store.compare_and_swap("key", Some(entry.revision), json!(0)).await.unwrap());
-    }
-
-    #[test]
-    fn a_locked_file_is_named_with_a_remedy() {
-        let dir = tempfile::tempdir().unwrap();
-        let _first = Embedded::open(dir.path()).unwrap();
-        let error = Embedded::open(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("region.redb") && error.contains("another edge daemon"), "{error}");
-    }
-
-    #[test]
-    fn a_damaged_file_is_named_with_a_remedy() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("region.redb"), [7; 9000]).unwrap();
-        let error = Embedded::open(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("region.redb") && error.contains("move it away"), "{error}");
-    }
-
-    #[test]
-    fn another_layout_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        drop(Embedded::open(dir.path()).unwrap());
-        let database = Database::create(dir.path().join("region.redb")).unwrap();
-        let transaction = database.begin_write().unwrap();
-        transaction.open_table(META).unwrap().insert("layout", LAYOUT + 1).unwrap();
-        transaction.commit().unwrap();
-        drop(database);
-        let error = Embedded::open(dir.path()).unwrap_err();
-        assert!(matches!(error, StoreError::Layout { found: 2, known: 1, .. }), "{error}");
-    }
 }

@@ -11,6 +11,9 @@ pub(crate) mod fake;
 mod index;
 mod metrics;
 mod owner;
+mod record;
+#[cfg(test)]
+mod restore_tests;
 #[cfg(test)]
 mod tests;
 
@@ -23,11 +26,13 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-pub use self::{error::StartError, owner::Owner};
+pub use self::{error::StartError, owner::Owner, record::TunnelRecord};
 use self::{index::Index, metrics::Metrics};
 use super::{
+    bounds::Defaults,
     names,
     ports::Ports,
+    records::Records,
     steering::Steering,
     tunnel::{Container, Directory, RawSocket, Tunnel, TunnelOptions, TunnelStats},
 };
@@ -43,6 +48,8 @@ pub struct TunnelSettings {
     pub raw_host: String,
     /// Tunnels that one container may have at a time.
     pub per_container: usize,
+    /// Who may connect and how much, where an owner says nothing.
+    pub defaults: Defaults,
 }
 
 impl TunnelSettings {
@@ -55,6 +62,7 @@ pub struct Tunnels<S> {
     steering: Arc<S>,
     ports: Ports,
     settings: TunnelSettings,
+    records: Records<TunnelRecord>,
     index: Index,
     metrics: Metrics,
     containers: Mutex<HashMap<String, Arc<Home>>>,
@@ -98,11 +106,12 @@ impl<S: Steering> Tunnels<S> {
         steering: Arc<S>,
         ports: Ports,
         settings: TunnelSettings,
+        records: Records<TunnelRecord>,
         registry: &prometheus::Registry,
     ) -> Result<Arc<Self>, prometheus::Error> {
         let metrics = Metrics::register(registry)?;
         let (index, containers) = Default::default();
-        Ok(Arc::new(Self { steering, ports, settings, index, metrics, containers }))
+        Ok(Arc::new(Self { steering, ports, settings, records, index, metrics, containers }))
     }
 
     /// Makes a container's port public. The same idempotency key again is the same call again,
@@ -123,6 +132,9 @@ impl<S: Steering> Tunnels<S> {
         let port = valid_port(port).ok_or(StartError::InvalidPort(port))?;
         if options.h2 && options.unencrypted {
             return Err(StartError::H2Unencrypted);
+        }
+        if options.proxy_protocol && options.unencrypted {
+            return Err(StartError::ProxyProtocolUnencrypted);
         }
         let wanted = Wanted {
             container: container.clone(),
@@ -176,18 +188,25 @@ impl<S: Steering> Tunnels<S> {
     pub async fn container_ended(self: &Arc<Self>, container: &Arc<Container>) {
         let (this, home) = (self.clone(), self.home(container));
         let span = tracing::info_span!("tunnels-end", container = container.id);
+        let id = container.id.clone();
         let work = async move {
             let mut state = home.state.lock().await;
             state.ended = true;
             let live = std::mem::take(&mut state.live);
             let closing = live.values().map(|live| this.close(&live.tunnel));
             futures::future::join_all(closing).await;
+            this.ports.release(&id).await;
             tracing::info!(tunnels = live.len(), "the container's tunnels have ended");
         };
         if let Err(error) = tokio::spawn(work.instrument(span)).await {
             tracing::error!(%error, container = container.id, "its tunnels may not have ended");
         }
         self.containers().retain(|_, home| home.container.strong_count() > 0);
+    }
+
+    /// Who may connect and how much, where an owner says nothing.
+    pub fn defaults(&self) -> &Defaults {
+        &self.settings.defaults
     }
 
     /// All tunnels, by container and port.
@@ -208,9 +227,9 @@ impl<S: Steering> Tunnels<S> {
                 return Err(StartError::TooMany(self.settings.per_container));
             }
             None => {
-                let raw = self.raw_port(wanted.options).await?;
+                let raw = self.raw_port(&wanted).await?;
                 let host = names::tunnel_host(&self.settings.domain);
-                self.open(self.tunnel(&wanted, names::id("tu"), host, raw)).await?
+                self.open(self.tunnel(&wanted, names::id("tu"), host, raw), &wanted).await?
             }
             Some(live) => {
                 let retry = wanted.idempotency_key.is_some()
@@ -222,12 +241,13 @@ impl<S: Steering> Tunnels<S> {
                 if retry || live.tunnel.options == wanted.options {
                     live.owner = wanted.owner;
                     live.idempotency_key = wanted.idempotency_key;
+                    self.record(&live.tunnel, &live.owner, live.idempotency_key.as_deref()).await?;
                     return Ok(live.tunnel.clone());
                 }
                 let previous = live.tunnel.clone();
                 // With no port left, the tunnel stays as it is.
                 let raw = match &previous.raw {
-                    None => self.raw_port(wanted.options).await?,
+                    None => self.raw_port(&wanted).await?,
                     Some(_) => None,
                 };
                 state.live.remove(&port);
@@ -254,21 +274,22 @@ impl<S: Steering> Tunnels<S> {
             Some(port) if closed && wanted.options.unencrypted => Some(port),
             Some(port) => {
                 if closed {
-                    self.ports.give_back(port).await;
+                    self.ports.give_back(&wanted.container.id, port);
                 }
-                self.raw_port(wanted.options).await?
+                self.raw_port(wanted).await?
             }
         };
         let mut tunnel = self.tunnel(wanted, previous.id.clone(), previous.host.clone(), raw);
         tunnel.stats = carried_over(&previous.stats);
-        self.open(tunnel).await
+        self.open(tunnel, wanted).await
     }
 
-    async fn raw_port(&self, options: TunnelOptions) -> Result<Option<u16>, StartError> {
-        if !options.unencrypted {
+    async fn raw_port(&self, wanted: &Wanted) -> Result<Option<u16>, StartError> {
+        if !wanted.options.unencrypted {
             return Ok(None);
         }
-        Ok(Some(self.ports.take(|port| self.steering.in_use(port)).await?))
+        let in_use = |port| self.steering.in_use(port);
+        Ok(Some(self.ports.take(&wanted.container.id, in_use).await?))
     }
 
     fn tunnel(&self, wanted: &Wanted, id: String, host: String, raw: Option<u16>) -> Tunnel {
@@ -280,31 +301,46 @@ impl<S: Steering> Tunnels<S> {
             host,
             tls_port: self.settings.tls_port,
             raw,
-            options: wanted.options,
+            options: wanted.options.clone(),
             stats: TunnelStats::default(),
             ended: CancellationToken::new(),
         }
     }
 
     /// Makes a tunnel real, then lets clients find it.
-    async fn open(&self, tunnel: Tunnel) -> Result<Arc<Tunnel>, StartError> {
+    async fn open(&self, tunnel: Tunnel, wanted: &Wanted) -> Result<Arc<Tunnel>, StartError> {
         let tunnel = Arc::new(tunnel);
-        if let Err(source) = self.steering.open(tunnel.clone()).await {
+        let (opened, recorded) = futures::join!(
+            self.steering.open(tunnel.clone()),
+            self.record(&tunnel, &wanted.owner, wanted.idempotency_key.as_deref()),
+        );
+        let failed = |source| StartError::Steering { port: tunnel.port, source };
+        if let Err(error) = opened.map_err(failed).and(recorded) {
             // Whatever of it was made must not meet the port's next tenant.
             self.close(&tunnel).await;
-            return Err(StartError::Steering { port: tunnel.port, source });
+            return Err(error);
         }
         self.index.insert(&tunnel);
         self.metrics.tunnels.inc();
         Ok(tunnel)
     }
 
-    /// Ends a tunnel; its port's rest begins.
+    async fn record(
+        &self,
+        tunnel: &Tunnel,
+        owner: &Owner,
+        idempotency_key: Option<&str>,
+    ) -> Result<(), StartError> {
+        let record = TunnelRecord::of(tunnel, owner, idempotency_key);
+        Ok(self.records.put(&tunnel.id, &record).await?)
+    }
+
+    /// Ends a tunnel; its container keeps its port.
     async fn close(&self, tunnel: &Arc<Tunnel>) {
         if self.withdraw(tunnel).await
             && let Some(raw) = &tunnel.raw
         {
-            self.ports.give_back(raw.port).await;
+            self.ports.give_back(&tunnel.container.id, raw.port);
         }
     }
 
@@ -313,6 +349,8 @@ impl<S: Steering> Tunnels<S> {
         if self.index.remove(tunnel) {
             self.metrics.tunnels.dec();
         }
+        // First: a daemon that is killed half-way has ended it all the same.
+        self.records.forget(&tunnel.id).await;
         // Before the container's sockets are destroyed: the relay would take that for a program
         // that died, and its TLS clients would see an end of stream instead of a reset.
         tunnel.ended.cancel();

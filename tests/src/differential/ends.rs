@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use rand::{RngExt, rngs::SmallRng, seq::IndexedRandom};
 
 use crate::packets::{
+    bounds,
     damage::Way,
     scene::{
         CLIENT, CLIENT_V6, INNER, INNER_V6, OWN_LISTENER, OWN_PORT, OWN_PORT_V6, PUBLIC, PUBLIC_V6,
@@ -30,7 +31,25 @@ const QUIET_PORT: &str = "100.64.0.3:45000";
 const OTHER_PORT: &str = "100.64.0.4:45000";
 
 /// At the uplink.
-const IN: &[(&str, &str)] = &[(CLIENT, PUBLIC), (CLIENT_V6, PUBLIC_V6)];
+const IN: &[(&str, &str)] = &[
+    (CLIENT, PUBLIC),
+    (CLIENT, PUBLIC),
+    (CLIENT, PUBLIC),
+    (CLIENT_V6, PUBLIC_V6),
+    (CLIENT_V6, PUBLIC_V6),
+    (CLIENT_V6, PUBLIC_V6),
+    (CLIENT, bounds::LISTED[0]),
+    (CLIENT_V6, bounds::LISTED[1]),
+    ("203.0.113.128:9", bounds::LISTED[0]),
+    (CLIENT, bounds::ONLY_V6[0]),
+    (CLIENT_V6, bounds::ONLY_V6[1]),
+    (CLIENT, bounds::PACED[0]),
+    (CLIENT_V6, bounds::PACED[1]),
+    ("198.51.100.6:9", bounds::SHARED[0]),
+    (CLIENT, bounds::SHARED[0]),
+    (CLIENT, bounds::BOTH[0]),
+    (CLIENT_V6, bounds::BOTH[1]),
+];
 
 /// From containers and the service.
 const OUT: &[(&str, &str)] = &[
@@ -69,6 +88,9 @@ const OUT: &[(&str, &str)] = &[
 const ADDRESSES: &[&str] = &[
     "192.0.2.10",
     "192.0.2.11",
+    "198.51.100.6",
+    "203.0.113.127",
+    "203.0.113.128",
     "198.51.100.7",
     ROUTER,
     "100.64.0.1",
@@ -95,6 +117,9 @@ const ADDRESSES: &[&str] = &[
     "2001:db8::10",
     "2001:db8::11",
     "2001:db8:1::7",
+    "2001:db8:1::ffff",
+    "2001:db8:1:1::7",
+    "2001:db8:2::7",
     ROUTER_V6,
     "fdaa:0:1::1",
     "fdaa:0:1::2",

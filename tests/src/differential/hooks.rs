@@ -3,21 +3,23 @@
 use std::collections::BTreeMap;
 
 use edge_common::{
-    native::Rows,
-    tables::{Count, Judged, LISTENER_MARK, Traffic},
-    verdict::{Hook, Verdict},
+    native::{Buckets, Rows},
+    tables::{Count, Judged, LISTENER_MARK},
+    verdict::Hook,
 };
 
 use super::{
     Replay, Tally,
+    counted::Counted,
     native::{self, compare_native, differing},
     shrink::shrink,
 };
 use crate::{
-    model::{Answer, Fate, Host, Passage},
+    model::{Answer, Fate, Host, Ledger, Passage},
     packets::{
+        bounds,
         kernel::{Kernel, shortest},
-        scene::{SLOT, SLOT_V6, padded},
+        scene::{endpoint, padded},
     },
 };
 
@@ -29,6 +31,9 @@ const REACH: usize = 514;
 const SKB_LEN: usize = 192;
 const SKB_MARK: usize = 8;
 const SKB_IFINDEX: usize = 40;
+
+/// More than the tables have.
+const GENERATIONS: u32 = 100;
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
@@ -43,13 +48,23 @@ pub struct Lane {
     host: Host,
 }
 
+/// What both sides know of what came before.
+#[derive(Default)]
+struct Past {
+    native: Ledger,
+    kernel: Ledger,
+}
+
 /// Frames that the model sees one counter move for.
 type Group = (u32, Passage);
 
 impl Lane {
-    /// Loads it; the name tells lanes apart.
-    pub fn new(name: &str, rows: Rows) -> Self {
-        Self { kernel: Kernel::load_with(name, &rows), host: Host::from(&rows), rows }
+    /// Loads it, with tunnels of all kinds; the name tells lanes apart.
+    pub fn new(name: &str) -> Self {
+        let (rows, host) = scene();
+        let kernel = Kernel::load_with(name, &rows);
+        bounds::install(&kernel.datapath).expect("rows fit the tables");
+        Self { kernel, rows, host }
     }
 
     /// The same before the daemon has written anything.
@@ -60,60 +75,49 @@ impl Lane {
 
     /// Runs frames at a hook; panics at the first that is not judged as the model judges it, with
     /// the frame cut down to what matters.
-    pub fn run(&self, hook: Hook, frames: &[(u32, Vec<u8>)], tally: &mut Tally) {
+    pub fn run(&mut self, hook: Hook, frames: &[(u32, Vec<u8>)], tally: &mut Tally) {
+        let mut past = self.begin_anew();
         let mut groups: BTreeMap<Group, Vec<(usize, Answer)>> = BTreeMap::new();
+        let mut in_turn = Vec::new();
         for (index, (ingress, frame)) in frames.iter().enumerate() {
-            let answer = self.judge(hook, *ingress, frame);
-            if let Err(difference) = self.check_native(hook, *ingress, frame) {
+            let answer = native::judge(&self.host, &mut past.kernel, hook, *ingress, frame, REACH);
+            let native = &mut past.native;
+            if let Err(difference) =
+                compare_native(&self.rows, &self.host, native, hook, *ingress, frame)
+            {
                 self.report(hook, *ingress, frame, &difference);
             }
             *tally.entry((hook as u32, answer.verdict.label())).or_default() += 1;
-            if frame.len() >= shortest(hook, frame) {
+            if answer.is_in_turn {
+                in_turn.push((index, answer));
+            } else if frame.len() >= shortest(hook, frame) {
                 let group = (answer.verdict as u32, answer.passage);
                 groups.entry(group).or_default().push((index, answer));
             }
         }
-        // One counter moves for all frames of a group: two wrong ones cannot make up for another.
-        for ((verdict, passage), members) in groups {
-            let before = self.counted(hook);
-            let mut bytes = 0;
-            for (index, answer) in &members {
-                let (ingress, frame) = &frames[*index];
-                bytes += frame.len() as u64;
-                if let Err(difference) = self.check_kernel(hook, *ingress, frame, answer) {
-                    self.report(hook, *ingress, frame, &difference);
-                }
-            }
-            let count = Count { packets: members.len() as u64, bytes };
-            let expected = before.plus(verdict, passage, count);
-            let counted = self.counted(hook);
-            if counted == expected {
-                continue;
-            }
-            for (index, _) in &members {
-                let (ingress, frame) = &frames[*index];
-                let replay = Replay { hook, ingress: *ingress, frame: frame.clone() };
-                if let Err(difference) = self.check(&replay) {
-                    self.report(hook, *ingress, frame, &difference);
-                }
-            }
-            panic!("counters of {passage:?}, verdict {verdict}: {counted:?}, not {expected:?}");
+        // What depends on what came before is looked at one by one. For the others one counter
+        // moves for all frames of a group: two wrong ones cannot make up for another.
+        let alone = in_turn.into_iter().map(|one| vec![one]);
+        let mut counted = Counted::at(hook, &self.kernel.datapath);
+        for members in alone.chain(groups.into_values()) {
+            counted = self.run_group(hook, frames, &members, counted);
         }
     }
 
-    /// Whether one frame is judged, changed and counted as the model says.
-    pub fn check(&self, one: &Replay) -> Result<(), String> {
+    /// Whether one frame, with none before it, is judged, changed and counted as the model says.
+    pub fn check(&mut self, one: &Replay) -> Result<(), String> {
         let Replay { hook, ingress, frame } = one;
-        let answer = self.judge(*hook, *ingress, frame);
-        self.check_native(*hook, *ingress, frame)?;
+        let mut past = self.begin_anew();
+        compare_native(&self.rows, &self.host, &mut past.native, *hook, *ingress, frame)?;
         if frame.len() < shortest(*hook, frame) {
             return Ok(());
         }
-        let before = self.counted(*hook);
+        let answer = native::judge(&self.host, &mut past.kernel, *hook, *ingress, frame, REACH);
+        let before = Counted::at(*hook, &self.kernel.datapath);
         self.check_kernel(*hook, *ingress, frame, &answer)?;
         let count = Count { packets: 1, bytes: frame.len() as u64 };
-        let expected = before.plus(answer.verdict as u32, answer.passage, count);
-        let counted = self.counted(*hook);
+        let expected = before.plus(answer.verdict, answer.passage, count);
+        let counted = Counted::at(*hook, &self.kernel.datapath);
         if counted == expected {
             return Ok(());
         }
@@ -121,12 +125,49 @@ impl Lane {
         Err(format!("{label} is not what was counted:\n{}", counted.since(&before)))
     }
 
-    fn judge(&self, hook: Hook, ingress: u32, frame: &[u8]) -> Answer {
-        native::judge(&self.host, hook, ingress, frame, REACH)
+    /// What is counted afterwards.
+    fn run_group(
+        &mut self,
+        hook: Hook,
+        frames: &[(u32, Vec<u8>)],
+        members: &[(usize, Answer)],
+        before: Counted,
+    ) -> Counted {
+        let mut bytes = 0;
+        for (index, answer) in members {
+            let (ingress, frame) = &frames[*index];
+            bytes += frame.len() as u64;
+            if let Err(difference) = self.check_kernel(hook, *ingress, frame, answer) {
+                self.report(hook, *ingress, frame, &difference);
+            }
+        }
+        let Some((_, Answer { verdict, passage, .. })) = members.first() else { return before };
+        let count = Count { packets: members.len() as u64, bytes };
+        let expected = before.plus(*verdict, *passage, count);
+        let counted = Counted::at(hook, &self.kernel.datapath);
+        if counted == expected {
+            return counted;
+        }
+        for (index, _) in members {
+            let (ingress, frame) = &frames[*index];
+            let replay = Replay { hook, ingress: *ingress, frame: frame.clone() };
+            if let Err(difference) = self.check(&replay) {
+                self.report(hook, *ingress, frame, &difference);
+            }
+        }
+        let moved = counted.since(&before);
+        panic!("{} {passage:?} is not what was counted:\n{moved}", verdict.label());
     }
 
-    fn check_native(&self, hook: Hook, ingress: u32, frame: &[u8]) -> Result<(), String> {
-        compare_native(&self.rows, &self.host, hook, ingress, frame)
+    /// Forgets all that was let in, on both sides.
+    fn begin_anew(&mut self) -> Past {
+        self.rows.buckets = Buckets::default();
+        for (slot, row) in &mut self.rows.paces {
+            // The sources of an earlier generation are others.
+            row.generation += GENERATIONS;
+            self.kernel.datapath.set_pace(*slot, *row).expect("a pace");
+        }
+        Past::default()
     }
 
     fn check_kernel(
@@ -171,64 +212,32 @@ impl Lane {
         Err(format!("{name}{}", differing(after, &answer.frame)))
     }
 
-    fn report(&self, hook: Hook, ingress: u32, frame: &[u8], difference: &str) -> ! {
+    fn report(&mut self, hook: Hook, ingress: u32, frame: &[u8], difference: &str) -> ! {
         let one = |frame: &[u8]| Replay { hook, ingress, frame: frame.to_vec() };
-        let verdict = |frame: &[u8]| self.judge(hook, ingress, frame).verdict;
+        if self.check(&one(frame)).is_ok() {
+            panic!("after the frames before it: {difference}\nthe frame: {}", one(frame));
+        }
+        let host = self.host.clone();
+        let verdict = |frame: &[u8]| {
+            native::judge(&host, &mut Ledger::default(), hook, ingress, frame, REACH).verdict
+        };
         let least = one(&shrink(frame, |less| {
             verdict(less) == verdict(frame) && self.check(&one(less)).is_err()
         }));
         let why = self.check(&least).err().unwrap_or_default();
         panic!("{difference}\nagain: {}\nthe least that fails: {why}\nagain: {least}", one(frame));
     }
-
-    fn counted(&self, hook: Hook) -> Counted {
-        let datapath = &self.kernel.datapath;
-        let verdicts = datapath.verdicts().expect("counters");
-        let verdicts = verdicts.into_iter().filter(|(one, ..)| *one == hook);
-        let traffic =
-            [0, SLOT, SLOT_V6].map(|slot| (slot, datapath.traffic(slot).expect("counters")));
-        Counted {
-            verdicts: verdicts.map(|(_, verdict, count)| (verdict as u32, count)).collect(),
-            traffic: traffic.into(),
-        }
-    }
 }
 
-#[derive(Debug, Clone, PartialEq)]
-struct Counted {
-    verdicts: BTreeMap<u32, Count>,
-    traffic: BTreeMap<u32, Traffic>,
-}
-
-impl Counted {
-    fn plus(&self, verdict: u32, passage: Passage, count: Count) -> Self {
-        let mut sum = self.clone();
-        add(sum.verdicts.entry(verdict).or_default(), count);
-        match passage {
-            Passage::None => {}
-            Passage::In(slot) => add(&mut sum.traffic.entry(slot).or_default().inbound, count),
-            Passage::Out(slot) => add(&mut sum.traffic.entry(slot).or_default().outbound, count),
-            Passage::Accept(slot) => {
-                let row = sum.traffic.entry(slot).or_default();
-                row.connections += count.packets;
-                add(&mut row.outbound, count);
-            }
-        }
-        sum
-    }
-
-    fn since(&self, before: &Self) -> String {
-        let moved = self.verdicts.iter().filter(|(key, count)| before.verdicts[key] != **count);
-        let labels = moved.map(|(key, _)| Verdict::ALL[*key as usize].label());
-        let traffic = self.traffic.iter().filter(|(slot, row)| before.traffic[slot] != **row);
-        let slots = traffic.map(|(slot, row)| format!("slot {slot}: {row:?}"));
-        labels.map(str::to_owned).chain(slots).collect::<Vec<_>>().join(", ")
-    }
-}
-
-fn add(sum: &mut Count, count: Count) {
-    sum.packets += count.packets;
-    sum.bytes += count.bytes;
+/// The rows of all packet tables, and what the model knows of them.
+pub(crate) fn scene() -> (Rows, Host) {
+    let mut rows = bounds::rows();
+    // Its bucket gains tokens while the test runs.
+    rows.tunnels.remove(&endpoint(bounds::QUICK));
+    let host = bounds::LISTS.iter().fold(Host::from(&rows), |host, (slot, network)| {
+        host.with_listed(*slot, network.parse().expect("a network"))
+    });
+    (rows, host)
 }
 
 /// A program's return code, and the mark it leaves.

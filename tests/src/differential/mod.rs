@@ -1,6 +1,7 @@
 //! The data path beside the model, over packets that nobody thought of: made by a seeded
 //! generator, damaged, and run at every hook natively and in the kernel.
 
+mod counted;
 mod damage;
 mod ends;
 mod generate;
@@ -15,6 +16,7 @@ use edge_common::verdict::{Hook, Verdict};
 
 pub use generate::Generator;
 pub use hooks::Lane;
+pub(crate) use hooks::scene;
 pub use native::compare_native;
 pub use replay::Replay;
 
@@ -33,6 +35,9 @@ pub fn reachable(hook: Hook) -> &'static [Verdict] {
             Verdict::BareInner,
             Verdict::IpOptions,
             Verdict::Fragment,
+            Verdict::NotAllowed,
+            Verdict::SourceRate,
+            Verdict::TunnelRate,
         ],
         Hook::TcContainer => &[
             Verdict::Reply,

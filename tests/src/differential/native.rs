@@ -6,20 +6,22 @@ use edge_common::{
     verdict::Hook,
 };
 
-use crate::model::{self, Answer, Fate, Host, Passage};
+use crate::model::{self, Answer, Fate, Host, Ledger, Passage};
 
-/// Whether a frame that came in by an interface is judged and changed as the model says.
+/// Whether a frame that came in by an interface is judged and changed as the model says. Rows and
+/// ledger know what came before.
 ///
 /// # Errors
 /// What differs.
 pub fn compare_native(
     rows: &Rows,
     host: &Host,
+    ledger: &mut Ledger,
     hook: Hook,
     ingress: u32,
     frame: &[u8],
 ) -> Result<(), String> {
-    let answer = judge(host, hook, ingress, frame, usize::MAX);
+    let answer = judge(host, ledger, hook, ingress, frame, usize::MAX);
     let mut after = Frame(frame.to_vec());
     let outcome = match hook {
         Hook::XdpUplink | Hook::TcUplink => decide::uplink(&mut after, rows),
@@ -37,9 +39,16 @@ pub fn compare_native(
 }
 
 /// What the model says of a frame of which `reach` bytes can be seen.
-pub(super) fn judge(host: &Host, hook: Hook, ingress: u32, frame: &[u8], reach: usize) -> Answer {
+pub(super) fn judge(
+    host: &Host,
+    ledger: &mut Ledger,
+    hook: Hook,
+    ingress: u32,
+    frame: &[u8],
+    reach: usize,
+) -> Answer {
     match hook {
-        Hook::XdpUplink | Hook::TcUplink => model::uplink(host, frame, reach),
+        Hook::XdpUplink | Hook::TcUplink => model::uplink(host, ledger, frame, reach),
         Hook::TcContainer => model::container(host, ingress, frame, reach),
     }
 }

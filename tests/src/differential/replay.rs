@@ -37,7 +37,7 @@ impl Replay {
     }
 
     /// Panics unless the lane judges it as the model does.
-    pub fn check(&self, lane: &Lane) {
+    pub fn check(&self, lane: &mut Lane) {
         if let Err(difference) = lane.check(self) {
             panic!("{difference}\nagain: {self}");
         }

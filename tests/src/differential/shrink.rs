@@ -1,7 +1,7 @@
 //! A smaller frame that fails as well.
 
 /// Cuts bytes off the tail, then sets bytes to zero, for as long as that still fails.
-pub(super) fn shrink(frame: &[u8], fails: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+pub(super) fn shrink(frame: &[u8], mut fails: impl FnMut(&[u8]) -> bool) -> Vec<u8> {
     let mut least = frame.to_vec();
     let mut cut = least.len() / 2;
     while cut > 0 {

@@ -2,6 +2,7 @@
 //! picks the call, and whether the rest is a message or the frames of several.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
@@ -11,9 +12,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use edge_user::{
     host::{api, callers::Callers},
     region::{
+        bounds::Defaults,
         embedded::Embedded,
         ports::{Ports, RAW_PORTS},
+        records::Records,
         steering::Steering,
+        store::Store,
         tunnel::{Container, Tunnel},
         tunnels::{TunnelSettings, Tunnels},
     },
@@ -125,18 +129,22 @@ fn code(headers: &HeaderMap) -> Option<String> {
 
 async fn tunnels() -> Arc<Tunnels<Nowhere>> {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = Arc::new(Embedded::open(folder.path()).expect("a store"));
+    let store: Arc<dyn Store> = Arc::new(Embedded::open(folder.path()).expect("a store"));
+    let records = Records::new(store.clone(), "tunnel/");
     // The open file is enough: nothing is left, however the fuzzer ends.
     drop(folder);
-    let ports = Ports::open(store, RAW_PORTS, Duration::ZERO).await.expect("ports");
+    let lent = BTreeSet::new();
+    let ports = Ports::open(store, RAW_PORTS, Duration::ZERO, &lent).await.expect("ports");
     let settings = TunnelSettings {
         domain: "edge.localhost".to_owned(),
         tls_port: 8443,
         raw_host: "localhost".to_owned(),
         per_container: 4,
+        defaults: Defaults::default(),
     };
     let registry = prometheus::Registry::new();
-    Tunnels::new(Arc::new(Nowhere), ports, settings, &registry).expect("an empty registry")
+    let steering = Arc::new(Nowhere);
+    Tunnels::new(steering, ports, settings, records, &registry).expect("an empty registry")
 }
 
 /// The container that everything on loopback is.
@@ -153,6 +161,10 @@ struct Nowhere;
 
 impl Steering for Nowhere {
     async fn open(&self, _tunnel: Arc<Tunnel>) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    async fn resume(&self, _tunnel: Arc<Tunnel>) -> anyhow::Result<()> {
         Ok(())
     }
 

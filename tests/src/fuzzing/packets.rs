@@ -3,19 +3,18 @@
 
 use std::sync::LazyLock;
 
-use edge_common::{native::Rows, verdict::Hook};
-
-use crate::{
-    differential::compare_native,
-    model::Host,
-    packets::scene::{self, OTHER, SENDER},
+use edge_common::{
+    native::{Buckets, Rows},
+    verdict::Hook,
 };
 
-static SCENE: LazyLock<(Rows, Host)> = LazyLock::new(|| {
-    let rows = scene::rows();
-    let host = Host::from(&rows);
-    (rows, host)
-});
+use crate::{
+    differential::{compare_native, scene},
+    model::{Host, Ledger},
+    packets::scene::{OTHER, SENDER},
+};
+
+static SCENE: LazyLock<(Rows, Host)> = LazyLock::new(scene);
 
 pub(super) fn run(bytes: &[u8]) {
     let Some((way, frame)) = bytes.split_first() else { return };
@@ -25,7 +24,10 @@ pub(super) fn run(bytes: &[u8]) {
         _ => (Hook::TcContainer, OTHER.ifindex),
     };
     let (rows, host) = &*SCENE;
-    if let Err(difference) = compare_native(rows, host, hook, ingress, frame) {
+    // Nothing came before.
+    let rows = Rows { buckets: Buckets::default(), ..rows.clone() };
+    let mut ledger = Ledger::default();
+    if let Err(difference) = compare_native(&rows, host, &mut ledger, hook, ingress, frame) {
         panic!("{difference}");
     }
 }

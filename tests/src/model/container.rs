@@ -136,6 +136,7 @@ fn answer(host: &Host, frame: &[u8], packet: &Packet, reply: &Reply) -> Answer {
         passage: if syn { Passage::Accept(reply.slot) } else { Passage::Out(reply.slot) },
         frame: rewrite.after,
         wrong_sums: rewrite.wrong_sums,
+        is_in_turn: false,
     }
 }
 
@@ -154,6 +155,7 @@ fn complaint(host: &Host, frame: &[u8], reach: usize, packet: &Packet) -> Option
         passage: Passage::None,
         frame: rewrite.after,
         wrong_sums: rewrite.wrong_sums,
+        is_in_turn: false,
     })
 }
 

@@ -8,9 +8,11 @@ use std::{
 use edge_common::{
     address::{Address, Endpoint},
     native::Rows,
-    tables::{AddressRow, LAYOUT},
+    tables::{AddressRow, LAYOUT, TunnelRow},
 };
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::bounds::Bounds;
 
 /// What one host knows.
 #[derive(Debug, Clone)]
@@ -23,6 +25,7 @@ pub struct Host {
     pub(super) tunnels: HashMap<(IpAddr, u16), Tunnel>,
     pub(super) forwards: HashMap<(IpAddr, u16), Option<Reply>>,
     pub(super) listeners: HashSet<(IpAddr, u16)>,
+    pub(super) bounds: HashMap<u32, Bounds>,
     pool: Ipv4Net,
     private: Ipv6Net,
 }
@@ -44,6 +47,8 @@ pub(super) struct Tunnel {
     pub(super) veth: u32,
     pub(super) mac: [u8; 6],
     pub(super) slot: u32,
+    pub(super) is_listed: bool,
+    pub(super) is_paced: bool,
 }
 
 /// How a forwarded port answers clients outside.
@@ -56,6 +61,14 @@ pub(super) struct Reply {
 }
 
 impl Host {
+    /// With a network on the list of a slot's tunnel. The rows hold them in a form of the
+    /// kernel's own.
+    #[must_use]
+    pub fn with_listed(mut self, slot: u32, network: IpNet) -> Self {
+        self.bounds.entry(slot).or_default().networks.push(network);
+        self
+    }
+
     /// Whether an address is one of containers, here or elsewhere, or of what serves them; in
     /// whichever clothes.
     pub(super) fn is_inside(&self, address: IpAddr) -> bool {
@@ -79,8 +92,21 @@ impl From<&Rows> for Host {
         });
         let tunnels = rows.tunnels.iter().map(|(public, row)| {
             let (address, port) = end(&row.container);
-            let mac = mac(row.mac);
-            (end(public), Tunnel { address, port, veth: row.ifindex, mac, slot: row.slot })
+            let tunnel = Tunnel {
+                address,
+                port,
+                veth: row.ifindex,
+                mac: mac(row.mac),
+                slot: row.slot,
+                is_listed: row.flags & TunnelRow::LISTED != 0,
+                is_paced: row.flags & TunnelRow::PACED != 0,
+            };
+            (end(public), tunnel)
+        });
+        let bounds = rows.paces.iter().map(|(slot, row)| {
+            let mut bounds = Bounds::default();
+            bounds.set_pace(row);
+            (*slot, bounds)
         });
         let owners = rows.addresses.iter().map(|(address, row)| {
             let owner = Owner {
@@ -99,6 +125,7 @@ impl From<&Rows> for Host {
             owners: owners.collect(),
             tunnels: tunnels.collect(),
             forwards: forwards.collect(),
+            bounds: bounds.collect(),
             listeners: rows.listeners.keys().map(end).collect(),
             pool: Ipv4Net::with_netmask(last_four(settings.pool), last_four(settings.pool_mask))
                 .expect("a mask of ones and then zeros"),

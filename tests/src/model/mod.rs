@@ -4,6 +4,7 @@
 //! Nothing here calls the code that it judges; the two share the rows' types and the names of
 //! the verdicts. Where this differs from `edge-common`, one of them is wrong.
 
+mod bounds;
 mod container;
 mod errors;
 mod host;
@@ -14,6 +15,7 @@ mod uplink;
 
 use edge_common::verdict::Verdict;
 
+pub use bounds::Ledger;
 pub use container::container;
 pub use host::Host;
 pub use uplink::uplink;
@@ -32,6 +34,8 @@ pub struct Answer {
     /// Where checksums stand that were wrong before and must stay wrong by as much. In one's
     /// complement 0 and 0xffff are one number, and which of them it is says nothing there.
     pub wrong_sums: Vec<usize>,
+    /// Whether it would be another after other frames.
+    pub is_in_turn: bool,
 }
 
 /// Where a frame goes.
@@ -89,7 +93,7 @@ impl Answer {
 
     fn unchanged(frame: &[u8], verdict: Verdict, fate: Fate) -> Self {
         let (passage, frame, wrong_sums) = (Passage::None, frame.to_vec(), Vec::new());
-        Self { verdict, fate, passage, frame, wrong_sums }
+        Self { verdict, fate, passage, frame, wrong_sums, is_in_turn: false }
     }
 
     fn pass(frame: &[u8], verdict: Verdict) -> Self {

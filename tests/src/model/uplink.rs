@@ -5,13 +5,16 @@ use std::net::IpAddr;
 use edge_common::verdict::Verdict;
 
 use super::{
-    Answer, Fate, Host, Passage, errors,
+    Answer, Fate, Host, Ledger, Passage,
+    bounds::Bounds,
+    errors,
     read::Packet,
     rewrite::{self, End},
 };
 
-/// What becomes of a frame at an uplink, of which a program can see the first `reach` bytes.
-pub fn uplink(host: &Host, frame: &[u8], reach: usize) -> Answer {
+/// What becomes of a frame at an uplink, of which a program can see the first `reach` bytes, after
+/// those that the ledger knows of.
+pub fn uplink(host: &Host, ledger: &mut Ledger, frame: &[u8], reach: usize) -> Answer {
     let packet = match Packet::read(frame, reach) {
         Ok(packet) => packet,
         Err(Verdict::NotIp) => return Answer::pass(frame, Verdict::NotOurs),
@@ -31,7 +34,7 @@ pub fn uplink(host: &Host, frame: &[u8], reach: usize) -> Answer {
     }
     let to = (packet.destination, packet.ports().1);
     if packet.is_tcp() && host.tunnels.contains_key(&to) {
-        return into_tunnel(host, frame, &packet);
+        return into_tunnel(host, ledger, frame, &packet);
     }
     let quote = errors::quote(frame, reach, &packet);
     if let Some(quote) = quote.filter(|quote| quote.source.0 == packet.destination)
@@ -45,12 +48,13 @@ pub fn uplink(host: &Host, frame: &[u8], reach: usize) -> Answer {
             passage: Passage::None,
             frame: rewrite.after,
             wrong_sums: rewrite.wrong_sums,
+            is_in_turn: false,
         };
     }
     Answer::pass(frame, Verdict::NotOurs)
 }
 
-fn into_tunnel(host: &Host, frame: &[u8], packet: &Packet) -> Answer {
+fn into_tunnel(host: &Host, ledger: &mut Ledger, frame: &[u8], packet: &Packet) -> Answer {
     if packet.is_fragment {
         return Answer::refuse(frame, Verdict::Fragment);
     }
@@ -61,6 +65,12 @@ fn into_tunnel(host: &Host, frame: &[u8], packet: &Packet) -> Answer {
         return Answer::refuse(frame, Verdict::ForgedSource);
     }
     let tunnel = host.tunnels[&(packet.destination, packet.ports().1)];
+    let nothing = Bounds::default();
+    let bounds = host.bounds.get(&tunnel.slot).unwrap_or(&nothing);
+    let (refusal, is_in_turn) = ledger.refusal(&tunnel, bounds, packet);
+    if let Some(verdict) = refusal {
+        return Answer { is_in_turn, ..Answer::refuse(frame, verdict) };
+    }
     let (address, port) = (tunnel.address, tunnel.port);
     let rewrite = rewrite::tcp(frame, packet, host, End::Destination, address, port);
     Answer {
@@ -69,6 +79,7 @@ fn into_tunnel(host: &Host, frame: &[u8], packet: &Packet) -> Answer {
         passage: Passage::In(tunnel.slot),
         frame: rewrite.after,
         wrong_sums: rewrite.wrong_sums,
+        is_in_turn,
     }
 }
 

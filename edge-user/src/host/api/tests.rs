@@ -63,7 +63,12 @@ impl Served {
 }
 
 fn start(port: u32, unencrypted: bool) -> TunnelStartRequest {
-    TunnelStartRequest { port, unencrypted, tunnel_type: TunnelType::Unspecified.into() }
+    TunnelStartRequest {
+        port,
+        unencrypted,
+        tunnel_type: TunnelType::Unspecified.into(),
+        options: None,
+    }
 }
 
 #[tokio::test]
@@ -163,7 +168,7 @@ async fn strangers_are_refused() {
 async fn a_container_has_so_many_connections() {
     let served = serve_one().await;
     let mut clients = Vec::new();
-    for _ in 0..CONNECTIONS {
+    for _ in 0..CONNECTIONS_EACH {
         let mut client = served.client().await;
         client.client_hello(()).await.unwrap();
         clients.push(client);
