@@ -17,10 +17,10 @@ use edge_user::wire::modal::{
 use etherparse::PacketBuilder;
 use rustls::{ClientConnection, pki_types::ServerName};
 use tests::{
-    crowd::Strangers,
     edge::Tunnel,
     lab::Lab,
     netns::NetNs,
+    strangers::Strangers,
     tap::Tap,
     tenant::Tenant,
     tls::{TlsClient, host},
@@ -141,7 +141,7 @@ fn slowloris(scene: &Scene, stop: &AtomicBool) -> Result<()> {
 }
 
 fn long_names(scene: &Scene, stop: &AtomicBool) -> Result<()> {
-    let long = tests::crowd::long_hello();
+    let long = tests::strangers::long_hello();
     until(stop, 50, || {
         for mut stream in scene.strangers.tries(1, gateway()?) {
             // It may be over before all is sent.

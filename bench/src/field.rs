@@ -54,7 +54,10 @@ impl Field {
     pub(crate) fn new() -> Result<Self> {
         let lab = Lab::new(&[]);
         let ports = [BULK, ECHO].map(|port| port.to_string());
-        let options = ["--unencrypted-port", &ports[0], "--unencrypted-port", &ports[1]];
+        // Nobody else bounds one client's connections, so edge does not here.
+        let bounds = ["--new-connections-per-source", "none"];
+        let ports_of = ["--unencrypted-port", &ports[0], "--unencrypted-port", &ports[1]];
+        let options = [ports_of.as_slice(), &bounds].concat();
         let tenant = Tenant::new(&lab.edge, "server", &options);
         let (client, server) = (&lab.internet, &tenant.netns);
         for netns in [&lab.machine, client, server] {
@@ -193,7 +196,7 @@ impl Router {
 
 /// The same TCP everywhere. Reno is the one algorithm that every kernel lets a namespace choose;
 /// the machine's own may pace.
-fn tune(netns: &NetNs) {
+pub(crate) fn tune(netns: &NetNs) {
     netns.sysctl("net/ipv4/tcp_congestion_control", "reno");
     netns.sysctl("net/ipv4/ip_local_port_range", "10240 65535");
     netns.sysctl("net/ipv4/tcp_tw_reuse", "1");

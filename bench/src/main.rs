@@ -16,6 +16,7 @@ mod plot;
 mod raw;
 mod readme;
 mod report;
+mod restart;
 mod start;
 mod summary;
 mod tls;
@@ -39,6 +40,7 @@ const QUESTIONS: &[Question] = &[
     Question { name: "start", measure: start::measure, rounds: 7 },
     Question { name: "tls", measure: tls::measure, rounds: 7 },
     Question { name: "hostile", measure: hostile::measure, rounds: 5 },
+    Question { name: "restart", measure: restart::measure, rounds: 15 },
 ];
 
 #[derive(Parser)]

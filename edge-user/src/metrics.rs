@@ -4,6 +4,7 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -23,6 +24,7 @@ use prometheus::{
     core::{Collector, Desc},
     proto::MetricFamily,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{datapath::Datapath, places::Turnover, watched::Watched};
 
@@ -32,26 +34,60 @@ const CONNECTIONS: usize = 64;
 /// again.
 const LIFE: Duration = Duration::from_secs(30);
 
-/// Serves `/metrics`, `/livez` and `/readyz` until the process ends.
-pub fn serve(listener: TcpListener, registry: Registry, ready: Arc<AtomicBool>) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let app = Router::new()
-        .route("/metrics", get(move || async move { exposition(&registry) }))
-        .route("/livez", get(|| async { "alive\n" }))
-        .route("/readyz", get(move || async move { readiness(&ready) }))
-        .layer(map_response(one_answer));
-    std::thread::Builder::new().name("edge-metrics".into()).spawn(move || {
-        let served = runtime.block_on(async {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            let turnover = Turnover::new(CONNECTIONS, CONNECTIONS);
-            axum::serve(Visitors { listener, turnover }, app).await
-        });
-        if let Err(error) = served {
-            tracing::error!(%error, "metrics are no longer served");
-        }
-    })?;
-    Ok(())
+/// What answers `/metrics`, `/livez` and `/readyz` on one socket.
+pub struct Exposition {
+    /// None once it is served.
+    listener: Option<TcpListener>,
+    registry: Registry,
+    ready: Arc<AtomicBool>,
+    leave: CancellationToken,
+}
+
+impl Exposition {
+    /// Of this registry; not ready yet.
+    pub fn new(listener: TcpListener, registry: Registry) -> Self {
+        let (ready, leave) = Default::default();
+        Self { listener: Some(listener), registry, ready, leave }
+    }
+
+    /// Begins to answer, until the process ends or [`Self::leave`].
+    ///
+    /// # Errors
+    /// If the kernel refuses a thread or what it needs.
+    pub fn serve(&mut self) -> io::Result<()> {
+        let Some(listener) = self.listener.take() else { return Ok(()) };
+        listener.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (registry, ready) = (self.registry.clone(), self.ready.clone());
+        let app = Router::new()
+            .route("/metrics", get(move || async move { exposition(&registry) }))
+            .route("/livez", get(|| async { "alive\n" }))
+            .route("/readyz", get(move || async move { readiness(&ready) }))
+            .layer(map_response(one_answer));
+        let leave = self.leave.clone().cancelled_owned();
+        std::thread::Builder::new().name("edge-metrics".into()).spawn(move || {
+            let served = runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                let turnover = Turnover::new(CONNECTIONS, CONNECTIONS);
+                let visitors = Visitors { listener, turnover };
+                axum::serve(visitors, app).with_graceful_shutdown(leave).await
+            });
+            if let Err(error) = served {
+                tracing::error!(%error, "metrics are no longer served");
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Whether clients and commands are served.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
+    }
+
+    /// Another process answers on the same socket from now on.
+    pub fn leave(&self) {
+        self.leave.cancel();
+    }
 }
 
 /// Ends a connection with its first answer: a row of requests sent ahead would keep the one thread
@@ -83,9 +119,13 @@ impl axum::serve::Listener for Visitors {
     }
 }
 
-/// Opens the admin address.
-pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+/// Opens the admin address, unless an earlier daemon's socket has it.
+pub fn bind(address: SocketAddr, inherited: Option<OwnedFd>) -> anyhow::Result<TcpListener> {
     use anyhow::Context as _;
+    let inherited = inherited.map(TcpListener::from);
+    if let Some(listener) = inherited.filter(|own| own.local_addr().is_ok_and(|at| at == address)) {
+        return Ok(listener);
+    }
     TcpListener::bind(address).with_context(|| {
         format!("metrics address {address}: cannot be used; choose another with --admin")
     })

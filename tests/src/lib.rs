@@ -4,6 +4,7 @@
 pub mod bystander;
 pub mod crowd;
 pub mod differential;
+pub mod download;
 pub mod echo;
 pub mod edge;
 pub mod floor;
@@ -16,6 +17,7 @@ pub mod netns;
 pub mod packets;
 pub mod privilege;
 pub mod process;
+pub mod strangers;
 pub mod tap;
 pub mod tenant;
 pub mod tls;

@@ -11,12 +11,12 @@ use std::{
 
 use tests::{
     bystander::Bystander,
-    crowd::is_over,
     edge,
     floor::Floor,
     lab::Lab,
     netns::NetNs,
     process::{Start as _, wait_for},
+    strangers::is_over,
     tenant::Tenant,
 };
 

@@ -11,11 +11,11 @@ use std::{
 use rustls::{ClientConnection, pki_types::ServerName};
 use tests::{
     bystander::{Bystander, ask, echo},
-    crowd::{Strangers, is_over, long_hello},
     edge,
     floor::Floor,
     lab::Lab,
     process::wait_for,
+    strangers::{Strangers, is_over, long_hello},
     tls::{TlsStream, host},
 };
 

@@ -18,7 +18,7 @@ const CONNECTIONS: u32 = 50;
 /// Between two requests of a connection: 4,000 a second in all.
 const PAUSE: Duration = Duration::from_micros(12_500);
 /// Requests of a connection.
-const REQUESTS: usize = 160;
+const REQUESTS: usize = 320;
 /// Bytes of an answer.
 const ANSWER: u64 = 1024;
 

@@ -1,11 +1,15 @@
 //! nginx's stream module, haproxy and hitch, set up for the same task: one worker, TLS 1.3,
 //! X25519, bytes copied to one backend. All else is as Debian and the programs' authors have it.
 
-use std::{fs, net::SocketAddr, path::Path, process::Command};
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    process::Command,
+};
 
 use anyhow::{Context as _, Result};
 use tests::{
-    lab::Lab,
     netns::NetNs,
     process::{Running, Start as _},
 };
@@ -16,6 +20,18 @@ pub(super) enum Peer {
     Nginx,
     Haproxy,
     Hitch,
+}
+
+/// What they stand between.
+pub(super) struct Place<'a> {
+    /// Where they run.
+    pub(super) netns: &'a NetNs,
+    /// Where the certificate is and configurations go.
+    pub(super) files: &'a Path,
+    /// Where clients reach them.
+    pub(super) front: IpAddr,
+    /// Where they lead.
+    pub(super) backend: SocketAddr,
 }
 
 /// All of them, running.
@@ -44,26 +60,26 @@ impl Peer {
 
     /// What it is told, and how it is started. None may become a daemon: it must go with its
     /// guard.
-    fn prepare(self, netns: &NetNs, files: &Path, backend: SocketAddr) -> Result<Command> {
-        let folder = files.to_str().context("the temporary folder is not UTF-8")?;
-        let front = SocketAddr::new(Lab::PUBLIC.parse()?, self.port());
+    fn prepare(self, place: &Place<'_>) -> Result<Command> {
+        let folder = place.files.to_str().context("the temporary folder is not UTF-8")?;
+        let (front, backend) = (SocketAddr::new(place.front, self.port()), place.backend);
         let (configuration, words): (String, &[&str]) = match self {
             Self::Nginx => (nginx(folder, front, backend), &["/usr/sbin/nginx", "-c"]),
             Self::Haproxy => (haproxy(folder, front, backend), &["/usr/sbin/haproxy", "-db", "-f"]),
             Self::Hitch => (hitch(folder, front, backend), &["/usr/sbin/hitch", "--config"]),
         };
-        let path = files.join(format!("{self:?}.conf"));
+        let path = place.files.join(format!("{self:?}.conf"));
         fs::write(&path, configuration)?;
-        let mut command = netns.command(words[0]);
+        let mut command = place.netns.command(words[0]);
         command.args(&words[1..]).arg(path);
         Ok(command)
     }
 }
 
 impl Peers {
-    /// Starts them in a namespace, with the certificate of a folder.
-    pub(super) fn start(netns: &NetNs, files: &Path, backend: SocketAddr) -> Result<Self> {
-        let start = |peer: Peer| Ok(peer.prepare(netns, files, backend)?.running());
+    /// Starts them.
+    pub(super) fn start(place: &Place<'_>) -> Result<Self> {
+        let start = |peer: Peer| Ok(peer.prepare(place)?.running());
         Ok(Self(Peer::ALL.into_iter().map(start).collect::<Result<_>>()?))
     }
 

@@ -1,5 +1,6 @@
 //! The scene of the TLS questions: four servers that end TLS with one certificate and one worker
-//! on one core, a backend apiece in a namespace of its own, and a client on the other core.
+//! on one core, edge on its machine and the others on one without edge's rules and programs, each
+//! machine with a backend in a namespace of its own; and a client on the other core.
 
 use std::{fs, net::SocketAddr, path::Path};
 
@@ -12,15 +13,17 @@ use super::{
     backend::Backend,
     client::{Client, Target},
     cores::on,
-    peers::{Peer, Peers},
+    peers::{Peer, Peers, Place},
     usage::Usage,
 };
-use crate::cpu;
+use crate::{cpu, field::tune};
 
 /// The domain that the certificate covers.
 const DOMAIN: &str = "r1.example.com";
-/// The backend that the peers dial by plain routing.
-const ROUTED: &str = "198.18.0.2";
+/// The machine without edge, towards the client (RFC 2544's range for benchmarks).
+const PLAIN: &str = "198.18.0.1";
+/// The backend that the peers dial.
+const ROUTED: &str = "198.18.1.2";
 
 /// Four servers, ready. Everything goes with this guard.
 pub(super) struct Scene {
@@ -31,8 +34,8 @@ pub(super) struct Scene {
     _peers: Peers,
     _backends: [Backend; 2],
     _tenant: Tenant,
-    _wire: Wire,
-    _routed: NetNs,
+    _wires: [Wire; 2],
+    _machines: [NetNs; 2],
     _lab: Lab,
     _files: TempDir,
 }
@@ -62,24 +65,36 @@ impl Scene {
         let tenant = Tenant::new(&lab.edge, "backend", &["--encrypted-port", "8000"]);
         let host = host(&lab.edge)?;
 
+        let plain = NetNs::new("plain");
         let routed = NetNs::new("routed");
-        let own = format!("{ROUTED}/24");
-        let wire = Wire::new(&lab.machine, "plain0", &["198.18.0.1/24"], &routed, "eth0", &[&own]);
-        routed.ip(&["route", "add", "default", "via", "198.18.0.1"]);
-        let backends = [Backend::start(&tenant.netns)?, Backend::start(&routed)?];
-        let backend = SocketAddr::new(ROUTED.parse()?, Backend::PORT);
-
-        let peers = on(cpu::SERVER, || Peers::start(&lab.machine, files.path(), backend))?;
-        let client = Client::new(&lab.internet, &files.path().join("ca.pem"))?;
-        let target = |port| {
-            let address = SocketAddr::new(Lab::PUBLIC.parse()?, port);
-            Target::new(address, &host)
+        let wire = |other: &NetNs, names: [&str; 2], addresses: [&str; 2]| {
+            let [own, others] = addresses.map(|address| format!("{address}/24"));
+            Wire::new(&plain, names[0], &[&own], other, names[1], &[&others])
         };
+        let wires = [
+            wire(&lab.internet, ["out0", "plain0"], [PLAIN, "198.18.0.2"]),
+            wire(&routed, ["in0", "eth0"], ["198.18.1.1", ROUTED]),
+        ];
+        for netns in [&lab.machine, &lab.internet, &tenant.netns, &plain, &routed] {
+            tune(netns);
+        }
+        let backends = [Backend::start(&tenant.netns)?, Backend::start(&routed)?];
+        let place = Place {
+            netns: &plain,
+            files: files.path(),
+            front: PLAIN.parse()?,
+            backend: SocketAddr::new(ROUTED.parse()?, Backend::PORT),
+        };
+        let peers = on(cpu::SERVER, || Peers::start(&place))?;
+        let client = Client::new(&lab.internet, &files.path().join("ca.pem"))?;
+        let target =
+            |address: &str, port| Target::new(SocketAddr::new(address.parse()?, port), &host);
         let mut lab = lab;
-        let edge = Server { name: "edge", target: target(443)?, pid: lab.edge.daemon().pid() };
+        let pid = lab.edge.daemon().pid();
+        let edge = Server { name: "edge", target: target(Lab::PUBLIC, 443)?, pid };
         let mut servers = vec![edge];
         for peer in Peer::ALL {
-            let target = target(peer.port())?;
+            let target = target(PLAIN, peer.port())?;
             wait_for(peer.name(), tests::lab::PATIENCE, || client.reaches(&target).then_some(()));
             servers.push(Server { name: peer.name(), target, pid: peers.pid(peer) });
         }
@@ -89,8 +104,8 @@ impl Scene {
             _peers: peers,
             _backends: backends,
             _tenant: tenant,
-            _wire: wire,
-            _routed: routed,
+            _wires: wires,
+            _machines: [plain, routed],
             _lab: lab,
             _files: files,
         })
@@ -108,7 +123,11 @@ fn start_edge(files: &Path) -> Result<Lab> {
         path.map_err(|path| anyhow::anyhow!("not UTF-8: {}", path.display()))
     };
     let (cert, key) = (path("cert.pem")?, path("key.pem")?);
-    Ok(Lab::new(&["--domain", DOMAIN, "--cert", &cert, "--key", &key]))
+    // One client stands for many: bounds are counted, but not reached.
+    let names = ["--domain", DOMAIN, "--cert", &cert, "--key", &key];
+    let most = ["--max-connections=9000", "--max-connections-per-source=9000"];
+    let rates = ["--new-connections=100000", "--new-connections-per-source=100000"];
+    Ok(Lab::new(&[&names[..], &most, &rates].concat()))
 }
 
 fn host(edge: &Edge) -> Result<String> {

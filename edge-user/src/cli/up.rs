@@ -83,6 +83,14 @@ pub struct UpArgs {
     /// Keys, names and leases that outlive the daemon [default: /var/lib/edge/<INSTANCE>]
     #[arg(long, env = "EDGE_STATE_DIR", value_name = "DIR", help_heading = "Operation")]
     pub state_dir: Option<PathBuf>,
+    /// Take over from the running daemon of this name without refusing a client; without one,
+    /// just start
+    #[arg(long, help_heading = "Operation")]
+    pub replace: bool,
+    /// How long relayed connections may go on after SIGTERM, or after a successor took over
+    #[arg(long, value_name = "DURATION", default_value = "30s",
+          value_parser = humantime::parse_duration, help_heading = "Operation")]
+    pub drain: Duration,
     /// Where /metrics, /livez and /readyz answer
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464", help_heading = "Operation")]
     pub admin: SocketAddr,

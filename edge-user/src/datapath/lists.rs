@@ -60,9 +60,9 @@ impl Lists {
     }
 
     fn set(&mut self, slot: u32, networks: &[IpNet]) -> Result<(), DatapathError> {
+        self.stale.remove(&slot);
         let place = |net: &IpNet| ListKey::network(slot, net.network().into(), net.prefix_len());
         let wanted: HashSet<Entry> = networks.iter().map(place).collect();
-        self.stale.remove(&slot);
         let present = self.of.remove(&slot).unwrap_or_default();
         // Should one fail, what is in the trie is still known.
         let mut now = present.clone();

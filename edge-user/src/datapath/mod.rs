@@ -166,6 +166,11 @@ impl Datapath {
         &self.inheritance
     }
 
+    /// Finds the links that are pinned now: another daemon may have taken them up since.
+    pub fn look_for_links(&self) {
+        lock(&self.pins).look();
+    }
+
     /// Ends the adoption: rows that were not written again and links that were not taken up are
     /// removed, and so is all that other layouts left.
     pub fn settle(&self) -> Result<(), DatapathError> {

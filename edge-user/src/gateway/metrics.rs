@@ -144,7 +144,7 @@ impl Metrics {
     pub(super) fn dial_failed(&self, tunnel: &Tunnel, error: &DialError) {
         self.dial_errors.with_label_values(&[error.label()]).inc();
         tunnel.stats.failed(error.to_string());
-        tracing::info!(reason = error.label(), %error, "container not reached");
+        tracing::info!(tunnel = tunnel.id, reason = error.label(), %error, "container not reached");
     }
 
     pub(super) fn h2_refused(&self, refusal: &Refusal) {

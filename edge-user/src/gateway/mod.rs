@@ -172,7 +172,7 @@ impl<D: Directory, T: Dial> Gateway<D, T> {
             // Who has gone already has no address.
             let Ok(peer) = client.peer_addr() else { return };
             let span =
-                tracing::info_span!(parent: None, "client", ?kind, %peer, tunnel = field::Empty);
+                tracing::debug_span!(parent: None, "client", ?kind, %peer, tunnel = field::Empty);
             if self.connections.len() >= self.limits.connections {
                 let denial = Denial::OpenFiles(self.limits.connections);
                 self.metrics.denied(&denial);

@@ -114,7 +114,7 @@ async fn connect<D: Directory, T: Dial>(
         Ok(config) => config,
         Err(error) => {
             gateway.metrics.handshake(Handshake::Failed);
-            tracing::error!(%error, "no TLS settings for a tunnel");
+            tracing::error!(tunnel = tunnel.id, %error, "no TLS settings for a tunnel");
             return format!("no TLS settings: {error}");
         }
     };
@@ -214,7 +214,7 @@ async fn join<D: Directory, T: Dial>(
     .await;
     if let End::Refused(refusal) = &end {
         gateway.metrics.h2_refused(refusal);
-        tracing::info!(%refusal, "HTTP/2 connection refused");
+        tracing::info!(tunnel = tunnel.id, %refusal, "HTTP/2 connection refused");
     }
     end.to_string()
 }

@@ -19,6 +19,7 @@ use super::callers::Callers;
 use crate::{
     region::{
         bounds::Asked,
+        gate::{Gate, TakenOver},
         ports::PortError,
         steering::Steering,
         tunnel::{Container, TunnelOptions},
@@ -64,9 +65,10 @@ pub async fn serve<C: Callers, S: Steering>(
     listener: TcpListener,
     callers: Arc<C>,
     tunnels: Arc<Tunnels<S>>,
+    gate: Gate,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ApiError> {
-    let service = ModalClientServer::new(Api { callers, tunnels });
+    let service = ModalClientServer::new(Api { callers, tunnels, gate });
     let stopping = CancellationToken::new();
     let told = async {
         shutdown.await;
@@ -112,6 +114,7 @@ pub fn environment(container: &Container) -> Vec<(String, String)> {
 struct Api<C, S> {
     callers: Arc<C>,
     tunnels: Arc<Tunnels<S>>,
+    gate: Gate,
 }
 
 #[tonic::async_trait]
@@ -128,6 +131,7 @@ impl<C: Callers, S: Steering> ModalClient for Api<C, S> {
         &self,
         request: Request<TunnelStartRequest>,
     ) -> Result<Response<TunnelStartResponse>, Status> {
+        let _pass = self.gate.pass().await.map_err(taken_over)?;
         let (container, peer) = self.caller(&request)?;
         let key = text(&request, "x-idempotency-key");
         let retry = text(&request, "x-retry-attempt").unwrap_or_default();
@@ -161,6 +165,7 @@ impl<C: Callers, S: Steering> ModalClient for Api<C, S> {
         &self,
         request: Request<TunnelStopRequest>,
     ) -> Result<Response<TunnelStopResponse>, Status> {
+        let _pass = self.gate.pass().await.map_err(taken_over)?;
         let (container, _) = self.caller(&request)?;
         let exists = self.tunnels.stop(&container, request.get_ref().port).await;
         Ok(Response::new(TunnelStopResponse { exists }))
@@ -184,6 +189,11 @@ impl<C: Callers, S> Api<C, S> {
 
 fn text<'r, T>(request: &'r Request<T>, name: &str) -> Option<&'r str> {
     request.metadata().get(name)?.to_str().ok()
+}
+
+/// The package calls again, over a connection to the other daemon.
+fn taken_over(error: TakenOver) -> Status {
+    Status::unavailable(error.to_string())
 }
 
 /// The package retries UNAVAILABLE, and turns the others into errors of its own.

@@ -25,9 +25,9 @@ use hickory_proto::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
-    task::JoinSet,
     time::timeout,
 };
+use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use self::{
@@ -48,6 +48,8 @@ const CONNECTIONS_EACH: usize = 16;
 const CONNECTIONS: usize = 256;
 /// A TCP connection without a query for this long is closed.
 const IDLE: Duration = Duration::from_secs(10);
+/// What is under way when the daemon stops may take this much longer.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// The name that is a container's own private address, and the zone around it.
 const OWN_NAME: &str = "i6pn.modal.local";
 const OWN_ZONE: &str = "modal.local";
@@ -93,12 +95,22 @@ async fn serve_with<C, L>(
     C: Callers,
     L: Fn(&str) -> Option<Vec<IpAddr>> + Send + Sync + 'static,
 {
-    let dns = Arc::new(Dns { callers, locate, domain, upstreams, queries: Places::new(QUERIES) });
+    let dns = Arc::new(Dns {
+        callers,
+        locate,
+        domain,
+        upstreams,
+        queries: Places::new(QUERIES),
+        tasks: TaskTracker::new(),
+    });
     tokio::select! {
         () = serve_udp(&dns, udp) => {}
         () = serve_tcp(&dns, &tcp) => {}
         () = shutdown => tracing::debug!("DNS for containers ends"),
     }
+    // Another daemon may have the sockets by now, but not these queries.
+    dns.tasks.close();
+    timeout(FAREWELL, dns.tasks.wait()).await.ok();
 }
 
 struct Dns<C, L> {
@@ -107,6 +119,8 @@ struct Dns<C, L> {
     domain: String,
     upstreams: Upstreams,
     queries: Places<IpAddr>,
+    /// Queries and connections that are under way.
+    tasks: TaskTracker,
 }
 
 /// What this server says of a name by itself.
@@ -117,7 +131,7 @@ enum Local {
     Nothing,
 }
 
-/// Receives queries for ever; those under way are given up when this is dropped.
+/// Receives queries for ever.
 async fn serve_udp<C, L>(dns: &Arc<Dns<C, L>>, udp: UdpSocket)
 where
     C: Callers,
@@ -125,9 +139,7 @@ where
 {
     let udp = Arc::new(udp);
     let mut buffer = vec![0; usize::from(u16::MAX)];
-    let mut tasks = JoinSet::new();
     loop {
-        while tasks.try_join_next().is_some() {}
         let (length, peer) = match udp.recv_from(&mut buffer).await {
             Ok(received) => received,
             Err(error) => {
@@ -135,16 +147,16 @@ where
                 continue;
             }
         };
-        let (dns, udp, query) = (dns.clone(), udp.clone(), buffer[..length].to_vec());
+        let (here, udp, query) = (dns.clone(), udp.clone(), buffer[..length].to_vec());
         let span = tracing::debug_span!("dns", source = %peer, transport = "udp");
         let work = async move {
-            if let Some(reply) = dns.answer(&query, peer.ip(), Transport::Udp).await
+            if let Some(reply) = here.answer(&query, peer.ip(), Transport::Udp).await
                 && let Err(error) = udp.send_to(&reply, peer).await
             {
                 tracing::debug!(%error, "a reply could not be sent");
             }
         };
-        tasks.spawn(work.instrument(span));
+        dns.tasks.spawn(work.instrument(span));
     }
 }
 
@@ -154,9 +166,7 @@ where
     L: Fn(&str) -> Option<Vec<IpAddr>> + Send + Sync + 'static,
 {
     let places = Places::new(CONNECTIONS);
-    let mut tasks = JoinSet::new();
     loop {
-        while tasks.try_join_next().is_some() {}
         let (stream, peer) = match tcp.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -168,14 +178,14 @@ where
             tracing::debug!(source = %peer, "too many DNS connections; one more was closed");
             continue;
         };
-        let dns = dns.clone();
+        let here = dns.clone();
         let span = tracing::debug_span!("dns", source = %peer, transport = "tcp");
         let work = async move {
-            let outcome = dns.connection(stream, peer).await;
+            let outcome = here.connection(stream, peer).await;
             tracing::debug!(?outcome, "connection closed");
             drop(place);
         };
-        tasks.spawn(work.instrument(span));
+        dns.tasks.spawn(work.instrument(span));
     }
 }
 

@@ -11,7 +11,7 @@ mod tests;
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
 };
 
@@ -39,8 +39,17 @@ const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
 #[derive(Debug)]
 pub struct Embedded {
     path: PathBuf,
-    jobs: Option<mpsc::Sender<Job>>,
-    writer: Option<JoinHandle<()>>,
+    layout: u64,
+    open: fn(&Path) -> Result<Database, DatabaseError>,
+    /// None while the store is closed.
+    writer: Mutex<Option<Writer>>,
+}
+
+/// The thread that has the file open.
+#[derive(Debug)]
+struct Writer {
+    jobs: mpsc::Sender<Job>,
+    thread: JoinHandle<()>,
 }
 
 /// Works on the tables, and returns how to tell its caller once the commit's outcome is known.
@@ -88,7 +97,7 @@ impl Embedded {
         folder: &Path,
         name: &str,
         layout: u64,
-        open: impl FnOnce(&Path) -> Result<Database, DatabaseError>,
+        open: fn(&Path) -> Result<Database, DatabaseError>,
     ) -> Result<Self, StoreError> {
         let path = folder.join(name);
         std::fs::create_dir_all(folder).map_err(|error| StoreError::Open {
@@ -96,15 +105,45 @@ impl Embedded {
             cause: error.to_string(),
             remedy: "run as root, or choose a directory that the daemon may write",
         })?;
-        let database = open(&path).map_err(|error| refused(&path, &error))?;
-        prepare(&database, &path, layout)?;
+        let store = Self { path, layout, open, writer: Mutex::new(None) };
+        store.reopen()?;
+        Ok(store)
+    }
 
+    /// Waits for what is queued and lets go of the file. Until [`Self::reopen`] every operation
+    /// fails. Waits for the disk.
+    pub fn close(&self) {
+        let Some(Writer { jobs, thread }) = self.writer().take() else { return };
+        drop(jobs);
+        if thread.join().is_err() {
+            tracing::error!(path = %self.path.display(), "the store's thread panicked");
+        }
+    }
+
+    /// Takes the file up again after [`Self::close`]. Waits for the disk.
+    ///
+    /// # Errors
+    /// As for [`Embedded::open`].
+    pub fn reopen(&self) -> Result<(), StoreError> {
+        let mut writer = self.writer();
+        if writer.is_some() {
+            return Ok(());
+        }
+        let path = &self.path;
+        let database = (self.open)(path).map_err(|error| refused(path, &error))?;
+        prepare(&database, path, self.layout)?;
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let writer = std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("region-store".to_owned())
             .spawn(move || write(&database, queue))
             .map_err(|error| StoreError::Failed { path: path.clone(), cause: error.to_string() })?;
-        Ok(Self { path, jobs: Some(jobs), writer: Some(writer) })
+        *writer = Some(Writer { jobs, thread });
+        Ok(())
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Option<Writer>> {
+        // What it guards is replaced as a whole.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn run<T: Send + 'static>(
@@ -128,9 +167,12 @@ impl Embedded {
             })
         });
         async move {
-            let stopped = || "its thread has stopped".to_owned();
-            let outcome = match &self.jobs {
+            let stopped = || "it is closed".to_owned();
+            let jobs = self.writer().as_ref().map(|writer| writer.jobs.clone());
+            let outcome = match jobs {
                 Some(jobs) if jobs.send(job).await.is_ok() => {
+                    // Or its thread would outlive a close by this call.
+                    drop(jobs);
                     answered.await.unwrap_or_else(|_| Err(stopped()))
                 }
                 _ => Err(stopped()),
@@ -144,12 +186,7 @@ impl Embedded {
 impl Drop for Embedded {
     /// Waits for what is queued, so that the file is free again when this returns.
     fn drop(&mut self) {
-        self.jobs.take();
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
-        {
-            tracing::error!(path = %self.path.display(), "the store's thread panicked");
-        }
+        self.close();
     }
 }
 

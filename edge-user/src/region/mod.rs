@@ -4,6 +4,7 @@ pub mod addresses;
 pub mod allow;
 pub mod bounds;
 pub mod embedded;
+pub mod gate;
 pub mod names;
 pub mod ports;
 pub mod records;

@@ -127,11 +127,16 @@ impl Ports {
         });
     }
 
+    /// Takes a port back that nobody keeps; its rest begins.
+    pub async fn let_rest(&self, port: u16) {
+        self.rests.give_back(port.into()).await;
+    }
+
     /// Takes back all that a container kept, after its end; their rest begins.
     pub async fn release(&self, container: &str) {
         let held = self.holders().remove(container).unwrap_or_default();
         // Together: the store writes them in one go.
-        join_all(held.kept.into_iter().map(|port| self.rests.give_back(port.into()))).await;
+        join_all(held.kept.into_iter().map(|port| self.let_rest(port))).await;
     }
 
     /// One of the container's own, if it has had all that it may have.

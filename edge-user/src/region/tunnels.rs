@@ -23,7 +23,7 @@ use std::{
     time::Instant,
 };
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 pub use self::{error::StartError, owner::Owner, record::TunnelRecord};
@@ -66,6 +66,8 @@ pub struct Tunnels<S> {
     index: Index,
     metrics: Metrics,
     containers: Mutex<HashMap<String, Arc<Home>>>,
+    /// Starts, stops and ends that are under way.
+    works: TaskTracker,
 }
 
 /// A container's tunnels by port. It stays known after the container's end for as long as
@@ -110,8 +112,8 @@ impl<S: Steering> Tunnels<S> {
         registry: &prometheus::Registry,
     ) -> Result<Arc<Self>, prometheus::Error> {
         let metrics = Metrics::register(registry)?;
-        let (index, containers) = Default::default();
-        Ok(Arc::new(Self { steering, ports, settings, records, index, metrics, containers }))
+        let (index, containers, works) = Default::default();
+        Ok(Arc::new(Self { steering, ports, settings, records, index, metrics, containers, works }))
     }
 
     /// Makes a container's port public. The same idempotency key again is the same call again,
@@ -154,7 +156,7 @@ impl<S: Steering> Tunnels<S> {
             }
             outcome
         };
-        let outcome = tokio::spawn(work.instrument(span)).await;
+        let outcome = self.works.spawn(work.instrument(span)).await;
         let tunnel = outcome.unwrap_or(Err(StartError::Stopping))?;
         self.metrics.start.observe(begun.elapsed().as_secs_f64());
         Ok(tunnel)
@@ -180,7 +182,7 @@ impl<S: Steering> Tunnels<S> {
             tracing::info!(exists, "stopped");
             exists
         };
-        tokio::spawn(work.instrument(span)).await.unwrap_or(false)
+        self.works.spawn(work.instrument(span)).await.unwrap_or(false)
     }
 
     /// Ends all tunnels of a container; none can start in it any more. When this returns, its
@@ -198,10 +200,18 @@ impl<S: Steering> Tunnels<S> {
             this.ports.release(&id).await;
             tracing::info!(tunnels = live.len(), "the container's tunnels have ended");
         };
-        if let Err(error) = tokio::spawn(work.instrument(span)).await {
+        if let Err(error) = self.works.spawn(work.instrument(span)).await {
             tracing::error!(%error, container = container.id, "its tunnels may not have ended");
         }
         self.containers().retain(|_, home| home.container.strong_count() > 0);
+    }
+
+    /// Waits for what is under way, also for callers that have gone away. Nobody must begin
+    /// anything meanwhile.
+    pub async fn settle(&self) {
+        self.works.close();
+        self.works.wait().await;
+        self.works.reopen();
     }
 
     /// Who may connect and how much, where an owner says nothing.

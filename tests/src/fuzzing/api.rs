@@ -14,6 +14,7 @@ use edge_user::{
     region::{
         bounds::Defaults,
         embedded::Embedded,
+        gate::Gate,
         ports::{Ports, RAW_PORTS},
         records::Records,
         steering::Steering,
@@ -72,7 +73,8 @@ impl Server {
                 i6pn: Ipv6Addr::new(0xfdaa, 0, 1, 0, 0, 0, 0, 2),
             })));
             let tunnels = tunnels().await;
-            tokio::spawn(api::serve(listener, callers, tunnels, std::future::pending()));
+            let (gate, shutdown) = (Gate::default(), std::future::pending());
+            tokio::spawn(api::serve(listener, callers, tunnels, gate, shutdown));
             address
         });
         Self { runtime, address, client: None }

@@ -38,7 +38,8 @@ async fn serve_one() -> Served {
     let (stop, stopped) = oneshot::channel::<()>();
     let callers = Arc::new(OneCaller(fake::container(1)));
     let shutdown = async { drop(stopped.await) };
-    let serving = tokio::spawn(serve(listener, callers, region.tunnels.clone(), shutdown));
+    let serving =
+        tokio::spawn(serve(listener, callers, region.tunnels.clone(), Gate::default(), shutdown));
     Served { region, address, stop, serving }
 }
 

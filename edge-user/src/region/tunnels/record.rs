@@ -51,8 +51,7 @@ impl<S: Steering> Tunnels<S> {
     pub async fn abandon(&self, id: &str, record: &TunnelRecord) {
         self.records.forget(id).await;
         if let Some(port) = record.raw {
-            self.ports.give_back(&record.container, port);
-            self.ports.release(&record.container).await;
+            self.ports.let_rest(port).await;
         }
     }
 
