@@ -2,19 +2,16 @@
 
 use std::{env, thread};
 
-use edge_common::{
-    native::Rows,
-    verdict::{Hook, Verdict},
-};
+use edge_common::verdict::{Hook, Verdict};
 use tests::{
-    differential::{Generator, Lane, Replay, Tally, reachable},
+    differential::{self, Generator, Lane, Replay, Tally, reachable},
     edge::long,
-    model::{self, Fate, Host, Ledger, Passage},
+    model::{self, Fate, Ledger, Passage},
     netns::NetNs,
     packets::{
-        Case, container,
+        Case, bounds, container,
         damage::Way,
-        scene::{self, OTHER, SENDER},
+        scene::{OTHER, SENDER},
         uplink,
     },
 };
@@ -94,8 +91,7 @@ fn an_unconfigured_host_is_judged_as_the_model_judges_it() {
 /// The model itself is held to what people wrote down, frame by frame.
 #[test]
 fn the_model_says_what_the_tables_say() {
-    let rows: Rows = scene::rows();
-    let host = Host::from(&rows);
+    let (_rows, host) = differential::scene();
     let reach = usize::MAX;
     let is_as = |case: &Case, answer: model::Answer| {
         let deliver = case.receiver.map(|to| Fate::Deliver { veth: to.ifindex, mac: to.mac });
@@ -105,8 +101,10 @@ fn the_model_says_what_the_tables_say() {
         assert!(deliver.is_none_or(|fate| fate == answer.fate), "{}: {answer:?}", case.name);
         assert_eq!(answer.passage == Passage::None, case.tunnel.is_none(), "{}", case.name);
     };
-    for case in uplink::all() {
-        is_as(&case, model::uplink(&host, &mut Ledger::default(), &case.frame, reach));
+    // One after the other: what rates let in depends on it.
+    let mut ledger = Ledger::default();
+    for case in [uplink::all(), bounds::lists(), bounds::rates()].concat() {
+        is_as(&case, model::uplink(&host, &mut ledger, &case.frame, reach));
     }
     for case in container::all() {
         is_as(&case, model::container(&host, SENDER, &case.frame, reach));

@@ -230,7 +230,7 @@ impl Lane {
 }
 
 /// The rows of all packet tables, and what the model knows of them.
-pub(crate) fn scene() -> (Rows, Host) {
+pub fn scene() -> (Rows, Host) {
     let mut rows = bounds::rows();
     // Its bucket gains tokens while the test runs.
     rows.tunnels.remove(&endpoint(bounds::QUICK));

@@ -15,8 +15,7 @@ use std::collections::BTreeMap;
 use edge_common::verdict::{Hook, Verdict};
 
 pub use generate::Generator;
-pub use hooks::Lane;
-pub(crate) use hooks::scene;
+pub use hooks::{Lane, scene};
 pub use native::compare_native;
 pub use replay::Replay;
 
