@@ -187,7 +187,7 @@ pub fn container<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32)
         return Outcome::drop(Verdict::ForgedSource);
     }
     // Most packets go elsewhere, and a lookup costs more than these comparisons.
-    if (inside(settings, &headers.destination) || headers.destination == settings.service)
+    if inside(settings, &headers.destination)
         && let Some(receiver) = tables.address(&headers.destination)
     {
         return within_host(&headers, tables, settings, sender, receiver);
@@ -346,11 +346,12 @@ fn clamp<P: Packet>(packet: &mut P, headers: &Headers, settings: &Settings) -> O
     rewrite::clamp_mss(packet, headers, limit)
 }
 
-/// Whether an address belongs to containers, here or elsewhere.
+/// Whether an address belongs to containers, here or elsewhere, or to what serves them.
 #[inline(always)]
-const fn inside(settings: &Settings, address: &Address) -> bool {
+fn inside(settings: &Settings, address: &Address) -> bool {
     address.within(&settings.pool, &settings.pool_mask)
         || address.within(&settings.private, &settings.private_mask)
+        || *address == settings.service
 }
 
 #[inline(always)]

@@ -3,6 +3,7 @@
 mod answers;
 mod caller;
 mod connection;
+pub mod fuzzing;
 mod life;
 
 use std::{collections::HashSet, io, os::fd::OwnedFd, path::Path, pin::Pin, time::Duration};

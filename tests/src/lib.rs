@@ -3,13 +3,16 @@
 
 pub mod bystander;
 pub mod crowd;
+pub mod differential;
 pub mod download;
 pub mod echo;
 pub mod edge;
 pub mod floor;
+pub mod fuzzing;
 pub mod lab;
 pub mod leaks;
 pub mod metrics;
+pub mod model;
 pub mod netns;
 pub mod packets;
 pub mod privilege;

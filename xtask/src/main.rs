@@ -1,6 +1,7 @@
-//! The only door into this workspace: `cargo xtask setup|build|lint|test|run|bench|lab`.
+//! The only door into this workspace: `cargo xtask setup|build|lint|test|fuzz|run|bench|lab`.
 
 mod build;
+mod fuzz;
 mod lint;
 mod packages;
 mod run;
@@ -36,6 +37,7 @@ fn enter(door: &Door) -> Result<()> {
         Door::Build(options) => build::run(&workspace, options).map(drop),
         Door::Lint(options) => lint::run(&workspace, options),
         Door::Test(options) => test::run(&workspace, options),
+        Door::Fuzz(options) => fuzz::run(&workspace, options),
         Door::Run(options) => run::run(&workspace, options),
         Door::Bench(options) => scene::bench(&workspace, options),
         Door::Lab(options) => scene::lab(&workspace, options),
@@ -54,6 +56,8 @@ enum Door {
     Lint(lint::Options),
     /// Sets up, lints, builds, and runs every test; needs root
     Test(test::Options),
+    /// Builds fuzz targets and runs them; for a while each
+    Fuzz(fuzz::Options),
     /// Builds, and shows edge at work on this machine until Ctrl-C; needs root
     ///
     /// Starts `edge up` with a container behind it and a namespace that plays the internet, at

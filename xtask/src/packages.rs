@@ -43,6 +43,7 @@ const PACKAGES: &[Package] = &[
     package("procps", Program("pkill"), "signals to what runs in a namespace"),
     package("util-linux", Program("setpriv"), "tests without a privilege"),
     package("gcc", Program("gcc"), "crates that build C"),
+    package("g++", Program("c++"), "libFuzzer"),
     package("libc6-dev", File("/usr/include/stdio.h"), "crates that build C"),
     package("python3", Program("python3"), "Modal's own client"),
     package("python3-venv", Python("import venv, ensurepip"), "Modal's own client"),

@@ -3,12 +3,12 @@
 use anyhow::{Result, bail};
 use nix::unistd::geteuid;
 
-use crate::{build, lint, setup, step, workspace::Workspace};
+use crate::{build, fuzz, lint, setup, step, workspace::Workspace};
 
 /// What to test.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Also the tests that take minutes
+    /// Also the tests that take minutes, and a minute of each fuzz target
     #[arg(long)]
     long: bool,
     /// Only tests whose name contains one of these; leaves out the lints
@@ -31,7 +31,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let edge = build::run(workspace, &build::Options { profile: "dev".to_owned() })?;
 
     let mut units = workspace.cargo();
-    units.args(["test", "--workspace", "--exclude", "edge-ebpf", "--exclude", "tests", "--"]);
+    units.args(["test", "--workspace", "--exclude", "edge-ebpf", "--exclude", "fuzz"]);
+    units.args(["--exclude", "tests", "--"]);
     // What a plain `cargo test` leaves out needs the Python environment, which is there by now.
     units.arg("--include-ignored").args(&options.filters);
     units.env("EDGE_MODAL_PYTHON", workspace.venv().join("bin/python"));
@@ -45,5 +46,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if options.long {
         promises.env("EDGE_LONG", "1");
     }
-    step::live("tests", "real daemons in network namespaces", promises)
+    step::live("tests", "real daemons in network namespaces", promises)?;
+    if options.long && options.filters.is_empty() {
+        fuzz::run(workspace, &fuzz::Options { target: None, seconds: 60 })?;
+    }
+    Ok(())
 }

@@ -35,6 +35,9 @@ pub(crate) const RATHOLE: Tool = Tool {
 /// Another.
 pub(crate) const BORE: Tool = tool("bore-cli", "0.6.0", "a userspace tunnel to compare with");
 
+/// Builds the targets of `tests/fuzz` with libFuzzer in them.
+pub(crate) const CARGO_FUZZ: Tool = tool("cargo-fuzz", "0.13.2", "builds and runs fuzz targets");
+
 /// The release of Modal's client that the wire contract was read from.
 const MODAL: &str = "1.6.4";
 

@@ -3,7 +3,7 @@
 use std::{fmt::Write, time::Duration};
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt},
     time::timeout,
 };
 
@@ -22,7 +22,7 @@ pub(super) async fn send(
     may_be_http1: bool,
     patience: Duration,
 ) {
-    if may_be_http1 && let Some(method) = method(&mut client, patience).await {
+    if may_be_http1 && let Ok(Some(method)) = timeout(patience, method(&mut client)).await {
         let page = page(error, method == "HEAD");
         if let Err(error) = client.write_all(page.as_bytes()).await {
             tracing::debug!(%error, "the client did not wait for the reason");
@@ -33,25 +33,22 @@ pub(super) async fn send(
 }
 
 /// The method of an HTTP/1 request, if that is what the client sends first.
-async fn method(client: &mut impl Client, patience: Duration) -> Option<String> {
+pub(super) async fn method(client: &mut (impl AsyncBufRead + Unpin)) -> Option<String> {
     let mut token = String::new();
-    let read = async {
-        loop {
-            let bytes = client.fill_buf().await.ok().filter(|bytes| !bytes.is_empty())?;
-            for byte in bytes {
-                match byte {
-                    b' ' if !token.is_empty() => return Some(()),
-                    b'A'..=b'Z' | b'-' if token.len() < LONGEST_METHOD => {
-                        token.push(char::from(*byte));
-                    }
-                    _ => return None,
+    loop {
+        let bytes = client.fill_buf().await.ok().filter(|bytes| !bytes.is_empty())?;
+        for byte in bytes {
+            match byte {
+                b' ' if !token.is_empty() => return Some(token),
+                b'A'..=b'Z' | b'-' if token.len() < LONGEST_METHOD => {
+                    token.push(char::from(*byte));
                 }
+                _ => return None,
             }
-            let amount = bytes.len();
-            client.consume(amount);
         }
-    };
-    timeout(patience, read).await.ok().flatten().map(|()| token)
+        let amount = bytes.len();
+        client.consume(amount);
+    }
 }
 
 fn page(error: &DialError, head_only: bool) -> String {

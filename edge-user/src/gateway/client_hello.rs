@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use rustls::server::{Accepted, Acceptor};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt},
     time::timeout,
 };
 
@@ -36,35 +36,7 @@ pub(super) async fn read(
     mut stream: Buffered,
     limits: HelloLimits,
 ) -> Result<Box<Hello>, Handshake> {
-    let mut acceptor = Acceptor::default();
-    let hello = async {
-        let mut read = 0;
-        loop {
-            let Ok(mut bytes @ [_, ..]) = stream.fill_buf().await else {
-                return Err(Bad::Closed);
-            };
-            let available = bytes.len();
-            // Reading from memory fails for one reason: rustls has no room left.
-            if acceptor.read_tls(&mut bytes).is_err() {
-                return Err(Bad::TooLong);
-            }
-            let taken = available - bytes.len();
-            stream.consume(taken);
-            read += taken;
-            match acceptor.accept() {
-                Ok(Some(accepted)) => return Ok(accepted),
-                Ok(None) if read > limits.bytes => return Err(Bad::TooLong),
-                Ok(None) => {}
-                Err((error, mut alert)) => {
-                    let mut bytes = Vec::new();
-                    let written: io::Result<()> = alert.write_all(&mut bytes);
-                    tracing::debug!(%error, alert = written.is_ok(), "no ClientHello");
-                    return Err(Bad::Hello(bytes));
-                }
-            }
-        }
-    };
-    match timeout(limits.within, hello).await {
+    match timeout(limits.within, accept(&mut stream, limits.bytes)).await {
         Ok(Ok(accepted)) => Ok(Box::new(Hello { accepted, stream })),
         Ok(Err(Bad::Hello(alert))) => {
             answer(stream, &alert).await;
@@ -73,6 +45,40 @@ pub(super) async fn read(
         Ok(Err(Bad::TooLong)) => Err(Handshake::TooLong),
         Ok(Err(Bad::Closed)) => Err(Handshake::Closed),
         Err(_) => Err(Handshake::Timeout),
+    }
+}
+
+/// The hello of whoever writes into `stream`, with no more than `limit` bytes taken before it is
+/// whole, give or take what comes at once.
+pub(super) async fn accept(
+    stream: &mut (impl AsyncBufRead + Unpin),
+    limit: usize,
+) -> Result<Accepted, Bad> {
+    let mut acceptor = Acceptor::default();
+    let mut read = 0;
+    loop {
+        let Ok(mut bytes @ [_, ..]) = stream.fill_buf().await else {
+            return Err(Bad::Closed);
+        };
+        let available = bytes.len();
+        // Reading from memory fails for one reason: rustls has no room left.
+        if acceptor.read_tls(&mut bytes).is_err() {
+            return Err(Bad::TooLong);
+        }
+        let taken = available - bytes.len();
+        stream.consume(taken);
+        read += taken;
+        match acceptor.accept() {
+            Ok(Some(accepted)) => return Ok(accepted),
+            Ok(None) if read > limit => return Err(Bad::TooLong),
+            Ok(None) => {}
+            Err((error, mut alert)) => {
+                let mut bytes = Vec::new();
+                let written: io::Result<()> = alert.write_all(&mut bytes);
+                tracing::debug!(%error, alert = written.is_ok(), "no ClientHello");
+                return Err(Bad::Hello(bytes));
+            }
+        }
     }
 }
 
@@ -87,7 +93,9 @@ pub(super) async fn refuse(hello: Box<Hello>, description: u8) {
     answer(hello.stream, &[0x15, 0x03, 0x03, 0x00, 0x02, 0x02, description]).await;
 }
 
-enum Bad {
+/// Why there is no hello.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Bad {
     Closed,
     TooLong,
     /// Not TLS, or TLS that rustls rejects: with the alert to send.

@@ -18,6 +18,7 @@ mod client_hello;
 mod closing;
 mod denial;
 mod flow;
+pub mod fuzzing;
 mod h2_frames;
 mod h2_guard;
 mod hpack;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use http::{StatusCode, Uri, header, uri::Authority};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
@@ -22,10 +22,10 @@ const MAX_HEADERS: usize = 64;
 
 /// What is read of a request.
 #[derive(Debug, PartialEq, Eq)]
-struct Request {
-    host: String,
+pub(super) struct Request {
+    pub(super) host: String,
     /// Path and query, beginning with a slash.
-    target: String,
+    pub(super) target: String,
 }
 
 /// Answers one request; returns the answer, for the log.
@@ -75,7 +75,9 @@ fn answer<D: Directory, T: Dial>(gateway: &Gateway<D, T>, request: &Request) -> 
 }
 
 /// Reads up to the end of the headers. `Err(None)` if the client went away.
-async fn read(client: &mut Buffered) -> Result<Request, Option<StatusCode>> {
+pub(super) async fn read(
+    client: &mut (impl AsyncBufRead + Unpin),
+) -> Result<Request, Option<StatusCode>> {
     let mut request = Vec::new();
     loop {
         let Ok(bytes @ [_, ..]) = client.fill_buf().await else { return Err(None) };

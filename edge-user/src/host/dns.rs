@@ -3,6 +3,7 @@
 //! Queries arrive on sockets of the service namespace; what is forwarded leaves by ordinary
 //! sockets of the host, so that a resolver on the host's loopback works too.
 
+pub mod fuzzing;
 mod question;
 #[cfg(test)]
 mod tests;

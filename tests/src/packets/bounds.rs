@@ -39,7 +39,8 @@ const HOUR: u64 = 3_600_000_000_000;
 /// See [`QUICK`].
 pub const TWENTIETH: u64 = 50_000_000;
 
-const LISTS: &[(u32, &str)] = &[
+/// What is on their lists, by slot.
+pub const LISTS: &[(u32, &str)] = &[
     (11, "198.51.100.7/32"),
     (11, "203.0.113.0/25"),
     (11, "2001:db8:1::/48"),

@@ -119,19 +119,16 @@ impl Plan {
 
     fn build_v6(&self, frame: &mut Vec<u8>, source: [u8; 16], destination: [u8; 16]) {
         let (protocol, transport) = self.transport_v6(source, destination);
-        let mut extensions: Vec<(u8, Vec<u8>)> = self
-            .extensions
-            .iter()
-            .map(|(kind, bytes)| (*kind, [&[0], bytes.as_slice()].concat()))
-            .collect();
+        let mut extensions = self.extensions.clone();
         if let Some((offset, more)) = self.fragment {
             let [high, low] = (offset << 3 | u16::from(more)).to_be_bytes();
             extensions
                 .push((IpNumber::IPV6_FRAGMENTATION_HEADER.0, vec![0, high, low, 0, 0, 0, 9]));
         }
         let kinds: Vec<u8> = extensions.iter().map(|(kind, _)| *kind).chain([protocol.0]).collect();
+        let extended: usize = extensions.iter().map(|(_, bytes)| bytes.len() + 1).sum();
         let header = Ipv6Header {
-            payload_length: (extensions.len() * 8 + transport.len()) as u16,
+            payload_length: (extended + transport.len()) as u16,
             next_header: IpNumber(kinds[0]),
             hop_limit: 61,
             source,

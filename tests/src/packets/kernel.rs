@@ -22,11 +22,11 @@ const SKB_MARK: usize = 8;
 
 /// The traffic counters that are looked at: the tunnels', and the first, where what belongs to no
 /// tunnel would end up if it were counted.
-const SLOTS: [u32; 9] = [0, SLOT, SLOT_V6, 11, 12, 13, 14, 15, 16];
+pub(crate) const SLOTS: [u32; 9] = [0, SLOT, SLOT_V6, 11, 12, 13, 14, 15, 16];
 
 /// The shortest frame that `BPF_PROG_TEST_RUN` takes: a whole Ethernet header, and for a skb also
 /// a whole IP header. Shorter ones are left to the native run.
-fn shortest(hook: Hook, frame: &[u8]) -> usize {
+pub(crate) fn shortest(hook: Hook, frame: &[u8]) -> usize {
     match (hook, frame.get(12..14)) {
         (Hook::XdpUplink, _) => 14,
         (_, Some([0x08, 0x00])) => 14 + 20,
@@ -50,10 +50,16 @@ impl Kernel {
 
     /// The same with other rows.
     pub fn load_with(name: &str, rows: &Rows) -> Self {
+        let kernel = Self::empty(name);
+        scene::install(rows, &kernel.datapath).expect("rows fit the tables");
+        kernel
+    }
+
+    /// The same without rows and settings.
+    pub fn empty(name: &str) -> Self {
         privilege::require();
         let pins = PathBuf::from(format!("/sys/fs/bpf/edge-test-{}-{name}", process::id()));
         let datapath = Datapath::load(&pins).expect("the kernel takes the programs");
-        scene::install(rows, &datapath).expect("rows fit the tables");
         Self { datapath, pins }
     }
 

@@ -23,10 +23,15 @@ pub struct Plan {
     pub(super) extensions: Vec<(u8, Vec<u8>)>,
 }
 
+/// What an IP packet carries.
 #[derive(Debug, Clone)]
-pub(super) enum Body {
+#[expect(missing_docs, reason = "the fields are the headers' own")]
+pub enum Body {
+    /// A segment; options are padded to whole words.
     Tcp { flags: u8, sequence: u32, acknowledged: u32, window: u16, options: Vec<u8> },
+    /// A datagram.
     Udp,
+    /// A message of the family of its ends, with the second word of its header.
     Icmp { kind: u8, code: u8, rest: [u8; 4] },
 }
 
@@ -80,9 +85,19 @@ pub fn icmp(source: &str, destination: &str, kind: u8, code: u8, payload: &[u8])
 
 impl Plan {
     fn new(source: &str, destination: &str, body: Body, payload: &[u8]) -> Self {
+        Self::between(end(source), end(destination), body, payload)
+    }
+
+    /// Between any two ends; if only one is IPv4, it is mapped into IPv6.
+    pub fn between(
+        source: SocketAddr,
+        destination: SocketAddr,
+        body: Body,
+        payload: &[u8],
+    ) -> Self {
         Self {
-            source: end(source),
-            destination: end(destination),
+            source,
+            destination,
             body,
             payload: payload.to_vec(),
             ip_options: Vec::new(),
@@ -168,9 +183,17 @@ impl Plan {
 
     /// With another IPv6 extension header of eight bytes, behind those it has.
     #[must_use]
-    pub fn extension(mut self, kind: u8) -> Self {
+    pub fn extension(self, kind: u8) -> Self {
+        self.long_extension(kind, 1)
+    }
+
+    /// With another IPv6 extension header of so many times eight bytes.
+    #[must_use]
+    pub fn long_extension(mut self, kind: u8, words: u8) -> Self {
         // A PadN option over all six bytes; a routing header reads it as an unknown type.
-        self.extensions.push((kind, vec![1, 4, 0, 0, 0, 0]));
+        let mut bytes = vec![words - 1, 1, 4, 0, 0, 0, 0];
+        bytes.resize(usize::from(words) * 8 - 1, 0);
+        self.extensions.push((kind, bytes));
         self
     }
 }

@@ -228,6 +228,15 @@ pub fn forged() -> Vec<Case> {
     for destination in [INNER_V6, "[fdaa:0:2::2]:80"] {
         cases.push(refused(destination, &tcp(CLIENT_V6, destination), Verdict::BareInner));
     }
+    // The service's address is nobody's outside, whatever is sent from it or to it.
+    for destination in ["169.254.20.10:53", "169.254.20.10:80"] {
+        cases.push(refused(destination, &tcp(CLIENT, destination), Verdict::BareInner));
+        cases.push(refused(destination, &udp(CLIENT, destination), Verdict::BareInner));
+    }
+    let query = udp("169.254.20.10:53", "192.0.2.10:5353");
+    cases.push(refused("from the service's address", &query, Verdict::ForgedSource));
+    let about = icmp("169.254.20.10", "192.0.2.10", 3, 4, &tcp(PUBLIC, CLIENT).quote(8));
+    cases.push(refused("an error from the service's address", &about, Verdict::ForgedSource));
     let echo = icmp("198.51.100.7", "100.64.0.2", 8, 0, b"ping");
     cases.push(refused("echo request inside", &echo, Verdict::BareInner));
     let later = tcp(CLIENT, INNER).fragment(8, false);

@@ -1,0 +1,88 @@
+//! The decisions without a kernel, compared with what the model says.
+
+use edge_common::{
+    decide::{self, Action, Outcome},
+    native::{Frame, Rows},
+    verdict::Hook,
+};
+
+use crate::model::{self, Answer, Fate, Host, Ledger, Passage};
+
+/// Whether a frame that came in by an interface is judged and changed as the model says. Rows and
+/// ledger know what came before.
+///
+/// # Errors
+/// What differs.
+pub fn compare_native(
+    rows: &Rows,
+    host: &Host,
+    ledger: &mut Ledger,
+    hook: Hook,
+    ingress: u32,
+    frame: &[u8],
+) -> Result<(), String> {
+    let answer = judge(host, ledger, hook, ingress, frame, usize::MAX);
+    let mut after = Frame(frame.to_vec());
+    let outcome = match hook {
+        Hook::XdpUplink | Hook::TcUplink => decide::uplink(&mut after, rows),
+        Hook::TcContainer => decide::container(&mut after, rows, ingress),
+    };
+    let found = (outcome.verdict, fate(&outcome), passage(&outcome));
+    let expected = (answer.verdict, answer.fate, answer.passage);
+    if found != expected {
+        return Err(format!("natively: {found:?}, the model says {expected:?}"));
+    }
+    if answer.is_frame(&after.0) {
+        return Ok(());
+    }
+    Err(format!("natively: {:?}{}", answer.verdict, differing(&after.0, &answer.frame)))
+}
+
+/// What the model says of a frame of which `reach` bytes can be seen.
+pub(super) fn judge(
+    host: &Host,
+    ledger: &mut Ledger,
+    hook: Hook,
+    ingress: u32,
+    frame: &[u8],
+    reach: usize,
+) -> Answer {
+    match hook {
+        Hook::XdpUplink | Hook::TcUplink => model::uplink(host, ledger, frame, reach),
+        Hook::TcContainer => model::container(host, ingress, frame, reach),
+    }
+}
+
+fn fate(outcome: &Outcome) -> Fate {
+    match outcome.action {
+        Action::Pass => Fate::Pass,
+        Action::PassToListener => Fate::PassToListener,
+        Action::Drop => Fate::Drop,
+        Action::Deliver => {
+            let [a, b, c, d, e, f, _, _] = outcome.mac;
+            Fate::Deliver { veth: outcome.ifindex, mac: [a, b, c, d, e, f] }
+        }
+        Action::Send => Fate::Send { uplink: outcome.ifindex },
+        Action::Bounce => Fate::Bounce,
+    }
+}
+
+fn passage(outcome: &Outcome) -> Passage {
+    match outcome.passage {
+        decide::Passage::None => Passage::None,
+        decide::Passage::In => Passage::In(outcome.slot),
+        decide::Passage::Out => Passage::Out(outcome.slot),
+        decide::Passage::Accept => Passage::Accept(outcome.slot),
+    }
+}
+
+/// Byte by byte, for people.
+pub(super) fn differing(found: &[u8], expected: &[u8]) -> String {
+    if found.len() != expected.len() {
+        return format!(": {} bytes, the model says {}", found.len(), expected.len());
+    }
+    let bytes = found.iter().zip(expected).enumerate().filter(|(_, (a, b))| a != b);
+    let bytes =
+        bytes.map(|(at, (a, b))| format!("\n  byte {at} is {a:02x}, the model says {b:02x}"));
+    bytes.collect()
+}

@@ -1,0 +1,121 @@
+//! The data path's answer is the model's, for packets that nobody thought of.
+
+use std::{env, thread};
+
+use edge_common::verdict::{Hook, Verdict};
+use tests::{
+    differential::{self, Generator, Lane, Replay, Tally, reachable},
+    edge::long,
+    model::{self, Fate, Ledger, Passage},
+    netns::NetNs,
+    packets::{
+        Case, bounds, container,
+        damage::Way,
+        scene::{OTHER, SENDER},
+        uplink,
+    },
+};
+
+/// Runs of the kernel's programs, in all lanes and at all hooks.
+const RUNS: u64 = 1_000_000;
+/// Each has programs, tables and counters of its own, and a thread.
+const LANES: u64 = 2;
+const BATCH: usize = 8192;
+
+#[test]
+fn packets_are_judged_as_the_model_judges_them() {
+    let netns = machine();
+    if let Some(replay) = Replay::asked_for() {
+        netns.enter(|| replay.check(&mut Lane::new("replay")));
+        return;
+    }
+    let seed = env::var("EDGE_SEED").ok();
+    let seed: u64 =
+        seed.map_or_else(rand::random, |text| text.parse().expect("EDGE_SEED is a number"));
+    println!("again: EDGE_SEED={seed} cargo xtask test judged_as_the_model");
+    let runs = if long() { 10 * RUNS } else { RUNS } / LANES;
+    let tallies = thread::scope(|scope| {
+        let lanes: Vec<_> = (0..LANES)
+            .map(|lane| {
+                let netns = &netns;
+                scope.spawn(move || netns.enter(|| run(seed.wrapping_add(lane), lane, runs)))
+            })
+            .collect();
+        lanes.into_iter().map(|lane| lane.join().expect("a lane")).collect::<Vec<_>>()
+    });
+    for hook in Hook::ALL {
+        for verdict in reachable(*hook) {
+            let key = (*hook as u32, verdict.label());
+            let count: u64 = tallies.iter().filter_map(|tally| tally.get(&key)).sum();
+            println!("{:12} {:28} {count:9}", hook.label(), verdict.label());
+            // So that a generator that no longer reaches a verdict is found out.
+            assert!(count >= 100, "{} came to {} {count} times", hook.label(), verdict.label());
+        }
+    }
+}
+
+/// One lane's share, in batches: each frame from the uplink runs at two hooks.
+fn run(seed: u64, lane: u64, runs: u64) -> Tally {
+    let mut lane = Lane::new(&format!("model-{lane}"));
+    let mut tally = Tally::new();
+    let [mut from_uplink, mut from_containers] =
+        [Way::In, Way::Out].map(|way| Generator::new(seed, way));
+    let mut done = 0;
+    while done < runs {
+        let frames: Vec<_> = (0..BATCH).map(|_| (SENDER, from_uplink.frame())).collect();
+        lane.run(Hook::XdpUplink, &frames, &mut tally);
+        lane.run(Hook::TcUplink, &frames, &mut tally);
+        // Mostly from the veth that most of the scene's containers are behind.
+        let veth = |index| if index % 8 == 0 { OTHER.ifindex } else { SENDER };
+        let frames: Vec<_> =
+            (0..BATCH).map(|index| (veth(index), from_containers.frame())).collect();
+        lane.run(Hook::TcContainer, &frames, &mut tally);
+        done += 3 * BATCH as u64;
+    }
+    tally
+}
+
+/// What the programs do before the daemon has written its settings.
+#[test]
+fn an_unconfigured_host_is_judged_as_the_model_judges_it() {
+    let mut lane = Lane::unconfigured("model-unconfigured");
+    let mut tally = Tally::new();
+    for (way, hook) in [(Way::In, Hook::TcUplink), (Way::Out, Hook::TcContainer)] {
+        let mut generator = Generator::new(1, way);
+        let frames: Vec<_> = (0..BATCH).map(|_| (SENDER, generator.frame())).collect();
+        lane.run(hook, &frames, &mut tally);
+    }
+    assert!(tally.contains_key(&(Hook::TcContainer as u32, Verdict::Unconfigured.label())));
+}
+
+/// The model itself is held to what people wrote down, frame by frame.
+#[test]
+fn the_model_says_what_the_tables_say() {
+    let (_rows, host) = differential::scene();
+    let reach = usize::MAX;
+    let is_as = |case: &Case, answer: model::Answer| {
+        let deliver = case.receiver.map(|to| Fate::Deliver { veth: to.ifindex, mac: to.mac });
+        assert_eq!(answer.verdict, case.verdict, "{}", case.name);
+        assert!(answer.is_frame(&case.after), "{}", case.name);
+        assert_eq!(matches!(answer.fate, Fate::Deliver { .. }), deliver.is_some(), "{}", case.name);
+        assert!(deliver.is_none_or(|fate| fate == answer.fate), "{}: {answer:?}", case.name);
+        assert_eq!(answer.passage == Passage::None, case.tunnel.is_none(), "{}", case.name);
+    };
+    // One after the other: what rates let in depends on it.
+    let mut ledger = Ledger::default();
+    for case in [uplink::all(), bounds::lists(), bounds::rates()].concat() {
+        is_as(&case, model::uplink(&host, &mut ledger, &case.frame, reach));
+    }
+    for case in container::all() {
+        is_as(&case, model::container(&host, SENDER, &case.frame, reach));
+    }
+}
+
+/// A namespace that has the interfaces that frames of the scene come in by.
+fn machine() -> NetNs {
+    let netns = NetNs::new("model");
+    let index = OTHER.ifindex.to_string();
+    netns.ip(&["link", "add", "other", "index", &index, "type", "veth", "peer", "name", "far"]);
+    netns.ip(&["link", "set", "other", "up"]);
+    netns
+}
