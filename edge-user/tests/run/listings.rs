@@ -14,7 +14,11 @@ fn json_has_the_promised_fields() {
         "id": "tu-1", "workspace": "main", "container": "box", "port": 8000,
         "url": "https://abc.r1.localhost", "tls": "abc.r1.localhost:443",
         "tcp": "localhost:20000", "h2": false, "path": "tcx", "connections": 0, "bytes_in": 0,
-        "bytes_out": 0, "last_error": null,
+        "bytes_out": 0, "last_error": null, "proxy_protocol": false, "allow": [],
+        "bounds": {
+            "connections": null, "source_connections": null, "tunnel_rate": null,
+            "source_rate": null, "source_rate_raw": null, "idle_milliseconds": null,
+        },
     }]);
     assert_eq!(json("tunnels"), tunnels);
     let containers = serde_json::json!([{
