@@ -1,7 +1,7 @@
 //! How long does a tunnel's start take, as a program in a container sees it? A raw tunnel over an
 //! open connection to the API, while no other tunnel lives and while ten thousand do.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use edge_user::{
