@@ -140,7 +140,9 @@ fn what_nobody_claims_ends_with_its_lease_and_is_nobody_elses_before() {
     assert!(refused.stderr.contains("exists already"), "{refused}");
     let refused = attach("other");
     assert!(refused.stderr.contains("container \"mine\" already"), "{refused}");
-    wait_for("the lease to end", PATIENCE + lease, || lab.edge.containers().is_empty().then_some(()));
+    wait_for("the lease to end", PATIENCE + lease, || {
+        lab.edge.containers().is_empty().then_some(())
+    });
     assert!(lab.edge.tunnels().is_empty());
     let log = lab.edge.daemon().printed();
     assert!(log.contains("nobody claimed") && log.contains("name=\"mine\""), "{log}");
