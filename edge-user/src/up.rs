@@ -61,9 +61,10 @@ async fn hold(
     };
     // Before anything is touched: what cannot be read is left to the version that wrote it.
     let leased = Arc::new(Embedded::open_leased(&place.run_dir())?);
+    let records: Arc<dyn Store> = leased.clone();
+    adopt::refuse_unknown(&records).await?;
     if predecessor.is_some() {
-        let leased: Arc<dyn Store> = leased.clone();
-        adopt::refuse_loss(&leased, args.ipv4_pool).await?;
+        adopt::refuse_loss(&records, args.ipv4_pool).await?;
     }
     let mut lock = Some(lock);
     let begin = Begin { place, args, open_files, leased: &leased, lock: &mut lock, predecessor };

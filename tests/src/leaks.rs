@@ -8,10 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{netns::NetNs, process::Start};
+use crate::{lab::PATIENCE, netns::NetNs, process::Start};
 
-/// How long the kernel may take to finish what it was told to remove.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Where daemons pin maps and links.
 pub(crate) const PINS: &str = "/sys/fs/bpf/edge";
 /// What a daemon may change and must put back.
@@ -46,7 +44,8 @@ impl Snapshot {
         self.seen.iter().any(|one| one.contains(text))
     }
 
-    /// Looks again until it is as it was; panics with what came and what went.
+    /// Looks again until it is as it was, for the kernel takes its time with what it was told to
+    /// remove; panics with what came and what went.
     #[track_caller]
     pub fn assert_unchanged(&self) {
         let begun = Instant::now();

@@ -77,6 +77,11 @@ pub fn is_over(stream: &mut TcpStream) -> bool {
     over
 }
 
+/// So many bytes that no protocol knows, the same every time.
+pub fn garbage(length: u32) -> Vec<u8> {
+    (0..length).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
 /// A ClientHello whose name has 64 KiB, in records of 16 KiB: well-formed but for its size.
 pub fn long_hello() -> Vec<u8> {
     let block = |body: &[u8]| {

@@ -16,7 +16,7 @@ use tests::{
     lab::Lab,
     netns::NetNs,
     process::{Start as _, wait_for},
-    strangers::is_over,
+    strangers::{garbage, is_over},
     tenant::Tenant,
 };
 
@@ -25,10 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// KiB that an allocator may keep.
 const KEPT: u64 = 32 * 1024;
 const SERVICE: [u8; 4] = [169, 254, 20, 10];
-
-fn garbage(length: u32) -> Vec<u8> {
-    (0..length).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
-}
 
 /// Connections from inside a namespace; those that were reset at once are not among them.
 fn connections(netns: &NetNs, to: SocketAddr, count: usize) -> Vec<TcpStream> {

@@ -15,7 +15,7 @@ use tests::{
     floor::Floor,
     lab::Lab,
     process::wait_for,
-    strangers::{Strangers, is_over, long_hello},
+    strangers::{Strangers, garbage, is_over, long_hello},
     tls::{TlsStream, host},
 };
 
@@ -165,8 +165,7 @@ fn names_of_64_kib_and_garbage_are_refused_and_cost_nothing() {
             .sum::<f64>()
     };
     let long = long_hello();
-    let garbage: Vec<u8> =
-        (0..100_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let garbage = garbage(100_000);
     let before = refused(&lab);
     for (port, bytes) in [(tls(), &long), (tls(), &garbage), (http(), &garbage), (http(), &long)] {
         let answers = strangers.each(TIMES, port, |mut stream| {
@@ -269,8 +268,15 @@ fn clients_that_stop_reading_make_the_gateway_hold_little() {
 #[test]
 fn with_all_connections_in_use_new_ones_are_refused_by_name_and_old_ones_live() {
     const ALL: usize = 40;
-    let bounds = ["--total-connections", &ALL.to_string(), "--unfinished-handshakes", "1000"];
-    let lab = Lab::new(&bounds);
+    let lab = Lab::new(&[
+        "--total-connections",
+        &ALL.to_string(),
+        "--unfinished-handshakes",
+        "1000",
+        // Who fills the room stays there until it is dropped.
+        "--handshake-deadline",
+        "10m",
+    ]);
     let (_program, tunnel) = echo(&lab, &[], 8000);
     let name = host(&tunnel.url);
     let mut first = lab.tls().connect(name);

@@ -123,7 +123,9 @@ fn an_owner_is_told_whether_its_container_waits_for_it() {
 
 #[test]
 fn what_nobody_claims_ends_with_its_lease_and_is_nobody_elses_before() {
-    let mut lab = Lab::new(&["--lease", "3s"]);
+    // Long enough for two commands on a busy machine.
+    let lease = Duration::from_secs(10);
+    let mut lab = Lab::new(&["--lease", "10s"]);
     let netns = NetNs::new("mine");
     let owner = Owner::attach(&lab.edge, &netns);
     lab.edge.kill9();
@@ -138,8 +140,9 @@ fn what_nobody_claims_ends_with_its_lease_and_is_nobody_elses_before() {
     assert!(refused.stderr.contains("exists already"), "{refused}");
     let refused = attach("other");
     assert!(refused.stderr.contains("container \"mine\" already"), "{refused}");
-    let patience = PATIENCE + Duration::from_secs(3);
-    wait_for("the lease to end", patience, || lab.edge.containers().is_empty().then_some(()));
+    wait_for("the lease to end", PATIENCE + lease, || {
+        lab.edge.containers().is_empty().then_some(())
+    });
     assert!(lab.edge.tunnels().is_empty());
     let log = lab.edge.daemon().printed();
     assert!(log.contains("nobody claimed") && log.contains("name=\"mine\""), "{log}");

@@ -71,11 +71,14 @@ pub(crate) fn ensure_field() -> Result<bool> {
     if FIELD.iter().all(Package::is_there) {
         return Ok(false);
     }
+    // Those that were there before are the machine's own, and stay as they are.
+    let new: Vec<_> =
+        ["haproxy", "nginx", "hitch"].into_iter().filter(|name| which(name).is_none()).collect();
     let _quiet = NoServices::new()?;
     let changed = ensure_all(FIELD)?;
-    if let Some(systemctl) = which("systemctl") {
+    if let Some(systemctl) = which("systemctl").filter(|_| !new.is_empty()) {
         let mut command = Command::new(systemctl);
-        command.args(["disable", "--quiet", "haproxy", "nginx", "hitch"]);
+        command.args(["disable", "--quiet"]).args(&new);
         step::run("services", "benchmarks start their own", command)?;
     }
     Ok(changed)

@@ -1,6 +1,6 @@
 //! One container, from the call that attaches it to its end.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::pending, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -81,6 +81,10 @@ impl Lives {
             Ok(pass) => pass,
             Err(error) => return taken_over(&events, error).await,
         };
+        // Its owner may have given up waiting, and asks again: the container is for that call.
+        if events.is_closed() {
+            return;
+        }
         let attached = match self.containers.claim(&resume.container, &resume.token) {
             Ok(attached) => attached,
             Err(error) => {
@@ -127,11 +131,13 @@ impl Lives {
     }
 
     async fn hold(&self, attached: &Attached, ports: &Ports, events: &Events, pass: Pass) {
-        let started = self.start(attached, ports, events).await;
+        let started = self.start(attached, ports).await;
+        // Before the caller is told: one that does not read must not keep the gate open.
         drop(pass);
         let end = match started {
-            Ok(()) => tokio::select! {
+            Ok(ready) => tokio::select! {
                 biased;
+                never = tell(events, ready) => match never {},
                 () = self.ending.cancelled() => End::Ended,
                 () = events.closed() => End::Left,
                 () = self.shutdown.cancelled() => End::Kept,
@@ -150,7 +156,8 @@ impl Lives {
                     "container {name:?}: the daemon was stopped for good and ended it; start \
                      `edge up`, then attach again"
                 );
-                events.send(Err(Status::new(Code::Aborted, why))).await.ok();
+                // A caller that does not read is not waited for.
+                events.try_send(Err(Status::new(Code::Aborted, why))).ok();
             }
             End::Left => {}
         }
@@ -167,12 +174,8 @@ impl Lives {
         tracing::info!(id = container.id, name = container.name, "ended");
     }
 
-    async fn start(
-        &self,
-        attached: &Attached,
-        ports: &Ports,
-        events: &Events,
-    ) -> Result<(), Status> {
+    /// Starts the tunnels that are missing; what the caller is to be told.
+    async fn start(&self, attached: &Attached, ports: &Ports) -> Result<Vec<Event>, Status> {
         let mut ready = vec![Event::Attached(wire::Attached {
             container: Some(describe(attached)),
             environment: api::environment(&attached.container)
@@ -203,12 +206,17 @@ impl Lives {
             };
             ready.push(Event::Tunnel(describe_tunnel(&tunnel, &self.steering)));
         }
-        for event in ready {
-            // A caller that is gone is noticed right after.
-            events.send(Ok(AttachEvent { event: Some(event) })).await.ok();
-        }
-        Ok(())
+        Ok(ready)
     }
+}
+
+/// Tells the caller, and returns never.
+async fn tell(events: &Events, ready: Vec<Event>) -> Infallible {
+    for event in ready {
+        // A caller that is gone is noticed right after.
+        events.send(Ok(AttachEvent { event: Some(event) })).await.ok();
+    }
+    pending().await
 }
 
 async fn taken_over(events: &Events, error: TakenOver) {

@@ -78,8 +78,11 @@ impl Sysctls {
         }
     }
 
+    /// In one step: half a record would keep every later daemon from starting.
     fn save(&self) -> io::Result<()> {
-        fs::write(&self.record, serde_json::to_vec(&self.before)?)
+        let new = self.record.with_extension("new");
+        fs::write(&new, serde_json::to_vec(&self.before)?)?;
+        fs::rename(&new, &self.record)
     }
 }
 

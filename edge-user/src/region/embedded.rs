@@ -10,6 +10,7 @@ mod tests;
 
 use std::{
     fs::File,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
@@ -81,9 +82,11 @@ impl Embedded {
     /// As for [`Embedded::open`].
     pub fn open_leased(run_dir: &Path) -> Result<Self, StoreError> {
         Self::at(run_dir, LEASED, LEASED_LAYOUT, |path| {
-            let options =
-                File::options().read(true).write(true).create(true).truncate(false).open(path);
-            let file = options.map_err(|error| DatabaseError::Storage(StorageError::Io(error)))?;
+            let mut options = File::options();
+            options.read(true).write(true).create(true).truncate(false);
+            // It has the tokens by which owners claim their containers.
+            let file = options.mode(0o600).open(path);
+            let file = file.map_err(|error| DatabaseError::Storage(StorageError::Io(error)))?;
             Database::builder().create_with_backend(PageCache::new(file)?)
         })
     }

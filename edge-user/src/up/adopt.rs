@@ -41,6 +41,13 @@ pub(super) fn tunnel_records(leased: &Arc<dyn Store>) -> Records<TunnelRecord> {
     Records::new(leased.clone(), "tunnel/")
 }
 
+/// Refuses records that this version does not know, before anything is touched.
+pub(super) async fn refuse_unknown(leased: &Arc<dyn Store>) -> Result<(), StoreError> {
+    container_records(leased).all().await?;
+    tunnel_records(leased).all().await?;
+    Ok(())
+}
+
 /// Refuses a pool that would end a container: after a stop that is the operator's wish, but a
 /// successor is to keep what lives.
 pub(super) async fn refuse_loss(leased: &Arc<dyn Store>, pool: Ipv4Net) -> anyhow::Result<()> {

@@ -86,6 +86,11 @@ pub(super) async fn serve(
     }
     let scraped = metrics::bind(args.admin, inherited.take("metrics").next())?;
     holdings.keep("metrics", &scraped)?;
+    // Before the machine is touched: it may be of another version.
+    let state_dir = args.state_dir(&place.instance);
+    std::fs::create_dir_all(&state_dir)
+        .with_context(|| format!("{}: the state directory cannot be made", state_dir.display()))?;
+    let durable = Arc::new(Embedded::open(&state_dir)?);
     let machine = &Machine::take(place, args)?;
     let registry = prometheus::Registry::new();
     registry.register(Box::new(KernelCounters::new(machine.datapath.clone())?))?;
@@ -98,10 +103,6 @@ pub(super) async fn serve(
     let mtu = ground::mtu(machine, &uplinks).await?;
     ground::configure(args, machine, mtu)?;
 
-    let state_dir = args.state_dir(&place.instance);
-    std::fs::create_dir_all(&state_dir)
-        .with_context(|| format!("{}: the state directory cannot be made", state_dir.display()))?;
-    let durable = Arc::new(Embedded::open(&state_dir)?);
     let stores = vec![leased.clone(), durable.clone()];
     let (store, leased): (Arc<dyn Store>, Arc<dyn Store>) = (durable, leased.clone());
     let left = Left::find(&leased, &machine.links, args.ipv4_pool).await?;
