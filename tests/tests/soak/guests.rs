@@ -38,7 +38,7 @@ pub(crate) fn come<'scope>(
     forwarded(load, lab, sites, books);
     attached(load, lab, books);
     load.repeat("containers by `edge run`", BEAT, move || {
-        let output = lab.edge.cli(&["run", "--name", "runner", "--", "true"]);
+        let output = lab.edge.cli(&["run", "--", "true"]);
         if output.status.success() { Ok(()) } else { Err(output.to_string()) }
     });
 }
@@ -86,10 +86,12 @@ fn forwarded<'scope>(
 /// Containers by `edge attach`, each with a tunnel that has a client.
 fn attached<'scope>(load: &mut Load<'scope, '_>, lab: &'scope Lab, books: &'scope Books) {
     let greeter = Greeter::new(lab, &books.greeted);
+    let mut names = (0..).map(|number| format!("guest{number}"));
     load.repeat("containers by `edge attach`", BEAT, move || {
-        let tenant = Tenant::new(&lab.edge, "guest", &["--unencrypted-port", "9000"]);
+        let name = names.next().ok_or("no more names")?;
+        let tenant = Tenant::new(&lab.edge, &name, &["--unencrypted-port", "9000"]);
         let _server = Exchange::serve(&tenant.netns, 9000);
-        let found = lab.edge.tunnels().into_iter().find(|tunnel| tunnel.container == "guest");
+        let found = lab.edge.tunnels().into_iter().find(|tunnel| tunnel.container == name);
         let tunnel = found.ok_or("no tunnel of an attached container")?;
         let visited = visit(lab, books, &greeter, host(&tunnel.url), tunnel.raw_port());
         visited.map_err(|error| error.to_string())?;
