@@ -7,7 +7,7 @@ use crate::{edge::Edge, process::wait_for};
 /// Files that may come and go by themselves: a scrape, a command, a look into /proc.
 const STRAY: usize = 6;
 
-/// Open files and memory of a daemon.
+/// Open files, memory and threads of a daemon.
 #[derive(Debug, Clone)]
 pub struct Floor {
     process: PathBuf,
@@ -15,6 +15,8 @@ pub struct Floor {
     pub files: usize,
     /// Memory that it has touched, in KiB.
     pub memory: u64,
+    /// Threads.
+    pub threads: u64,
 }
 
 impl Floor {
@@ -46,8 +48,12 @@ impl Floor {
     fn at(process: PathBuf) -> Self {
         let files = fs::read_dir(process.join("fd")).expect("a living process").count();
         let status = fs::read_to_string(process.join("status")).expect("a living process");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let memory = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        Self { process, files, memory: memory.expect("VmRSS of a living process") }
+        let value = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let value = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+            value.unwrap_or_else(|| panic!("no {name} in {status}"))
+        };
+        let (memory, threads) = (value("VmRSS:"), value("Threads:"));
+        Self { process, files, memory, threads }
     }
 }

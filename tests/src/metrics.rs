@@ -36,6 +36,13 @@ impl Metrics {
         self.0.iter().filter(|(series, _)| wanted(series)).map(|(_, value)| value).sum()
     }
 
+    /// All series of a metric.
+    pub fn of(&self, metric: &str) -> impl Iterator<Item = (&str, f64)> {
+        let wanted = move |series: &str| series.split('{').next() == Some(metric);
+        let all = self.0.iter().map(|(series, value)| (series.as_str(), *value));
+        all.filter(move |(series, _)| wanted(series))
+    }
+
     /// Packets that a hook judged so.
     pub fn packets(&self, hook: &str, verdict: &str) -> f64 {
         let labels = [format!("hook=\"{hook}\""), format!("verdict=\"{verdict}\"")];

@@ -98,7 +98,14 @@ impl TlsClient {
     /// # Errors
     /// What the gateway did instead; an alert is a [`rustls::Error`] inside.
     pub fn try_connect(&self, name: &str) -> io::Result<TlsStream> {
-        let mut tcp = self.tcp()?;
+        self.greet(self.tcp()?, name)
+    }
+
+    /// Shakes hands over a connection that is there.
+    ///
+    /// # Errors
+    /// As [`Self::try_connect`].
+    pub fn greet(&self, mut tcp: TcpStream, name: &str) -> io::Result<TlsStream> {
         let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
         let mut tls = ClientConnection::new(self.config(), name).map_err(io::Error::other)?;
         while tls.is_handshaking() {
@@ -118,10 +125,17 @@ impl TlsClient {
     #[track_caller]
     pub fn refusal(&self, name: &str) -> rustls::AlertDescription {
         let error = self.try_connect(name).expect_err("the handshake should have been refused");
-        match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-            Some(rustls::Error::AlertReceived(alert)) => *alert,
-            _ => panic!("{name} should have been refused by an alert, not by: {error}"),
-        }
+        alert(&error).unwrap_or_else(|| {
+            panic!("{name} should have been refused by an alert, not by: {error}")
+        })
+    }
+}
+
+/// The alert that ended a handshake, if one did.
+pub fn alert(error: &io::Error) -> Option<rustls::AlertDescription> {
+    match error.get_ref()?.downcast_ref()? {
+        rustls::Error::AlertReceived(alert) => Some(*alert),
+        _ => None,
     }
 }
 
@@ -138,9 +152,17 @@ pub fn converse(stream: &mut TlsStream, bytes: &[u8]) -> Vec<u8> {
 /// Says that this side has no more, as a half-close does for TCP.
 #[track_caller]
 pub fn finish(stream: &mut TlsStream) {
+    try_finish(stream).expect("cannot send the end of the stream");
+}
+
+/// The same.
+///
+/// # Errors
+/// If the other side is gone.
+pub fn try_finish(stream: &mut TlsStream) -> io::Result<()> {
     stream.conn.send_close_notify();
-    stream.flush().expect("cannot send the close_notify");
-    stream.sock.shutdown(std::net::Shutdown::Write).expect("cannot shut down");
+    stream.flush()?;
+    stream.sock.shutdown(std::net::Shutdown::Write)
 }
 
 /// Reads exactly as many bytes.

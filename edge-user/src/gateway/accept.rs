@@ -1,6 +1,6 @@
 //! Accepting connections for as long as the gateway lives.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 pub(super) async fn accept(
     listener: TcpListener,
     shutdown: CancellationToken,
-    mut take: impl FnMut(TcpStream),
+    mut take: impl FnMut(TcpStream, SocketAddr),
 ) {
     let mut pause = PAUSE.0;
     loop {
@@ -23,9 +23,9 @@ pub(super) async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 pause = PAUSE.0;
-                take(stream);
+                take(stream, peer);
             }
             Err(error) if of_one_connection(&error) => {
                 tracing::debug!(%error, "a connection was gone before it was accepted");

@@ -168,9 +168,7 @@ impl<D: Directory, T: Dial> Gateway<D, T> {
     ) {
         let local = listener.local_addr().ok().map(field::display);
         let span = tracing::info_span!("listener", ?kind, local);
-        let take = |client: TcpStream| {
-            // Who has gone already has no address.
-            let Ok(peer) = client.peer_addr() else { return };
+        let take = |client: TcpStream, peer: SocketAddr| {
             let span =
                 tracing::debug_span!(parent: None, "client", ?kind, %peer, tunnel = field::Empty);
             if self.connections.len() >= self.limits.connections {

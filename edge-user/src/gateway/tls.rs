@@ -47,6 +47,7 @@ pub(super) async fn serve<D: Directory, T: Dial>(
         _counted: gateway.metrics.handshaking(),
     };
     if let Err(error) = closing::prepare(&client) {
+        gateway.metrics.handshake(Handshake::Closed);
         return format!("gone before it spoke: {error}");
     }
     let limits = HelloLimits { within: gateway.limits.hello, bytes: gateway.limits.hello_bytes };
