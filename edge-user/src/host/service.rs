@@ -97,7 +97,7 @@ impl Service {
                 (namespace, wired, false)
             }
         };
-        spare_ports(&namespace).map_err(WiringError::Namespace)?;
+        tune(&namespace).map_err(WiringError::Namespace)?;
         let sockets = SocketFactory::start(&namespace).map_err(WiringError::Namespace)?;
         Ok(Self { namespace, wired, adopted, sockets, containers })
     }
@@ -158,13 +158,16 @@ impl Service {
     }
 }
 
-/// The relay dials one address and port again and again, and where clients close first its own port
-/// rests: for a second, as with timestamps is safe (RFC 6191), instead of a minute, and nearly all
-/// ports may be taken. Else a tunnel would be out of them at 500 connections a second.
-fn spare_ports(namespace: &NetNs) -> io::Result<()> {
+/// Settings for the relay's sockets, which dial one address and port again and again over a veth.
+fn tune(namespace: &NetNs) -> io::Result<()> {
     namespace.run(|| {
+        // Where clients close first its own port rests: for a second, as with timestamps is safe
+        // (RFC 6191), instead of a minute, and nearly all ports may be taken. Else a tunnel would
+        // be out of them at 500 connections a second.
         sysctl::write("net/ipv4/tcp_tw_reuse", "1")?;
-        sysctl::write("net/ipv4/ip_local_port_range", "1024 65535")
+        sysctl::write("net/ipv4/ip_local_port_range", "1024 65535")?;
+        // A veth has no queue to spare: the machine's own choice might pace, which costs timers.
+        sysctl::write("net/ipv4/tcp_congestion_control", "reno")
     })
 }
 
