@@ -42,6 +42,8 @@ pub(super) enum Handshake {
     Denied,
     /// Newer clients took its place.
     Displaced,
+    /// The tunnel ended first, or the gateway gave up.
+    Cut,
     /// Anything else: no common version or cipher, a certificate the client refused.
     Failed,
 }
@@ -54,6 +56,9 @@ pub(super) enum Way {
     /// Through the userspace listener behind the raw ports.
     Userspace,
 }
+
+/// A handshake that is counted once, however it ends: [`Handshake::Cut`] if nobody says more.
+pub(super) struct Begun<'a>(Option<&'a Metrics>);
 
 /// Counters of one way in.
 #[derive(Debug, Clone)]
@@ -123,6 +128,11 @@ impl Metrics {
         self.handshakes.with_label_values(&[outcome.label()]).inc();
     }
 
+    /// For a handshake whose end may never be seen.
+    pub(super) fn begun(&self) -> Begun<'_> {
+        Begun(Some(self))
+    }
+
     /// Counts a client that has yet to finish its handshake, while the guard lives.
     pub(super) fn handshaking(&self) -> OpenConnection {
         self.handshaking.inc();
@@ -172,6 +182,7 @@ impl Handshake {
             Self::Closed => "closed",
             Self::Denied => "denied",
             Self::Displaced => "displaced",
+            Self::Cut => "cut",
             Self::Failed => "failed",
         }
     }
@@ -189,6 +200,23 @@ impl PathMetrics {
 
     pub(super) fn bytes_out(&self) -> &IntCounter {
         &self.bytes_out
+    }
+}
+
+impl Begun<'_> {
+    /// Counts how it ended.
+    pub(super) fn ended(mut self, outcome: Handshake) {
+        if let Some(metrics) = self.0.take() {
+            metrics.handshake(outcome);
+        }
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if let Some(metrics) = self.0 {
+            metrics.handshake(Handshake::Cut);
+        }
     }
 }
 

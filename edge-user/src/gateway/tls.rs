@@ -18,7 +18,7 @@ use super::{
     closing,
     denial::Denial,
     h2_guard::H2Guard,
-    metrics::{Handshake, OpenConnection, Way},
+    metrics::{Begun, Handshake, OpenConnection, Way},
     proxy_header,
     relay::{End, Terms, relay},
 };
@@ -52,7 +52,10 @@ pub(super) async fn serve<D: Directory, T: Dial>(
     }
     let limits = HelloLimits { within: gateway.limits.hello, bytes: gateway.limits.hello_bytes };
     let hello = tokio::select! {
-        () = gateway.abort.cancelled() => return End::Aborted.to_string(),
+        () = gateway.abort.cancelled() => {
+            gateway.metrics.handshake(Handshake::Cut);
+            return End::Aborted.to_string();
+        }
         crowd = unfinished.turn.displaced() => {
             return displaced(gateway, crowd.into()).to_string();
         }
@@ -120,8 +123,9 @@ async fn connect<D: Directory, T: Dial>(
         }
     };
     tunnel.stats.connected();
+    let begun = gateway.metrics.begun();
     let both = Box::pin(async {
-        let handshake = pin!(finish_handshake(gateway, hello, config, unfinished));
+        let handshake = pin!(finish_handshake(gateway, hello, config, unfinished, begun));
         let dial = pin!(gateway.dial.dial(tunnel.clone()));
         match select(handshake, dial).await {
             Either::Left((Ok(client), dial)) => Ok((client, dial.await)),
@@ -149,11 +153,14 @@ async fn finish_handshake<D: Directory, T: Dial>(
     hello: Box<Hello>,
     config: Arc<rustls::ServerConfig>,
     mut unfinished: Unfinished,
+    begun: Begun<'_>,
 ) -> Result<Box<TlsStream<Buffered>>, Handshake> {
     let start = StartHandshake::from_parts(hello.accepted, hello.stream);
     let finished = tokio::select! {
         crowd = unfinished.turn.displaced() => {
-            let denial = displaced(gateway, crowd.into());
+            let denial = Denial::from(crowd);
+            gateway.metrics.denied(&denial);
+            begun.ended(Handshake::Displaced);
             tracing::debug!(%denial, "reset");
             return Err(Handshake::Displaced);
         }
@@ -163,7 +170,7 @@ async fn finish_handshake<D: Directory, T: Dial>(
         Ok(Ok(client)) => {
             let resumed = client.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
             let outcome = if resumed { Handshake::Resumed } else { Handshake::Full };
-            gateway.metrics.handshake(outcome);
+            begun.ended(outcome);
             return Ok(Box::new(client));
         }
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
@@ -173,7 +180,7 @@ async fn finish_handshake<D: Directory, T: Dial>(
         Ok(Err(_)) => Handshake::Closed,
         Err(_) => Handshake::Timeout,
     };
-    gateway.metrics.handshake(outcome);
+    begun.ended(outcome);
     Err(outcome)
 }
 

@@ -31,17 +31,18 @@ pub(crate) fn come<'scope>(
 ) {
     let strangers = Strangers::new(lab, 101);
     // One connection to the TLS port, for which it does something.
-    let mut at_tls = |name: &str, act: Box<dyn Fn(TcpStream) -> Result<(), String> + Send + Sync + 'scope>| {
-        let strangers = strangers.clone();
-        let to = SocketAddr::new(Lab::PUBLIC.parse().expect("an address"), 443);
-        load.repeat(name, BEAT, move || {
-            let ends = strangers.each(1, to, |stream| {
-                books.greeted.one_more();
-                act(stream)
+    let mut at_tls =
+        |name: &str, act: Box<dyn Fn(TcpStream) -> Result<(), String> + Send + Sync + 'scope>| {
+            let strangers = strangers.clone();
+            let to = SocketAddr::new(Lab::PUBLIC.parse().expect("an address"), 443);
+            load.repeat(name, BEAT, move || {
+                let ends = strangers.each(1, to, |stream| {
+                    books.greeted.one_more();
+                    act(stream)
+                });
+                ends.map_err(|error| format!("connecting: {error}"))?.into_iter().collect()
             });
-            ends.map_err(|error| format!("connecting: {error}"))?.into_iter().collect()
-        });
-    };
+        };
     let half = hello(&lab.tls());
     at_tls(
         "half hellos",
