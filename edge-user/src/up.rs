@@ -64,7 +64,7 @@ async fn hold(
     let records: Arc<dyn Store> = leased.clone();
     adopt::refuse_unknown(&records).await?;
     if predecessor.is_some() {
-        adopt::refuse_loss(&records, args.ipv4_pool).await?;
+        adopt::refuse_loss(&records, args.ipv4_pool, args.raw_ports).await?;
     }
     let mut lock = Some(lock);
     let begin = Begin { place, args, open_files, leased: &leased, lock: &mut lock, predecessor };

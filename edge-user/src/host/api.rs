@@ -45,6 +45,8 @@ const CALLS: u32 = 32;
 const MESSAGE: usize = 4096;
 /// Bytes of a request's metadata.
 const METADATA: u32 = 16 * 1024;
+/// Bytes of an idempotency key, which is kept with the tunnel.
+const KEY: usize = 128;
 /// A peer that answers no ping for this long, after as long in silence, has gone: what its
 /// connection started may then be taken over.
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -134,6 +136,11 @@ impl<C: Callers, S: Steering> ModalClient for Api<C, S> {
         let _pass = self.gate.pass().await.map_err(taken_over)?;
         let (container, peer) = self.caller(&request)?;
         let key = text(&request, "x-idempotency-key");
+        if key.is_some_and(|key| key.len() > KEY) {
+            return Err(Status::invalid_argument(format!(
+                "x-idempotency-key: it is too long; use at most {KEY} bytes"
+            )));
+        }
         let retry = text(&request, "x-retry-attempt").unwrap_or_default();
         let span = tracing::debug_span!("api-tunnel-start", container = container.id, retry);
         let wanted = request.get_ref();

@@ -12,6 +12,7 @@ use std::{
 use ipnet::Ipv4Net;
 
 use crate::{
+    cli::values::PortRange,
     error::{Error, Kind},
     host::{
         containers::{ContainerRecord, Containers, Orphan, Survivor},
@@ -48,9 +49,21 @@ pub(super) async fn refuse_unknown(leased: &Arc<dyn Store>) -> Result<(), StoreE
     Ok(())
 }
 
-/// Refuses a pool that would end a container: after a stop that is the operator's wish, but a
-/// successor is to keep what lives.
-pub(super) async fn refuse_loss(leased: &Arc<dyn Store>, pool: Ipv4Net) -> anyhow::Result<()> {
+/// Refuses ranges that would end a container or a tunnel: after a stop that is the operator's wish,
+/// but a successor is to keep what lives.
+pub(super) async fn refuse_loss(
+    leased: &Arc<dyn Store>,
+    pool: Ipv4Net,
+    raw_ports: PortRange,
+) -> anyhow::Result<()> {
+    for (_, record) in tunnel_records(leased).all().await? {
+        if let Some(port) = record.raw.filter(|port| !raw_ports.contains(*port)) {
+            let cause = format!("tunnel {} has port {port}, outside of it", record.host);
+            let remedy = "keep the range, or end the tunnel before the upgrade";
+            let thing = format_args!("--raw-ports {raw_ports}");
+            return Err(Error::new(Kind::Refused, thing, cause, remedy).into());
+        }
+    }
     for (_, record) in container_records(leased).all().await? {
         if !pool.contains(&record.ipv4) {
             let cause = format!("container {:?} has {}, outside of it", record.name, record.ipv4);
@@ -68,6 +81,7 @@ impl Left {
         leased: &Arc<dyn Store>,
         links: &Links,
         pool: Ipv4Net,
+        raw_ports: PortRange,
     ) -> Result<Self, StoreError> {
         let records = container_records(leased);
         let mut containers = Vec::new();
@@ -87,7 +101,17 @@ impl Left {
             containers.iter().map(|survivor| survivor.id().to_owned()).collect();
         let mut tunnels = Vec::new();
         for (id, record) in records.all().await? {
-            if living.contains(&record.container) {
+            // Source NAT may use a port outside the range: its replies must not find a tunnel.
+            let outside = record.raw.filter(|port| !raw_ports.contains(*port));
+            if let Some(port) = outside {
+                tracing::warn!(
+                    id,
+                    host = record.host,
+                    port,
+                    "a tunnel ends: its port is not of --raw-ports"
+                );
+            }
+            if outside.is_none() && living.contains(&record.container) {
                 tunnels.push((id, record));
             } else {
                 records.forget(&id).await;

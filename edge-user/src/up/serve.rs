@@ -105,7 +105,7 @@ pub(super) async fn serve(
 
     let stores = vec![leased.clone(), durable.clone()];
     let (store, leased): (Arc<dyn Store>, Arc<dyn Store>) = (durable, leased.clone());
-    let left = Left::find(&leased, &machine.links, args.ipv4_pool).await?;
+    let left = Left::find(&leased, &machine.links, args.ipv4_pool, args.raw_ports).await?;
     let service_veth = format!("{}service", machine.veth_prefix);
     machine.remove_other_veths(&left.veths(), &service_veth).await?;
     let plan = AddressPlan { pool: args.ipv4_pool, region: REGION, host: HOST, rest: REST };
