@@ -133,13 +133,17 @@ fn a_successor_that_fails_or_dies_leaves_the_daemon_as_it_was() {
     assert_eq!(successor.wait(PATIENCE).code(), Some(69), "{}", successor.printed());
     assert!(successor.printed().contains("edge: --ipv4-pool 10.99"), "{}", successor.printed());
     works(&mut lab, "after-refusal");
+    let mut successor = lab.edge.successor(&["--raw-ports", "40000-40099"]);
+    assert_eq!(successor.wait(PATIENCE).code(), Some(69), "{}", successor.printed());
+    assert!(successor.printed().contains("edge: --raw-ports 40000"), "{}", successor.printed());
+    works(&mut lab, "after-another-refusal");
 
     // One that is half-way: it has changed the machine already.
-    let options = ["--raw-ports", "21000-21099", "--cert", endless, "--key", endless];
+    let options = ["--raw-ports", "20000-30099", "--cert", endless, "--key", endless];
     let mut successor = lab.edge.successor(&options);
     wait_for("the successor to have begun", PATIENCE, || {
         let now = Snapshot::of(&lab.machine, lab.edge.instance());
-        now.has("ip_local_reserved_ports = 21000-21099").then_some(())
+        now.has("ip_local_reserved_ports = 20000-30099").then_some(())
     });
     crowd.wait_served(20);
     download.wait_more();
