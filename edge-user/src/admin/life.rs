@@ -15,8 +15,8 @@ use crate::{
     },
     region::{
         gate::{Gate, Pass, TakenOver},
-        tunnel::TunnelOptions,
-        tunnels::{Owner, Tunnels},
+        tunnel::{Tunnel, TunnelOptions},
+        tunnels::{Owner, StartError, Tunnels},
     },
     wire::admin::{self as wire, AttachEvent, Resume, attach_event::Event},
 };
@@ -72,7 +72,7 @@ impl Lives {
             }
         };
         tracing::info!(id = attached.container.id, name = attached.container.name, "attached");
-        self.hold(&attached, &ports, &events, pass).await;
+        self.hold(&attached, self.start(&attached, &ports).await, &events, pass).await;
     }
 
     /// One that outlived an earlier daemon, from the call that claims it.
@@ -94,7 +94,7 @@ impl Lives {
             }
         };
         tracing::info!(id = attached.container.id, name = attached.container.name, "claimed");
-        self.hold(&attached, &ports, &events, pass).await;
+        self.hold(&attached, Ok(self.resumed(&attached, &ports).await), &events, pass).await;
     }
 
     /// Puts this daemon's program on the wire of a container that was adopted. If that fails the
@@ -130,8 +130,13 @@ impl Lives {
         }
     }
 
-    async fn hold(&self, attached: &Attached, ports: &Ports, events: &Events, pass: Pass) {
-        let started = self.start(attached, ports).await;
+    async fn hold(
+        &self,
+        attached: &Attached,
+        started: Result<Vec<Event>, Status>,
+        events: &Events,
+        pass: Pass,
+    ) {
         // Before the caller is told: one that does not read must not keep the gate open.
         drop(pass);
         let end = match started {
@@ -174,9 +179,49 @@ impl Lives {
         tracing::info!(id = container.id, name = container.name, "ended");
     }
 
-    /// Starts the tunnels that are missing; what the caller is to be told.
+    /// Starts the tunnels of a new container; what the caller is to be told.
     async fn start(&self, attached: &Attached, ports: &Ports) -> Result<Vec<Event>, Status> {
-        let mut ready = vec![Event::Attached(wire::Attached {
+        let mut ready = vec![Event::Attached(self.attached(attached))];
+        for (port, options) in ports {
+            let tunnel = self.tunnel(attached, *port, options).await;
+            let tunnel = tunnel.map_err(|error| start_status(&error))?;
+            ready.push(Event::Tunnel(describe_tunnel(&tunnel, &self.steering)));
+        }
+        Ok(ready)
+    }
+
+    /// Starts the tunnels that a container lost on the way from one daemon to the next. One that
+    /// cannot be had is no reason to end what lives.
+    async fn resumed(&self, attached: &Attached, ports: &Ports) -> Vec<Event> {
+        let mut ready = vec![Event::Attached(self.attached(attached))];
+        let mut made = self.tunnels.list();
+        made.retain(|tunnel| tunnel.container.id == attached.container.id);
+        for (port, options) in ports {
+            let tunnel = match made.iter().find(|tunnel| tunnel.port == *port) {
+                // It outlived the last daemon.
+                Some(tunnel) => Ok(tunnel.clone()),
+                None => self.tunnel(attached, *port, options).await,
+            };
+            ready.push(match tunnel {
+                Ok(tunnel) => Event::Tunnel(describe_tunnel(&tunnel, &self.steering)),
+                Err(error) => Event::Warning(format!("port {port}: no tunnel: {}", text(&error))),
+            });
+        }
+        ready
+    }
+
+    async fn tunnel(
+        &self,
+        attached: &Attached,
+        port: u16,
+        options: &TunnelOptions,
+    ) -> Result<Arc<Tunnel>, StartError> {
+        let options = options.clone();
+        self.tunnels.start(&attached.container, port.into(), options, Owner::Daemon, None).await
+    }
+
+    fn attached(&self, attached: &Attached) -> wire::Attached {
+        wire::Attached {
             container: Some(describe(attached)),
             environment: api::environment(&attached.container)
                 .into_iter()
@@ -185,28 +230,7 @@ impl Lives {
             resolv_conf: format!("nameserver {}\n", api::SERVICE_ADDRESS),
             hidden: self.state_dir.to_str().map(str::to_owned).into_iter().collect(),
             token: attached.token.clone(),
-        })];
-        let mut made = self.tunnels.list();
-        made.retain(|tunnel| tunnel.container.id == attached.container.id);
-        for (port, options) in ports {
-            let tunnel = match made.iter().find(|tunnel| tunnel.port == *port) {
-                // It outlived the last daemon.
-                Some(tunnel) => tunnel.clone(),
-                None => self
-                    .tunnels
-                    .start(
-                        &attached.container,
-                        (*port).into(),
-                        options.clone(),
-                        Owner::Daemon,
-                        None,
-                    )
-                    .await
-                    .map_err(|error| start_status(&error))?,
-            };
-            ready.push(Event::Tunnel(describe_tunnel(&tunnel, &self.steering)));
         }
-        Ok(ready)
     }
 }
 

@@ -96,6 +96,13 @@ impl NetNs {
     }
 }
 
+/// Whether a namespace could not be opened because there is none there, and not for a reason that
+/// passes.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput)
+        || error.raw_os_error() == Some(libc::ESRCH)
+}
+
 impl AsFd for NetNs {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()

@@ -18,7 +18,7 @@ use super::{
     api::SERVICE_ADDRESS,
     containers::Containers,
     links::Links,
-    netns::{NetNs, SocketFactory},
+    netns::{self, NetNs, SocketFactory},
     sockets::{self, Listening},
     sysctl,
     wiring::{self, PeerError, Plan, Wired, WiringError},
@@ -83,6 +83,11 @@ impl Service {
                 let wired = Wired::of(veth, ifindex, addresses);
                 wiring.adopt(&wired, AddressRow::SERVICE, 0).await?;
                 (namespace, wired, true)
+            }
+            // It may be there all the same, and a predecessor's.
+            Err(PeerError::Link(error)) => return Err(error.into()),
+            Err(PeerError::Namespace(error)) if !netns::is_gone(&error) => {
+                return Err(WiringError::Namespace(error));
             }
             Err(why) => {
                 tracing::debug!(%why, "the service namespace is made anew");

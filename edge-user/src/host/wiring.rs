@@ -6,7 +6,7 @@ use edge_common::tables::AddressRow;
 
 use super::{
     links::{GATEWAY_V4, GATEWAY_V6, LinkError, Links, Veth},
-    netns::NetNs,
+    netns::{self, NetNs},
     sysctl,
 };
 use crate::datapath::{Datapath, DatapathError};
@@ -58,6 +58,17 @@ pub enum PeerError {
     /// Netlink refused.
     #[error(transparent)]
     Link(#[from] LinkError),
+}
+
+impl PeerError {
+    /// Whether it will be the same at every other try.
+    pub fn is_certain(&self) -> bool {
+        match self {
+            Self::Gone(_) | Self::Other(_) => true,
+            Self::Namespace(error) => netns::is_gone(error),
+            Self::Link(_) => false,
+        }
+    }
 }
 
 /// The index of a host-side veth, if its other end lies in this namespace and has the MAC address

@@ -77,18 +77,27 @@ pub(super) async fn refuse_loss(
 
 impl Left {
     /// Looks after all that is recorded; forgets what is gone.
+    ///
+    /// # Errors
+    /// The store's own, and whatever leaves open whether something is gone.
     pub(super) async fn find(
         leased: &Arc<dyn Store>,
         links: &Links,
         pool: Ipv4Net,
         raw_ports: PortRange,
-    ) -> Result<Self, StoreError> {
+    ) -> anyhow::Result<Self> {
         let records = container_records(leased);
         let mut containers = Vec::new();
         for (id, record) in records.all().await? {
             let name = record.name.clone();
             match Survivor::find(links, pool, id.clone(), record).await {
                 Ok(survivor) => containers.push(survivor),
+                // What passes must not end what lives.
+                Err(error) if !error.is_certain() => {
+                    let remedy = "start the daemon again; `edge down` gives the container up";
+                    let thing = format_args!("container {name:?}");
+                    return Err(Error::failure(thing, crate::error::causes(&error), remedy).into());
+                }
                 Err(error) => {
                     let why = crate::error::causes(&error);
                     tracing::info!(id, name, why, "a container ended while no daemon ran");

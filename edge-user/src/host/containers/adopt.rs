@@ -13,7 +13,7 @@ use super::{Attached, Containers, Orphan, Place, write};
 use crate::{
     host::{
         links::{LinkError, Links},
-        netns::NetNs,
+        netns::{self, NetNs},
         wiring::{self, PeerError, Wired, WiringError},
     },
     region::tunnel::Container,
@@ -69,11 +69,23 @@ pub enum LostError {
     Link(#[from] LinkError),
 }
 
+impl LostError {
+    /// Whether it will be the same at every other try.
+    pub fn is_certain(&self) -> bool {
+        match self {
+            Self::Namespace(error) => netns::is_gone(error),
+            Self::Wire(error) => error.is_certain(),
+            Self::Pool(..) => true,
+            Self::Link(_) => false,
+        }
+    }
+}
+
 impl Survivor {
     /// Looks whether a recorded container is still there, in a region with this pool.
     ///
     /// # Errors
-    /// [`LostError`]: what is left of it must go.
+    /// [`LostError`]: if it is certain, what is left of it must go.
     pub async fn find(
         links: &Links,
         pool: Ipv4Net,
