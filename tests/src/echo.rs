@@ -2,21 +2,18 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpStream},
     sync::{Arc, Mutex, PoisonError},
-    thread,
     time::Duration,
 };
 
-use socket2::SockRef;
-
-use crate::{lab::PATIENCE, netns::NetNs};
+use crate::{lab::PATIENCE, netns::NetNs, server::Server};
 
 /// A server on one port of a namespace, on all its addresses. It reads to the end of what a
 /// client sends, then sends all of it back. It ends with this guard.
 #[derive(Debug)]
 pub struct Echo {
-    listener: Arc<TcpListener>,
+    _server: Server,
     clients: Arc<Mutex<Vec<SocketAddr>>>,
 }
 
@@ -30,21 +27,15 @@ impl Echo {
     /// The same on one address.
     #[track_caller]
     pub fn at(netns: &NetNs, address: SocketAddr) -> Self {
-        let listener = netns.enter(|| TcpListener::bind(address));
-        let listener =
-            listener.unwrap_or_else(|error| panic!("cannot listen on {address}: {error}"));
-        let listener = Arc::new(listener);
         let clients = Arc::<Mutex<Vec<SocketAddr>>>::default();
-        let (accepting, seen) = (listener.clone(), clients.clone());
-        thread::spawn(move || {
-            while let Ok((client, address)) = accepting.accept() {
-                let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-                seen.lock().unwrap_or_else(PoisonError::into_inner).push(address);
-                // A client that breaks off is for the client's own test to judge.
-                thread::spawn(move || give_back(client).ok());
-            }
+        let seen = clients.clone();
+        let server = Server::at(netns, address, move |client, address| {
+            let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+            seen.lock().unwrap_or_else(PoisonError::into_inner).push(address);
+            // A client that breaks off is for the client's own test to judge.
+            give_back(client).ok();
         });
-        Self { listener, clients }
+        Self { _server: server, clients }
     }
 
     /// The ends of the connections so far, as the server saw them.
@@ -56,13 +47,6 @@ impl Echo {
     pub fn saw(&self, address: &str) -> bool {
         let address: IpAddr = address.parse().expect("an address");
         self.clients().iter().any(|client| client.ip() == address)
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        // It wakes the thread; there is nobody to tell should it not.
-        SockRef::from(&*self.listener).shutdown(Shutdown::Both).ok();
     }
 }
 

@@ -2,14 +2,10 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
-    sync::Arc,
-    thread,
+    net::{Ipv6Addr, SocketAddr, TcpStream},
 };
 
-use socket2::SockRef;
-
-use crate::{ledger::Finish, netns::NetNs};
+use crate::{ledger::Finish, netns::NetNs, server::Server};
 
 /// Bytes that are written and compared at a time.
 const CHUNK: usize = 64 << 10;
@@ -18,30 +14,17 @@ const CHUNK: usize = 64 << 10;
 /// numbers: how many bytes follow, and how many are to come back. It ends with this guard;
 /// connections end with their clients.
 #[derive(Debug)]
-pub struct Exchange(Arc<TcpListener>);
+pub struct Exchange {
+    _server: Server,
+}
 
 impl Exchange {
     /// Starts it.
     #[track_caller]
     pub fn serve(netns: &NetNs, port: u16) -> Self {
         let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        let listener = netns.enter(|| TcpListener::bind(address)).expect("a port to listen on");
-        let listener = Arc::new(listener);
-        let accepting = listener.clone();
-        thread::spawn(move || {
-            while let Ok((client, _)) = accepting.accept() {
-                // A client that breaks off is for the client's own test to judge.
-                thread::spawn(move || answer(client).ok());
-            }
-        });
-        Self(listener)
-    }
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        // It wakes the thread; there is nobody to tell should it not.
-        SockRef::from(&*self.0).shutdown(Shutdown::Both).ok();
+        // A client that breaks off is for the client's own test to judge.
+        Self { _server: Server::at(netns, address, |client, _| drop(answer(client))) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv6Addr, SocketAddr, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -11,9 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use socket2::SockRef;
-
-use crate::{echo::dial, lab::PATIENCE, netns::NetNs, process::wait_for};
+use crate::{echo::dial, lab::PATIENCE, netns::NetNs, process::wait_for, server::Server};
 
 /// Bytes that are on the way at a time.
 const CHUNK: usize = 64 << 10;
@@ -21,30 +19,18 @@ const CHUNK: usize = 64 << 10;
 /// A server on one port of a namespace that gives back each byte at once. It ends with this guard;
 /// connections end with their clients.
 #[derive(Debug)]
-pub struct Mirror(Arc<TcpListener>);
+pub struct Mirror {
+    _server: Server,
+}
 
 impl Mirror {
     /// Starts it.
     #[track_caller]
     pub fn serve(netns: &NetNs, port: u16) -> Self {
         let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        let listener = netns.enter(|| TcpListener::bind(address)).expect("a port to listen on");
-        let listener = Arc::new(listener);
-        let accepting = listener.clone();
-        thread::spawn(move || {
-            while let Ok((client, _)) = accepting.accept() {
-                // A client that breaks off is for the client's own test to judge.
-                thread::spawn(move || io::copy(&mut &client, &mut &client).ok());
-            }
-        });
-        Self(listener)
-    }
-}
-
-impl Drop for Mirror {
-    fn drop(&mut self) {
-        // It wakes the thread; there is nobody to tell should it not.
-        SockRef::from(&*self.0).shutdown(Shutdown::Both).ok();
+        // A client that breaks off is for the client's own test to judge.
+        let mirror = |client: TcpStream, _| drop(io::copy(&mut &client, &mut &client));
+        Self { _server: Server::at(netns, address, mirror) }
     }
 }
 
