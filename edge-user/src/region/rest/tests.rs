@@ -8,7 +8,7 @@ use std::{
 use super::*;
 use crate::region::{
     embedded::Embedded,
-    store::{Answer, Entry},
+    store::{Answer, Entry, LeaseId, Snapshot, Watch, Write},
 };
 
 async fn rests(store: &Arc<dyn Store>, rest: Duration) -> Rests {
@@ -102,8 +102,28 @@ impl Store for Watched {
         self.store.delete(key)
     }
 
-    fn list<'a>(&'a self, prefix: &'a str) -> Answer<'a, Vec<(String, Entry)>> {
-        self.store.list(prefix)
+    fn snapshot<'a>(&'a self, prefix: &'a str) -> Answer<'a, Snapshot> {
+        self.store.snapshot(prefix)
+    }
+
+    fn transact(&self, when: Vec<(String, Option<u64>)>, writes: Vec<Write>) -> Answer<'_, bool> {
+        self.store.transact(when, writes)
+    }
+
+    fn watch(&self, prefix: &str, after: Option<u64>) -> Watch {
+        self.store.watch(prefix, after)
+    }
+
+    fn grant(&self, ttl: Duration) -> Answer<'_, LeaseId> {
+        self.store.grant(ttl)
+    }
+
+    fn keep_alive(&self, lease: LeaseId) -> Answer<'_, ()> {
+        self.store.keep_alive(lease)
+    }
+
+    fn revoke(&self, lease: LeaseId) -> Answer<'_, ()> {
+        self.store.revoke(lease)
     }
 }
 

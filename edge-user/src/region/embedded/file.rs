@@ -1,0 +1,59 @@
+//! The file: its layout, and what people are told when it cannot be opened.
+
+use std::path::Path;
+
+use redb::{Database, DatabaseError, StorageError};
+
+use super::tables::{self, Start};
+use crate::region::store::StoreError;
+
+/// The layout of tables and keys. Changed together with a way to read the old one.
+pub(super) const LAYOUT: u64 = 2;
+/// The same without leases: what it lacks is made empty.
+const BEFORE_LEASES: u64 = 1;
+
+/// Refuses a file of another layout, brings an older one up to date, and answers what a new or
+/// known one holds at the start.
+pub(super) fn prepare(database: &Database, path: &Path) -> Result<Start, StoreError> {
+    let prepared = || -> Result<Result<Start, u64>, redb::Error> {
+        let transaction = database.begin_write()?;
+        let found = tables::layout(&transaction)?.unwrap_or(LAYOUT);
+        if !matches!(found, LAYOUT | BEFORE_LEASES) {
+            return Ok(Err(found));
+        }
+        let start = tables::start(&transaction, LAYOUT)?;
+        transaction.commit()?;
+        Ok(Ok(start))
+    };
+    match prepared() {
+        Ok(Ok(start)) => Ok(start),
+        Ok(Err(found)) => Err(StoreError::Layout { path: path.to_owned(), found, known: LAYOUT }),
+        Err(error) => Err(damaged(path, error.to_string())),
+    }
+}
+
+/// What cannot be opened, why, and what to do about it.
+pub(super) fn refused(path: &Path, error: &DatabaseError) -> StoreError {
+    let remedy = match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+            "another edge daemon uses it: stop that one, or give this one its own --instance"
+        }
+        DatabaseError::UpgradeRequired(_) => {
+            "run the version of edge that wrote it, or move the file away"
+        }
+        DatabaseError::Storage(StorageError::Io(io))
+            if io.kind() != std::io::ErrorKind::InvalidData
+                && io.kind() != std::io::ErrorKind::UnexpectedEof =>
+        {
+            "check the file's owner and mode, the disk and its free space"
+        }
+        _ => return damaged(path, error.to_string()),
+    };
+    StoreError::Open { path: path.to_owned(), cause: error.to_string(), remedy }
+}
+
+fn damaged(path: &Path, cause: String) -> StoreError {
+    let remedy = "the file is damaged or not edge's: restore it from a backup, or move it away \
+                  and let the region start anew";
+    StoreError::Open { path: path.to_owned(), cause, remedy }
+}
