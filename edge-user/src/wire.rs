@@ -21,3 +21,14 @@ pub mod admin {
 pub mod modal {
     tonic::include_proto!("modal.client");
 }
+
+/// What hosts say to the gateways of their region (`proto/region.proto`).
+#[allow(
+    missing_docs,
+    unused_qualifications,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
+pub mod region {
+    tonic::include_proto!("edge.region.v1");
+}
