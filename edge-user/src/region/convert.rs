@@ -32,7 +32,8 @@ impl From<Malformed> for Status {
     }
 }
 
-fn parse<T: FromStr>(field: &'static str, text: &str) -> Result<T, Malformed> {
+/// What a text says.
+pub(super) fn parse<T: FromStr>(field: &'static str, text: &str) -> Result<T, Malformed> {
     text.parse().map_err(|_unreadable| Malformed { field, value: text.to_owned() })
 }
 

@@ -4,10 +4,11 @@
 //! certificate says what it may be and its number, as a URI: `edge://r5/host/7`. Certificates
 //! live for days; a machine renews its own over the connection that the old one authenticates.
 
-pub(crate) mod authority;
+mod authority;
 mod files;
 mod peer;
 
+pub(super) use self::authority::fingerprint;
 pub use self::{
     authority::{Authority, GATEWAY_NAME, RENEW_AFTER},
     files::{Credentials, Membership},

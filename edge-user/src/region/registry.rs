@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +48,7 @@ pub trait Registry: Send + Sync + 'static {
     fn close<'a>(&'a self, tunnel: &'a TunnelRecord) -> BoxFuture<'a, ()>;
 
     /// The tunnel has ended: the rest of its raw port begins, unless its successor has it.
+    /// Of what is not lent it changes nothing.
     fn release<'a>(
         &'a self,
         tunnel: &'a TunnelRecord,
@@ -87,20 +88,27 @@ struct Opened {
 }
 
 impl<R: Registry> Follower<R> {
-    /// Follows the mirror until the shutdown.
-    pub fn start(registry: Arc<R>, mirror: Arc<Mirror>, shutdown: CancellationToken) -> Arc<Self> {
+    /// Adopts the tunnels that are there, opens those whose hosts are, and follows the mirror
+    /// until the shutdown.
+    pub async fn start(
+        registry: Arc<R>,
+        mirror: Arc<Mirror>,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
         let follower = Arc::new(Self { registry, opened: watch::channel(HashMap::new()).0 });
         let following = follower.clone();
+        let mut revisions = mirror.revisions();
+        revisions.mark_unchanged();
+        follower.step(&mirror).await;
         tokio::spawn(async move {
-            let mut revisions = mirror.revisions();
             loop {
-                revisions.mark_unchanged();
-                following.step(&mirror).await;
                 tokio::select! {
                     changed = revisions.changed() => if changed.is_err() { break },
                     () = tokio::time::sleep(AGAIN) => {}
                     () = shutdown.cancelled() => break,
                 }
+                revisions.mark_unchanged();
+                following.step(&mirror).await;
             }
         });
         follower
@@ -166,13 +174,13 @@ impl<R: Registry> Follower<R> {
                 self.note(id, None);
             }
         }
-        for (id, (record, container)) in wanted {
+        let opening = wanted.into_iter().map(|(id, (record, container))| async move {
             let known = self.opened.borrow().get(&id).cloned();
             if known.is_none() {
                 self.registry.adopt(&record).await;
             }
             if known.is_some_and(|known| known.outcome == Some(Ok(()))) {
-                continue;
+                return;
             }
             let outcome = match container {
                 Some(container) => Some(self.registry.open(record.clone(), container).await),
@@ -182,7 +190,8 @@ impl<R: Registry> Follower<R> {
                 tracing::error!(%error, tunnel = id, "a tunnel cannot be opened");
             }
             self.note(&id, Some(Opened { record, outcome }));
-        }
+        });
+        join_all(opening).await;
     }
 
     fn note(&self, id: &str, opened: Option<Opened>) {

@@ -23,7 +23,7 @@ use rustls::{
     version::TLS13,
 };
 
-use super::identity::{Authority, Credentials, IdentityError, RENEW_AFTER, authority::fingerprint};
+use super::identity::{Authority, Credentials, IdentityError, RENEW_AFTER, fingerprint};
 
 /// The listener's: asks for a machine's certificate, and takes none as well.
 ///

@@ -184,7 +184,7 @@ impl Authority {
 }
 
 /// SHA-256 of a certificate.
-pub(crate) fn fingerprint(certificate: &CertificateDer<'_>) -> Vec<u8> {
+pub(in crate::region) fn fingerprint(certificate: &CertificateDer<'_>) -> Vec<u8> {
     digest::digest(&digest::SHA256, certificate).as_ref().to_vec()
 }
 
