@@ -6,7 +6,7 @@
 //! without gateways everything is as if there had been one all along.
 
 mod calls;
-mod channel;
+pub(super) mod channel;
 mod error;
 mod join;
 mod session;

@@ -22,6 +22,8 @@ pub mod service;
 pub mod session;
 pub mod steering;
 pub mod store;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 pub mod token;
 pub mod tunnel;

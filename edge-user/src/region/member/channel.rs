@@ -20,7 +20,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const ALIVE: Duration = Duration::from_secs(5);
 
 /// Connects to host:port. The error is a sentence for people.
-pub(super) async fn connect(
+pub(in crate::region) async fn connect(
     gateway: &str,
     tls: Arc<ClientConfig>,
 ) -> Result<RegionClient<Channel>, String> {
