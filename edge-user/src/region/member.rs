@@ -5,6 +5,7 @@
 //! begin or end are remembered, and the next session begins with all of them. So after a time
 //! without gateways everything is as if there had been one all along.
 
+mod blocks;
 mod calls;
 pub(super) mod channel;
 mod error;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 pub use self::{
+    blocks::LeasedAhead,
     calls::Known,
     error::{CallError, JoinError},
     join::join,

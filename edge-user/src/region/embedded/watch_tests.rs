@@ -207,7 +207,7 @@ const WATCHERS: usize = 3;
 const PREFIXES: [&str; WATCHERS] = ["even/", "odd/", ""];
 
 fn key(number: u8) -> String {
-    format!("{}/{number}", if number % 2 == 0 { "even" } else { "odd" })
+    format!("{}/{number}", if number.is_multiple_of(2) { "even" } else { "odd" })
 }
 
 fn under(prefix: &str, entries: &Entries) -> Entries {

@@ -65,7 +65,11 @@ pub(super) async fn keep(inner: Arc<Inner>, stop: CancellationToken) {
             () = stopped_early(&inner, &stop) => Ended::Stopped,
         };
         let why = match ended {
-            Ended::Stopped => return,
+            Ended::Stopped => {
+                let why = "it has been stopped".to_owned();
+                inner.link.send_replace(Link::Away { since: Instant::now(), why });
+                return;
+            }
             Ended::Anew => "it announces itself anew".to_owned(),
             Ended::Broken(why) => why,
         };

@@ -1,12 +1,16 @@
 //! Gateways that go and come, and machines that go on meanwhile.
 
-use std::time::Duration;
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use super::lab::{LEASE, Region, until};
 use crate::region::{
+    addresses::{AddressPlan, Addresses, Blocks as _},
+    embedded::Embedded,
     identity::Credentials,
-    member::{CallError, Known, Link, Member, join},
+    member::{CallError, Known, LeasedAhead, Link, Member, join},
     records::{About, Role},
+    rest::REST,
+    store::Store,
     tunnel::TunnelOptions,
 };
 
@@ -136,4 +140,36 @@ async fn a_second_machine_with_a_hosts_key_does_not_share_its_number() {
     let replaced =
         |link: &Link| matches!(link, Link::Away { why, .. } if why.contains("one machine only"));
     until(host.member.link(), "one session at a time", replaced).await;
+}
+
+#[tokio::test]
+async fn addresses_are_there_while_no_gateway_is() {
+    let region = Region::new();
+    let gateway = region.gateway().await;
+    let token = gateway.token(1).await;
+    let dir = region.machine();
+    let member =
+        Arc::new(Member::start(&dir, join(&token, &dir).await.unwrap(), About::default()).unwrap());
+    let store: Arc<dyn Store> = Arc::new(Embedded::open(&dir).unwrap());
+    let (pool, number) = (super::lab::settings().ipv4_pool, super::lab::settings().number);
+    let plan = AddressPlan { pool, region: number, host: member.host(), rest: REST };
+    until(member.link(), "a session", |link| matches!(link, Link::Connected { .. })).await;
+    let blocks = Arc::new(LeasedAhead::new(member.clone()));
+    let addresses = Addresses::over(blocks, store, plan).await.unwrap();
+    let own = |view: &Arc<crate::region::view::View>| {
+        view.hosts.get(&member.host()).is_some_and(|own| own.record.blocks.len() == 2)
+    };
+    let view = until(member.view(), "a spare block", own).await;
+    let own = view.hosts[&member.host()].record.blocks.clone();
+    gateway.stop().await;
+    until(member.link(), "the end", |link| matches!(link, Link::Away { .. })).await;
+    let mut taken = HashSet::new();
+    for _ in 0..100 {
+        let address = addresses.take(7).await.unwrap().ipv4;
+        assert!(own.iter().any(|block| block.contains(&address)) && taken.insert(address));
+    }
+    // At its next start the last block is the spare one again, not one more.
+    let again = LeasedAhead::new(member.clone());
+    assert_eq!(again.own().await.unwrap(), own[..1]);
+    assert_eq!(again.lease().await.unwrap(), own[1]);
 }
