@@ -2,6 +2,7 @@
 
 use crate::{
     address::{Address, Endpoint},
+    admit,
     icmp::Quote,
     packet::{Headers, Packet, TCP, UDP},
     refuse,
@@ -111,7 +112,7 @@ pub fn uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
         let public =
             Endpoint { address: headers.destination, port: headers.destination_port.into() };
         if let Some(row) = tables.tunnel(&public) {
-            return into_tunnel(packet, &headers, settings, row);
+            return into_tunnel(packet, &headers, tables, settings, row);
         }
     } else if headers.is_icmp_error() {
         return error_from_outside(packet, &headers, tables);
@@ -120,9 +121,10 @@ pub fn uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
 }
 
 #[inline(always)]
-fn into_tunnel<P: Packet>(
+fn into_tunnel<P: Packet, T: Tables>(
     packet: &mut P,
     headers: &Headers,
+    tables: &T,
     settings: &Settings,
     row: &TunnelRow,
 ) -> Outcome {
@@ -131,6 +133,11 @@ fn into_tunnel<P: Packet>(
     }
     if !headers.source.is_unicast() || headers.source == headers.destination {
         return Outcome::drop(Verdict::ForgedSource);
+    }
+    if row.flags != 0
+        && let Some(verdict) = admit::refusal(headers, tables, row)
+    {
+        return Outcome::drop(verdict);
     }
     if clamp(packet, headers, settings).is_none()
         || rewrite::tcp(packet, headers, End::Destination, &row.container).is_none()

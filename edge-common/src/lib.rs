@@ -6,8 +6,10 @@
 //! verified by the kernel, run natively by the tests, and cannot disagree with itself.
 
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod address;
+pub mod admit;
 pub mod checksum;
 pub mod decide;
 pub mod icmp;
@@ -16,6 +18,7 @@ pub mod refuse;
 pub mod rewrite;
 pub mod tables;
 pub mod verdict;
+pub mod word;
 
 #[cfg(any(test, feature = "user"))]
 pub mod native;

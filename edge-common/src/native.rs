@@ -1,9 +1,16 @@
 //! The same packet and tables without a kernel, for tests, fuzzers and models.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    ops::Deref,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use zerocopy::IntoBytes;
 
 use crate::{
     address::{Address, Endpoint},
+    admit::{Bucket, ListKey, PaceRow, SourceKey},
     checksum::Difference,
     packet::Packet,
     tables::{AddressRow, ForwardRow, ListenerRow, Settings, Tables, TunnelRow},
@@ -47,7 +54,7 @@ impl Packet for Frame {
     }
 }
 
-/// The tables in memory.
+/// The tables in memory. Sources are never pushed out of them.
 #[derive(Clone, Debug, Default)]
 pub struct Rows {
     /// The host's settings.
@@ -60,7 +67,24 @@ pub struct Rows {
     pub forwards: HashMap<Endpoint, ForwardRow>,
     /// Userspace listeners by public endpoint.
     pub listeners: HashMap<Endpoint, ListenerRow>,
+    /// Lists of all tunnels: how many bits count, and of which place; see [`ListKey::network`].
+    pub lists: Vec<(u32, ListKey)>,
+    /// Paces by slot.
+    pub paces: HashMap<u32, PaceRow>,
+    /// The clock, in nanoseconds.
+    pub now: u64,
+    /// What the decisions write.
+    pub buckets: Buckets,
 }
+
+/// The buckets that decisions made and took from. Copies of them are the same buckets.
+#[derive(Clone, Debug, Default)]
+pub struct Buckets {
+    tunnels: Shared<u32>,
+    sources: Shared<SourceKey>,
+}
+
+type Shared<K> = Arc<Mutex<HashMap<K, Arc<Bucket>>>>;
 
 impl Tables for Rows {
     fn settings(&self) -> Option<&Settings> {
@@ -82,4 +106,38 @@ impl Tables for Rows {
     fn listener(&self, public: &Endpoint) -> Option<&ListenerRow> {
         self.listeners.get(public)
     }
+
+    fn lists(&self, client: &ListKey) -> bool {
+        self.lists.iter().any(|(bits, network)| same(*bits, client.as_bytes(), network.as_bytes()))
+    }
+
+    fn pace(&self, slot: u32) -> Option<&PaceRow> {
+        self.paces.get(&slot)
+    }
+
+    fn tunnel_bucket(&self, slot: u32) -> Option<impl Deref<Target = Bucket>> {
+        let mut buckets = self.buckets.tunnels.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(buckets.entry(slot).or_default().clone())
+    }
+
+    fn source_bucket(&self, source: &SourceKey) -> Option<impl Deref<Target = Bucket>> {
+        let buckets = self.buckets.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.get(source).cloned()
+    }
+
+    fn begin_source_bucket(&self, source: &SourceKey, bucket: u64) {
+        let mut buckets = self.buckets.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.insert(*source, Arc::new(bucket.into()));
+    }
+
+    fn now(&self) -> u64 {
+        self.now
+    }
+}
+
+/// Whether the first bits of two places are the same, as an LPM trie compares them.
+fn same(bits: u32, a: &[u8], b: &[u8]) -> bool {
+    let (whole, rest) = (bits as usize / 8, bits % 8);
+    let differs = |at: usize| (a[at] ^ b[at]).leading_zeros() < rest;
+    a[..whole] == b[..whole] && !(rest != 0 && differs(whole))
 }

@@ -61,7 +61,8 @@ fn rows() -> Rows {
     }
     for (public, inner) in [(PUBLIC, INNER), (PUBLIC_V6, INNER_V6)] {
         let (public, container) = (endpoint(public), endpoint(inner));
-        rows.tunnels.insert(public, TunnelRow { container, ifindex: VETH, slot: 1, mac: [0; 8] });
+        rows.tunnels
+            .insert(public, TunnelRow { container, ifindex: VETH, slot: 1, flags: 0, mac: [0; 8] });
         rows.forwards.insert(container, ForwardRow { public, uplink: UPLINK, slot: 1 });
         rows.listeners.insert(public, ListenerRow { kind: ListenerRow::RAW });
     }

@@ -1,12 +1,17 @@
 //! The rows that userspace writes and the programs read, and how a decision asks for them.
 
+use core::ops::Deref;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::address::{Address, Endpoint};
+use crate::{
+    address::{Address, Endpoint},
+    admit::{Bucket, ListKey, PaceRow, SourceKey},
+};
 
 /// The layout of everything in this file. Pinned tables lie under a path that names it, so that
 /// a program never reads rows of another layout.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Most tunnels of one host: two rows for each family fit the tables.
 pub const MAX_TUNNELS: u32 = 16_384;
@@ -72,8 +77,17 @@ pub struct TunnelRow {
     pub ifindex: u32,
     /// Its place in the traffic counters.
     pub slot: u32,
+    /// `LISTED`, `PACED`; 0 for a tunnel without bounds.
+    pub flags: u32,
     /// The container's MAC address, and two zero bytes.
     pub mac: [u8; 8],
+}
+
+impl TunnelRow {
+    /// Only clients on its list may send to it.
+    pub const LISTED: u32 = 1;
+    /// How often connections may open is bounded.
+    pub const PACED: u32 = 2;
 }
 
 /// A forwarded port, by the container's endpoint.
@@ -158,13 +172,26 @@ pub trait Tables {
     fn forward(&self, container: &Endpoint) -> Option<&ForwardRow>;
     /// The userspace listener behind a public endpoint.
     fn listener(&self, public: &Endpoint) -> Option<&ListenerRow>;
+    /// Whether a network on the list of a tunnel holds a client.
+    fn lists(&self, client: &ListKey) -> bool;
+    /// How often connections to the tunnel of a slot may open.
+    fn pace(&self, slot: u32) -> Option<&PaceRow>;
+    /// The bucket of the tunnel of a slot.
+    fn tunnel_bucket(&self, slot: u32) -> Option<impl Deref<Target = Bucket>>;
+    /// The bucket of a source, if it is remembered.
+    fn source_bucket(&self, source: &SourceKey) -> Option<impl Deref<Target = Bucket>>;
+    /// Remembers a source; see [`Bucket::begun`].
+    fn begin_source_bucket(&self, source: &SourceKey, bucket: u64);
+    /// Nanoseconds of a clock that never goes back.
+    fn now(&self) -> u64;
 }
 
 #[cfg(feature = "user")]
 mod pod {
     //! Rows that may be copied to and from the kernel byte by byte.
     use super::{
-        Address, AddressRow, Count, Endpoint, ForwardRow, ListenerRow, Settings, Traffic, TunnelRow,
+        Address, AddressRow, Count, Endpoint, ForwardRow, ListKey, ListenerRow, PaceRow, Settings,
+        Traffic, TunnelRow,
     };
 
     macro_rules! pod {
@@ -181,7 +208,9 @@ mod pod {
         Count,
         Endpoint,
         ForwardRow,
+        ListKey,
         ListenerRow,
+        PaceRow,
         Settings,
         Traffic,
         TunnelRow

@@ -54,11 +54,16 @@ verdicts! {
     ServicePort = 22, "service_port", "refused: the daemon serves containers DNS and the API only";
     Unconfigured = 23, "unconfigured", "refused: the daemon has not written its settings yet";
     Failed = 24, "failed", "refused: the kernel could not carry out the rewrite";
+    NotAllowed = 25, "not_allowed", "refused: the client's address is not on the tunnel's list";
+    SourceRate = 26, "source_rate",
+        "refused: the client opens connections faster than the tunnel allows one source";
+    TunnelRate = 27, "tunnel_rate",
+        "refused: clients together open connections faster than the tunnel allows";
 }
 
 impl Verdict {
     /// How many there are: the length of a hook's row of counters.
-    pub const COUNT: u32 = 25;
+    pub const COUNT: u32 = 28;
 
     /// Whether the packet ends here.
     pub const fn is_refusal(self) -> bool {

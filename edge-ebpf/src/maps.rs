@@ -1,14 +1,18 @@
 //! Every map: what it holds, how many rows, who writes it. Userspace writes all but the counters.
 
+use core::ops::Deref;
+
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_F_NO_PREALLOC,
+    helpers::bpf_ktime_get_ns,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, SockMap},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SockMap, lpm_trie::Key},
 };
 use aya_log_ebpf::debug;
 use edge_common::{
     address::{Address, Endpoint},
+    admit::{Bucket, ListKey, MAX_LISTED, MAX_SOURCES, PaceRow, SourceKey},
     decide::{Outcome, Passage},
     tables::{
         AddressRow, Count, ForwardRow, ListenerRow, MAX_ADDRESSES, MAX_LISTENERS, MAX_TUNNELS,
@@ -43,6 +47,23 @@ static FORWARDS: HashMap<Endpoint, ForwardRow> =
 #[map]
 static LISTENERS: HashMap<Endpoint, ListenerRow> =
     HashMap::with_max_entries(MAX_LISTENERS, BPF_F_NO_PREALLOC);
+
+/// Networks on tunnels' lists; the value says nothing.
+#[map]
+static LISTS: LpmTrie<ListKey, u32> = LpmTrie::with_max_entries(MAX_LISTED, 0);
+
+/// How often connections may open, by tunnel slot.
+#[map]
+static PACES: Array<PaceRow> = Array::with_max_entries(MAX_TUNNELS, 0);
+
+/// Buckets by tunnel slot; the daemon empties one before a tunnel gets its slot.
+#[map]
+static TUNNEL_BUCKETS: Array<u64> = Array::with_max_entries(MAX_TUNNELS, 0);
+
+/// Buckets by source; written here only. One row for all CPUs: a NIC spreads a source's
+/// connections over them, and a row for each would let it in as often.
+#[map]
+static SOURCE_BUCKETS: LruHashMap<SourceKey, u64> = LruHashMap::with_max_entries(MAX_SOURCES, 0);
 
 /// The listening sockets behind all raw ports: IPv4, then IPv6; the daemon puts them there.
 #[map]
@@ -89,6 +110,47 @@ impl Tables for Maps {
         // SAFETY: as in `address`.
         unsafe { LISTENERS.get(public) }
     }
+
+    #[inline(always)]
+    fn lists(&self, client: &ListKey) -> bool {
+        LISTS.get(Key::new(8 * size_of::<ListKey>() as u32, *client)).is_some()
+    }
+
+    #[inline(always)]
+    fn pace(&self, slot: u32) -> Option<&PaceRow> {
+        PACES.get(slot)
+    }
+
+    #[inline(always)]
+    fn tunnel_bucket(&self, slot: u32) -> Option<impl Deref<Target = Bucket>> {
+        TUNNEL_BUCKETS.get_ptr_mut(slot).map(bucket)
+    }
+
+    #[inline(always)]
+    fn source_bucket(&self, source: &SourceKey) -> Option<impl Deref<Target = Bucket>> {
+        // A row that is pushed out meanwhile may become another source's: then that one has a
+        // token less.
+        SOURCE_BUCKETS.get_ptr_mut(source).map(bucket)
+    }
+
+    #[inline(always)]
+    fn begin_source_bucket(&self, source: &SourceKey, bucket: u64) {
+        // It fails if no row can be had at the moment: the source is then forgotten at once.
+        let _forgotten = SOURCE_BUCKETS.insert(source, bucket, 0);
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: a plain helper call without pointers.
+        unsafe { bpf_ktime_get_ns() }
+    }
+}
+
+#[inline(always)]
+fn bucket<'row>(row: *mut u64) -> &'row Bucket {
+    // SAFETY: the row is 8 bytes, aligned, and stays memory of the table while the program runs; a
+    // `Bucket` is one such word, and all access to it is atomic.
+    unsafe { &*row.cast::<Bucket>() }
 }
 
 /// The listening sockets, for `sk_lookup`.

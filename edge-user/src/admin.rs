@@ -1,56 +1,41 @@
 //! The daemon's side of the commands: gRPC over a unix socket.
 
+mod answers;
 mod caller;
+mod life;
 
-use std::{
-    collections::HashSet,
-    io,
-    path::{Path, PathBuf},
-    pin::Pin,
-    sync::Arc,
-};
+use std::{collections::HashSet, io, path::Path, pin::Pin};
 
 use futures::Stream;
 use tokio::{net::UnixListener, sync::mpsc};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Code, Request, Response, Status};
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
+use self::answers::{describe, describe_tunnel};
+pub use self::life::Lives;
 use crate::{
-    host::{
-        api,
-        containers::{AttachError, Attached, Containers, Place, Request as ContainerRequest},
-        steering::KernelSteering,
-    },
+    host::containers::{Place, Request as ContainerRequest},
     region::{
-        tunnel::{Tunnel, TunnelOptions},
-        tunnels::{Owner, StartError, Tunnels},
+        bounds::{Asked, Defaults},
+        tunnel::TunnelOptions,
     },
     wire::admin::{
-        self as wire, AttachEvent, AttachRequest, ListContainersRequest, ListContainersResponse,
+        AttachEvent, AttachRequest, ListContainersRequest, ListContainersResponse,
         ListTunnelsRequest, ListTunnelsResponse, StatusRequest, StatusResponse,
         admin_server::{Admin, AdminServer},
-        attach_event::Event,
     },
 };
 
 /// Answers the commands.
 pub struct AdminService {
-    /// The host's containers.
-    pub containers: Arc<Containers>,
-    /// The region's tunnels.
-    pub tunnels: Arc<Tunnels<KernelSteering>>,
-    /// What the kernel carries for them.
-    pub steering: Arc<KernelSteering>,
+    /// Containers, tunnels, and how they end.
+    pub lives: Lives,
     /// What `edge up` took and why.
     pub status: StatusResponse,
-    /// Where the daemon's keys and its store are.
-    pub state_dir: PathBuf,
     /// One task for each container.
     pub tasks: TaskTracker,
-    /// Ends them all.
-    pub shutdown: CancellationToken,
 }
 
 /// Serves the commands on a socket until the shutdown.
@@ -58,8 +43,8 @@ pub async fn serve(
     service: AdminService,
     listener: UnixListener,
 ) -> Result<(), tonic::transport::Error> {
-    let shutdown = service.shutdown.clone();
-    let containers = service.containers.clone();
+    let shutdown = service.lives.shutdown.clone();
+    let containers = service.lives.containers.clone();
     let from_host = move |request| caller::from_host(&containers, request);
     tonic::transport::Server::builder()
         .add_service(AdminServer::with_interceptor(service, from_host))
@@ -96,8 +81,6 @@ pub fn bind(path: &Path, group: Option<&str>) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-type Events = mpsc::Sender<Result<AttachEvent, Status>>;
-
 #[tonic::async_trait]
 impl Admin for AdminService {
     type AttachStream = Pin<Box<dyn Stream<Item = Result<AttachEvent, Status>> + Send>>;
@@ -106,20 +89,19 @@ impl Admin for AdminService {
         &self,
         request: Request<AttachRequest>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        let request = request.into_inner();
-        let ports = ports(&request)?;
-        let wanted = container_request(request)?;
+        let mut request = request.into_inner();
+        let ports = ports(&request, self.lives.tunnels.defaults())?;
         let (events, stream) = mpsc::channel(16);
-        let life = Life {
-            containers: self.containers.clone(),
-            tunnels: self.tunnels.clone(),
-            steering: self.steering.clone(),
-            state_dir: self.state_dir.clone(),
-            shutdown: self.shutdown.clone(),
-        };
+        let lives = self.lives.clone();
         // A task of its own: a caller that goes away half-way leaves nothing behind.
-        let span = tracing::info_span!("container", name = wanted.name);
-        self.tasks.spawn(life.live(wanted, ports, events).instrument(span));
+        if let Some(resume) = request.resume.take() {
+            let span = tracing::info_span!("container", id = resume.container);
+            self.tasks.spawn(lives.resume(resume, ports, events).instrument(span));
+        } else {
+            let wanted = container_request(request)?;
+            let span = tracing::info_span!("container", name = wanted.name);
+            self.tasks.spawn(lives.attach(wanted, ports, events).instrument(span));
+        }
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -127,7 +109,7 @@ impl Admin for AdminService {
         &self,
         _request: Request<ListContainersRequest>,
     ) -> Result<Response<ListContainersResponse>, Status> {
-        let containers = self.containers.list().iter().map(|one| describe(one)).collect();
+        let containers = self.lives.containers.list().iter().map(|one| describe(one)).collect();
         Ok(Response::new(ListContainersResponse { containers }))
     }
 
@@ -135,8 +117,9 @@ impl Admin for AdminService {
         &self,
         _request: Request<ListTunnelsRequest>,
     ) -> Result<Response<ListTunnelsResponse>, Status> {
-        let list = self.tunnels.list();
-        let tunnels = list.iter().map(|tunnel| describe_tunnel(tunnel, &self.steering)).collect();
+        let list = self.lives.tunnels.list();
+        let tunnels =
+            list.iter().map(|tunnel| describe_tunnel(tunnel, &self.lives.steering)).collect();
         Ok(Response::new(ListTunnelsResponse { tunnels }))
     }
 
@@ -145,78 +128,6 @@ impl Admin for AdminService {
         _request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
         Ok(Response::new(self.status.clone()))
-    }
-}
-
-/// One container, from the call that attaches it to the end of that call.
-struct Life {
-    containers: Arc<Containers>,
-    tunnels: Arc<Tunnels<KernelSteering>>,
-    steering: Arc<KernelSteering>,
-    state_dir: PathBuf,
-    shutdown: CancellationToken,
-}
-
-impl Life {
-    async fn live(
-        self,
-        wanted: ContainerRequest,
-        ports: Vec<(u16, TunnelOptions)>,
-        events: Events,
-    ) {
-        let attached = match self.containers.attach(wanted).await {
-            Ok(attached) => attached,
-            Err(error) => {
-                tracing::info!(error = %text(&error), "not attached");
-                // A caller that is gone needs no answer.
-                events.send(Err(attach_status(&error))).await.ok();
-                return;
-            }
-        };
-        let container = &attached.container;
-        tracing::info!(id = container.id, name = container.name, "attached");
-        match self.start(&attached, &ports, &events).await {
-            Ok(()) => tokio::select! {
-                () = events.closed() => {}
-                () = self.shutdown.cancelled() => {}
-            },
-            Err(status) => {
-                events.send(Err(status)).await.ok();
-            }
-        }
-        self.tunnels.container_ended(container).await;
-        self.containers.detach(&attached).await;
-        tracing::info!(id = container.id, name = container.name, "ended");
-    }
-
-    async fn start(
-        &self,
-        attached: &Attached,
-        ports: &[(u16, TunnelOptions)],
-        events: &Events,
-    ) -> Result<(), Status> {
-        let mut ready = vec![Event::Attached(wire::Attached {
-            container: Some(describe(attached)),
-            environment: api::environment(&attached.container)
-                .into_iter()
-                .map(|(name, value)| wire::Variable { name, value })
-                .collect(),
-            resolv_conf: format!("nameserver {}\n", api::SERVICE_ADDRESS),
-            hidden: self.state_dir.to_str().map(str::to_owned).into_iter().collect(),
-        })];
-        for (port, options) in ports {
-            let tunnel = self
-                .tunnels
-                .start(&attached.container, (*port).into(), *options, Owner::Daemon, None)
-                .await
-                .map_err(|error| start_status(&error))?;
-            ready.push(Event::Tunnel(describe_tunnel(&tunnel, &self.steering)));
-        }
-        for event in ready {
-            // A caller that is gone is noticed right after.
-            events.send(Ok(AttachEvent { event: Some(event) })).await.ok();
-        }
-        Ok(())
     }
 }
 
@@ -239,12 +150,17 @@ fn container_request(request: AttachRequest) -> Result<ContainerRequest, Status>
     Ok(ContainerRequest { name: request.name, workspace, place, egress: !request.no_egress })
 }
 
-fn ports(request: &AttachRequest) -> Result<Vec<(u16, TunnelOptions)>, Status> {
-    let native_ipv6 = request.native_ipv6;
-    let plain = TunnelOptions { native_ipv6, ..TunnelOptions::default() };
+fn ports(
+    request: &AttachRequest,
+    defaults: &Defaults,
+) -> Result<Vec<(u16, TunnelOptions)>, Status> {
+    let asked = request.options.as_ref().map(Asked::try_from).transpose();
+    let asked = asked.map_err(|error| Status::invalid_argument(format!("tunnel: {error}")))?;
+    let held = defaults.for_operator(&asked.unwrap_or_default());
+    let plain = TunnelOptions { native_ipv6: request.native_ipv6, ..held };
     let lists = [
-        (&request.encrypted_ports, plain),
-        (&request.h2_ports, TunnelOptions { h2: true, ..plain }),
+        (&request.encrypted_ports, plain.clone()),
+        (&request.h2_ports, TunnelOptions { h2: true, ..plain.clone() }),
         (&request.unencrypted_ports, TunnelOptions { unencrypted: true, ..plain }),
     ];
     let mut seen = HashSet::new();
@@ -259,78 +175,8 @@ fn ports(request: &AttachRequest) -> Result<Vec<(u16, TunnelOptions)>, Status> {
                     "port {port}: given twice; a container port has one tunnel"
                 )));
             }
-            ports.push((port, options));
+            ports.push((port, options.clone()));
         }
     }
     Ok(ports)
-}
-
-fn describe(attached: &Attached) -> wire::Container {
-    let container = &attached.container;
-    let (pid, netns) = match &attached.place {
-        Place::Process(pid) => (*pid, format!("/proc/{pid}/ns/net")),
-        Place::Path(path) => (0, path.display().to_string()),
-    };
-    wire::Container {
-        id: container.id.clone(),
-        name: container.name.clone(),
-        workspace: container.workspace.clone(),
-        host: "local".into(),
-        pid,
-        netns,
-        ipv4: container.ipv4.to_string(),
-        i6pn: container.i6pn.to_string(),
-        proxy: String::new(),
-        egress: if attached.egress { "nat" } else { "none" }.into(),
-    }
-}
-
-fn describe_tunnel(tunnel: &Tunnel, steering: &KernelSteering) -> wire::Tunnel {
-    use std::sync::atomic::Ordering::Relaxed;
-
-    let kernel = steering.traffic(tunnel);
-    let port = if tunnel.tls_port == 443 { String::new() } else { format!(":{}", tunnel.tls_port) };
-    wire::Tunnel {
-        id: tunnel.id.clone(),
-        workspace: tunnel.container.workspace.clone(),
-        container: tunnel.container.name.clone(),
-        port: tunnel.port.into(),
-        url: format!("https://{}{port}", tunnel.host),
-        tls: format!("{}:{}", tunnel.host, tunnel.tls_port),
-        tcp: tunnel.raw.as_ref().map(|raw| format!("{}:{}", raw.host, raw.port)),
-        h2: tunnel.options.h2,
-        path: steering.path(tunnel).into(),
-        connections: tunnel.stats.connections.load(Relaxed) + kernel.connections,
-        bytes_in: tunnel.stats.bytes_in.load(Relaxed) + kernel.inbound.bytes,
-        bytes_out: tunnel.stats.bytes_out.load(Relaxed) + kernel.outbound.bytes,
-        last_error: tunnel.stats.last_error(),
-    }
-}
-
-fn attach_status(error: &AttachError) -> Status {
-    let code = match error {
-        AttachError::NameTaken(..) | AttachError::NamespaceTaken(_) => Code::AlreadyExists,
-        AttachError::OwnNamespace | AttachError::Workspace(_) => Code::InvalidArgument,
-        AttachError::NoNamespace(..) => Code::NotFound,
-        AttachError::Address(_) => Code::ResourceExhausted,
-        AttachError::Wiring(_) => Code::Internal,
-    };
-    Status::new(code, format!("container: {}", text(error)))
-}
-
-fn start_status(error: &StartError) -> Status {
-    let code = match error {
-        StartError::InvalidPort(_) | StartError::H2Unencrypted => Code::InvalidArgument,
-        StartError::AlreadyForwarded(_) => Code::AlreadyExists,
-        StartError::TooMany(_) | StartError::Port(_) => Code::ResourceExhausted,
-        StartError::ContainerEnded(_) => Code::FailedPrecondition,
-        StartError::Steering { .. } => Code::Internal,
-        StartError::Stopping => Code::Unavailable,
-    };
-    Status::new(code, format!("tunnel: {}", text(error)))
-}
-
-/// An error with all that caused it.
-fn text(error: &(dyn std::error::Error + 'static)) -> String {
-    crate::error::causes(error)
 }

@@ -1,5 +1,6 @@
 //! What people type: the commands of `edge`, their options and the help text.
 
+pub mod bounds;
 pub mod up;
 pub mod values;
 
@@ -7,7 +8,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-pub use self::{up::UpArgs, values::Name};
+pub use self::{bounds::TunnelArgs, up::UpArgs, values::Name};
 
 /// Public URLs, raw TCP ports and a private network for containers on Linux.
 #[derive(Debug, Parser)]
@@ -114,6 +115,9 @@ pub struct ContainerArgs {
     /// No way out to the internet; tunnels still work
     #[arg(long)]
     pub no_egress: bool,
+    /// What holds for each of its tunnels.
+    #[command(flatten)]
+    pub tunnel: TunnelArgs,
 }
 
 /// Options of `edge forward`.
@@ -128,6 +132,9 @@ pub struct ForwardArgs {
     /// Offer HTTP/2, spoken to the program without TLS
     #[arg(long, conflicts_with = "unencrypted")]
     pub h2: bool,
+    /// What holds for it; beyond what the daemon's operator laid down it cannot go.
+    #[command(flatten)]
+    pub tunnel: TunnelArgs,
     /// A program that serves the port; the tunnel ends with it
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<OsString>,
@@ -250,6 +257,8 @@ mod tests {
             vec!["edge", "up", "--ipv4-pool", "100.64.0.1/10"],
             vec!["edge", "--instance", "a/b", "tunnels"],
             vec!["edge", "forward", "--h2", "--unencrypted", "80"],
+            vec!["edge", "run", "--allow", "192.0.2.1/24"],
+            vec!["edge", "up", "--max-connections", "0"],
         ] {
             assert!(Cli::try_parse_from(&words).is_err(), "{words:?}");
         }

@@ -5,7 +5,7 @@ use std::{future::Future, process::ExitCode};
 use anyhow::Context;
 use clap::Parser;
 use edge_user::{
-    cli::{Cli, Command, ForwardArgs},
+    cli::{Cli, Command},
     commands::{attach, ca, check, containers, forward, tunnels},
     error::{self, Error},
     host, up,
@@ -24,9 +24,7 @@ fn dispatch(Cli { place, command }: Cli) -> anyhow::Result<ExitCode> {
         Command::Init(args) => Ok(host::init::main(&args)),
         Command::Up(args) => serve(up::run(place, args)),
         Command::Run(args) => wait(host::run::run(&place, &args)),
-        Command::Forward(ForwardArgs { port, unencrypted, h2, command }) => {
-            wait_any(forward::forward(port, unencrypted, h2, command))
-        }
+        Command::Forward(args) => wait_any(forward::forward(args)),
         Command::Attach(args) => done(attach::attach(&place, &args)),
         Command::Tunnels(args) => done(tunnels::list(&place, args)),
         Command::Containers(args) => done(containers::list(&place, args)),

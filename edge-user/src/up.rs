@@ -1,5 +1,7 @@
 //! `edge up`: gateway, host agent and an embedded store in one process, the region of one machine.
 
+mod adopt;
+mod announce;
 pub(crate) mod listeners;
 pub(crate) mod machine;
 mod open_files;
@@ -21,9 +23,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
-use self::machine::Machine;
+use self::{adopt::Left, machine::Machine};
 use crate::{
-    admin::{self, AdminService},
+    admin::{self, AdminService, Lives},
     cli::{Place, UpArgs},
     gateway::{self, Gateway, Limits, authority::Authority, certificates::Certificates},
     host::{
@@ -39,6 +41,7 @@ use crate::{
     metrics::{self, KernelCounters},
     region::{
         addresses::{AddressPlan, Addresses},
+        bounds::Defaults,
         embedded::Embedded,
         ports::Ports,
         rest::REST,
@@ -47,7 +50,6 @@ use crate::{
         tunnels::{TunnelSettings, Tunnels},
         workspaces::Workspaces,
     },
-    wire::admin::{StatusResponse, Uplink as UplinkStatus},
 };
 
 /// The one region of a machine, and its one host.
@@ -72,43 +74,57 @@ pub async fn run(place: Place, args: UpArgs) -> anyhow::Result<()> {
     // First of all, so that a second daemon is told what it is.
     let lock = machine::lock(&place)?;
     let metrics_listener = metrics::bind(args.admin)?;
-    let machine = Machine::take(&place, &args, lock).await?;
-    let mut uplinks = Vec::new();
-    let outcome = serve(&place, &args, &machine, &mut uplinks, metrics_listener).await;
-    machine.release(&uplinks).await;
-    outcome
+    // Before anything is touched: what cannot be read is left to the version that wrote it.
+    let leased: Arc<dyn Store> = Arc::new(Embedded::open_leased(&place.run_dir())?);
+    let outcome = serve(&place, &args, &leased, metrics_listener).await;
+    // A daemon that fails to start must not take down what runs without it.
+    let stays = !matches!(outcome, Ok(Stop::End)) && !leased.list("container/").await?.is_empty();
+    if stays {
+        tracing::info!("containers and raw tunnels go on, for the next daemon to take up");
+    } else {
+        for error in machine::undo(&place).await {
+            tracing::warn!(error = format!("{error:#}"), "something of edge stays on the machine");
+        }
+    }
+    drop(lock);
+    outcome.map(drop)
 }
 
 async fn serve(
     place: &Place,
     args: &UpArgs,
-    machine: &Machine,
-    uplinks: &mut Vec<Uplink>,
+    leased: &Arc<dyn Store>,
     metrics_listener: std::net::TcpListener,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Stop> {
+    let machine = &Machine::take(place, args)?;
     let registry = prometheus::Registry::new();
     let ready = Arc::new(AtomicBool::new(false));
     registry.register(Box::new(KernelCounters::new(machine.datapath.clone())?))?;
     metrics::serve(metrics_listener, registry.clone(), ready.clone())?;
 
-    attach_uplinks(args, machine, uplinks).await?;
-    let mtu = mtu(machine, uplinks).await?;
+    let uplinks = find_uplinks(args, machine).await?;
+    let mtu = mtu(machine, &uplinks).await?;
     configure(args, machine, mtu)?;
 
     let state_dir = args.state_dir(&place.instance);
     std::fs::create_dir_all(&state_dir)
         .with_context(|| format!("{}: the state directory cannot be made", state_dir.display()))?;
     let store: Arc<dyn Store> = Arc::new(Embedded::open(&state_dir)?);
+    let left = Left::find(leased, &machine.links, args.ipv4_pool).await?;
+    let service_veth = format!("{}service", machine.veth_prefix);
+    machine.remove_other_veths(&left.veths(), &service_veth).await?;
     let plan = AddressPlan { pool: args.ipv4_pool, region: REGION, host: HOST, rest: REST };
     let containers = Arc::new(Containers::new(
         Wiring::new(machine.links.clone(), machine.datapath.clone()),
-        Addresses::open(store.clone(), plan).await?,
+        Addresses::open(store.clone(), plan, &left.addresses()).await?,
         Workspaces::new(store.clone()),
+        adopt::container_records(leased),
         machine.veth_prefix.clone(),
         mtu,
     ));
-    let service_veth = format!("{}service", machine.veth_prefix);
-    let service = Arc::new(Service::start(containers.clone(), service_veth, mtu).await?);
+    let run_dir = place.run_dir();
+    let service = Service::start(containers.clone(), &machine.links, service_veth, mtu, &run_dir);
+    let service = Arc::new(service.await?);
 
     let public = listeners::addresses(uplinks.iter().flat_map(|uplink| uplink.addresses.clone()));
     let (tls_port, tls) =
@@ -131,14 +147,18 @@ async fn serve(
         uplinks.clone(),
     ));
     let raw_range = args.raw_ports.first..=args.raw_ports.last;
-    let ports = Ports::open(store.clone(), raw_range, REST).await?;
+    let ports = Ports::open(store, raw_range, REST, &left.raw_ports()).await?;
     let settings = TunnelSettings {
         domain: args.domain.clone(),
         tls_port,
-        raw_host: raw_host(args, uplinks),
+        raw_host: raw_host(args, &uplinks),
         per_container: TunnelSettings::PER_CONTAINER,
+        defaults: Defaults::laid_down(&args.bounds.asked()).context("--allow")?,
     };
-    let tunnels = Tunnels::new(steering.clone(), ports, settings, &registry)?;
+    let records = adopt::tunnel_records(leased);
+    let tunnels = Tunnels::new(steering.clone(), ports, settings, records, &registry)?;
+    let orphans = left.adopt(&containers, &tunnels).await;
+    attach_uplinks(machine, &uplinks)?;
     let (certificates, ca) = certificates(args, &state_dir)?;
     let limits = Limits { half_closed_idle: args.idle_half_closed, ..Limits::default() };
     let gateway_metrics = gateway::metrics::Metrics::new(&registry)?;
@@ -169,36 +189,45 @@ async fn serve(
     let (udp, tcp) = (sockets.dns_udp, sockets.dns_tcp);
     tasks.spawn(dns::serve(udp, tcp, containers.clone(), locate, dns_settings, dns_stop));
 
-    let status = status(args, uplinks, tls_port, ca);
-    announce(&status, http_port);
-    let lives = TaskTracker::new();
-    let commands = AdminService {
+    let status = announce::status(args, &uplinks, tls_port, ca);
+    announce::announce(&status, http_port);
+    let (tracker, ending) = (TaskTracker::new(), CancellationToken::new());
+    let lives = Lives {
         containers,
         tunnels,
         steering,
-        status,
         // Under the name that all mount namespaces of the machine have in common.
         state_dir: state_dir.canonicalize().unwrap_or(state_dir),
-        tasks: lives.clone(),
         shutdown: shutdown.clone(),
+        ending: ending.clone(),
     };
+    service.relink()?;
+    for orphan in orphans {
+        if lives.relink(&orphan).await {
+            tracker.spawn(lives.clone().orphan(orphan, args.lease));
+        }
+    }
+    machine.datapath.settle()?;
+    let commands = AdminService { lives, status, tasks: tracker.clone() };
     let socket = admin::bind(&place.socket(), args.group.as_deref())?;
     tasks.spawn(logged("commands", admin::serve(commands, socket)));
     ready.store(true, Ordering::Release);
     println!("ready");
 
-    let signalled = stop_signal().await;
-    tracing::info!(signal = signalled?, "stopping");
+    let stop = stop_signal().await?;
+    tracing::info!(?stop, "stopping");
     ready.store(false, Ordering::Release);
+    if stop == Stop::End {
+        ending.cancel();
+    }
     shutdown.cancel();
-    lives.close();
-    lives.wait().await;
+    tracker.close();
+    tracker.wait().await;
     gateway.drain(GRACE).await;
     tasks.close();
     // What does not end by itself ends with the process.
     tokio::time::timeout(GRACE, tasks.wait()).await.ok();
-    service.stop().await;
-    Ok(())
+    Ok(stop)
 }
 
 async fn logged<E: std::fmt::Display>(
@@ -216,20 +245,22 @@ async fn logged<E: std::fmt::Display>(
     .await;
 }
 
-async fn attach_uplinks(
-    args: &UpArgs,
-    machine: &Machine,
-    uplinks: &mut Vec<Uplink>,
-) -> anyhow::Result<()> {
+async fn find_uplinks(args: &UpArgs, machine: &Machine) -> anyhow::Result<Vec<Uplink>> {
+    let mut uplinks = Vec::new();
     for wanted in &args.uplinks {
         let found = uplink::find(&machine.links, wanted, args.datapath, args.ipv4_pool).await?;
-        if uplinks.iter().any(|other: &Uplink| other.index == found.index) {
-            continue;
+        if uplinks.iter().all(|other: &Uplink| other.index != found.index) {
+            uplinks.push(found);
         }
-        if let Some(mode) = found.mode {
-            machine.datapath.attach_uplink(&found.name, mode)?;
+    }
+    Ok(uplinks)
+}
+
+fn attach_uplinks(machine: &Machine, uplinks: &[Uplink]) -> anyhow::Result<()> {
+    for uplink in uplinks {
+        if let Some(mode) = uplink.mode {
+            machine.datapath.attach_uplink(&uplink.name, mode)?;
         }
-        uplinks.push(found);
     }
     Ok(())
 }
@@ -284,51 +315,20 @@ fn raw_host(args: &UpArgs, uplinks: &[Uplink]) -> String {
     public.map_or_else(|| "localhost".to_owned(), ToString::to_string)
 }
 
-fn status(args: &UpArgs, uplinks: &[Uplink], tls_port: u16, ca: String) -> StatusResponse {
-    let uplinks = uplinks
-        .iter()
-        .map(|uplink| UplinkStatus {
-            interface: uplink.name.clone(),
-            driver: uplink.driver.clone(),
-            hook: uplink::hook_label(uplink.mode).into(),
-            why: uplink.why.clone(),
-            addresses: uplink.addresses.iter().map(ToString::to_string).collect(),
-        })
-        .collect();
-    StatusResponse {
-        version: env!("CARGO_PKG_VERSION").into(),
-        region: "local".into(),
-        domain: args.domain.clone(),
-        ca,
-        tls_port: tls_port.into(),
-        uplinks,
-        metrics: format!("http://{}/metrics", args.admin),
-    }
+/// How the daemon was told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// SIGTERM: another daemon follows. What lives stays for it.
+    Restart,
+    /// SIGINT: everything ends.
+    End,
 }
 
-fn announce(status: &StatusResponse, http_port: u16) {
-    println!("region    {}, tunnels are named *.{}", status.region, status.domain);
-    println!("tls       port {}; plain HTTP on {http_port} is sent there", status.tls_port);
-    if !status.ca.is_empty() {
-        println!("authority {}", status.ca);
-    }
-    if status.uplinks.is_empty() {
-        println!("uplink    none named: tunnels are served on loopback (--uplink IFACE|auto)");
-    }
-    for uplink in &status.uplinks {
-        println!(
-            "uplink    {} ({}): {}, because {}",
-            uplink.interface, uplink.driver, uplink.hook, uplink.why
-        );
-    }
-    println!("metrics   {}", status.metrics);
-}
-
-async fn stop_signal() -> std::io::Result<&'static str> {
+async fn stop_signal() -> std::io::Result<Stop> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => Stop::Restart,
+        _ = interrupt.recv() => Stop::End,
     })
 }

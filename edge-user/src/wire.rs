@@ -1,5 +1,9 @@
 //! The generated wire contracts.
 
+mod options;
+
+pub use self::options::OptionsError;
+
 /// What the commands say to the daemon (`proto/admin.proto`).
 #[allow(
     missing_docs,
@@ -20,6 +24,17 @@ pub mod admin {
 )]
 pub mod modal {
     tonic::include_proto!("modal.client");
+}
+
+/// What the contracts have in common about a tunnel's options (`proto/tunnel.proto`).
+#[allow(
+    missing_docs,
+    unused_qualifications,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
+pub mod tunnel {
+    tonic::include_proto!("edge.tunnel.v1");
 }
 
 /// What hosts say to the gateways of their region (`proto/region.proto`).

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::signal::Signal;
+use nix::{
+    mount::{MntFlags, umount2},
+    sys::signal::Signal,
+};
 use serde::{Deserialize, de::DeserializeOwned};
 use tempfile::TempDir;
 
@@ -182,11 +185,22 @@ impl Edge {
         Metrics::parse(&curl.output_of().ok().stdout)
     }
 
-    /// Asks the daemon to stop, as an operator would; it must end well.
+    /// Ends the daemon and all that it holds, as Ctrl-C does; it must end well.
     #[track_caller]
     pub fn stop(&mut self) {
+        self.end(Signal::SIGINT);
+    }
+
+    /// Ends the daemon for a restart, as a service manager does: what lives stays.
+    #[track_caller]
+    pub fn stop_for_restart(&mut self) {
+        self.end(Signal::SIGTERM);
+    }
+
+    #[track_caller]
+    fn end(&mut self, signal: Signal) {
         let mut daemon = self.daemon.take().expect("the daemon was stopped by this test");
-        daemon.signal(Signal::SIGTERM);
+        daemon.signal(signal);
         let status = daemon.wait(PATIENCE);
         assert!(status.success(), "the daemon ended with {status}\n{}", daemon.printed());
     }
@@ -208,9 +222,11 @@ impl Edge {
 
 impl Drop for Edge {
     fn drop(&mut self) {
-        // Killed, as `Running` does it, the daemon leaves its pins: a restart takes them up.
+        // Killed, as `Running` does it, the daemon leaves pins and a mount: a restart takes them
+        // up. Its interfaces go with the namespace.
         self.daemon = None;
         fs::remove_dir_all(Path::new(PINS).join(&self.instance)).ok();
+        umount2(&self.folder.path().join("run/service.ns"), MntFlags::MNT_DETACH).ok();
     }
 }
 

@@ -13,4 +13,5 @@ pub mod process;
 pub mod tap;
 pub mod tenant;
 pub mod tls;
+pub mod traffic;
 pub mod wire;

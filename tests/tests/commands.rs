@@ -188,6 +188,9 @@ fn json_has_exactly_the_names_that_programs_rely_on() {
         "bytes_in",
         "bytes_out",
         "last_error",
+        "proxy_protocol",
+        "allow",
+        "bounds",
     ];
     assert_eq!(fields(&lab.edge, "containers"), (1, container.map(str::to_owned).into()));
     assert_eq!(fields(&lab.edge, "tunnels"), (2, tunnel.map(str::to_owned).into()));

@@ -136,7 +136,7 @@ mod tests {
     use super::{super::State, *};
 
     fn link(index: u32, name: &str) -> Link {
-        Link { index, name: name.into(), mtu: 1500, kind: None, parent: None, queues: (1, 1) }
+        Link { index, name: name.into(), mtu: 1500, queues: (1, 1), ..Link::default() }
     }
 
     fn route(destination: &str, interface: u32) -> Route {

@@ -68,7 +68,7 @@ mod tests {
     use super::{super::State, *};
 
     fn link(mtu: u32) -> Link {
-        Link { index: 2, name: "up0".into(), mtu, kind: None, parent: None, queues: (4, 2) }
+        Link { index: 2, name: "up0".into(), mtu, queues: (4, 2), ..Link::default() }
     }
 
     #[test]

@@ -9,7 +9,10 @@ use std::{
 use clap::{Args, ValueEnum};
 use ipnet::Ipv4Net;
 
-use super::values::{self, Name, PortRange, Uplink};
+use super::{
+    bounds::BoundsArgs,
+    values::{self, Name, PortRange, Uplink},
+};
 
 /// Options of `edge up`.
 #[derive(Debug, Clone, Args)]
@@ -60,12 +63,20 @@ pub struct UpArgs {
           value_parser = humantime::parse_duration, help_heading = "Network")]
     pub idle_half_closed: Duration,
 
+    /// What holds for a tunnel whose owner says nothing; a container cannot go beyond it.
+    #[command(flatten)]
+    pub bounds: BoundsArgs,
+
     /// Keys, names and leases that outlive the daemon [default: /var/lib/edge/<INSTANCE>]
     #[arg(long, env = "EDGE_STATE_DIR", value_name = "DIR", help_heading = "Operation")]
     pub state_dir: Option<PathBuf>,
     /// Where /metrics, /livez and /readyz answer
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464", help_heading = "Operation")]
     pub admin: SocketAddr,
+    /// How long the owners of containers that outlived a daemon have to claim them from the next
+    #[arg(long, value_name = "DURATION", default_value = "60s",
+          value_parser = humantime::parse_duration, help_heading = "Operation")]
+    pub lease: Duration,
     /// Log every single decision of the kernel half, for debugging; slow (with EDGE_LOG=debug)
     #[arg(long, help_heading = "Operation")]
     pub log_decisions: bool,

@@ -16,6 +16,7 @@ use tonic::{
 use self::child::Signals;
 use super::client;
 use crate::{
+    cli::ForwardArgs,
     error::Error,
     host::api::SERVICE_ADDRESS,
     wire::modal::{
@@ -42,20 +43,16 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// Outside a container; when the API refuses; when the command cannot be started.
-pub async fn forward(
-    port: u16,
-    unencrypted: bool,
-    h2: bool,
-    command: Vec<OsString>,
-) -> anyhow::Result<ExitCode> {
+pub async fn forward(args: ForwardArgs) -> anyhow::Result<ExitCode> {
     let url =
         std::env::var("MODAL_SERVER_URL").unwrap_or_else(|_| format!("http://{SERVICE_ADDRESS}"));
-    forward_at(
-        &url,
-        TunnelStartRequest { port: port.into(), unencrypted, tunnel_type: kind(h2) },
-        command,
-    )
-    .await
+    let wanted = TunnelStartRequest {
+        port: args.port.into(),
+        unencrypted: args.unencrypted,
+        tunnel_type: kind(args.h2),
+        options: Some((&args.tunnel.asked()).into()),
+    };
+    forward_at(&url, wanted, args.command).await
 }
 
 async fn forward_at(
@@ -63,6 +60,7 @@ async fn forward_at(
     wanted: TunnelStartRequest,
     command: Vec<OsString>,
 ) -> anyhow::Result<ExitCode> {
+    let port = wanted.port;
     // Before the tunnel starts, so that no signal leaves it behind.
     let mut signals = Signals::new().context("signals cannot be awaited")?;
     let mut client = connect(url).await?;
@@ -78,9 +76,9 @@ async fn forward_at(
         }
     };
     // The container's end would stop it too; a failure here must not hide the command's outcome.
-    if let Err(status) = client.tunnel_stop(TunnelStopRequest { port: wanted.port }).await {
+    if let Err(status) = client.tunnel_stop(TunnelStopRequest { port }).await {
         let error = status.message();
-        tracing::warn!(port = wanted.port, error, "the tunnel could not be stopped");
+        tracing::warn!(port, error, "the tunnel could not be stopped");
     }
     outcome
 }
@@ -131,7 +129,7 @@ async fn start(
     let key = format!("{:032x}", rand::random::<u128>());
     let mut delay = Duration::from_millis(100);
     for attempt in 0..4 {
-        let mut request = Request::new(wanted);
+        let mut request = Request::new(wanted.clone());
         request.metadata_mut().insert("x-idempotency-key", key.parse()?);
         request.metadata_mut().insert("x-retry-attempt", attempt.into());
         match client.tunnel_start(request).await {

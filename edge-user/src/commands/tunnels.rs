@@ -10,7 +10,10 @@ use super::{
 use crate::{
     cli::{ListArgs, Place},
     error::Error,
-    wire::admin::{ListTunnelsRequest, Tunnel},
+    wire::{
+        admin::{ListTunnelsRequest, Tunnel},
+        tunnel as wire,
+    },
 };
 
 /// A tunnel as `--json` prints it. Programs read this: names stay.
@@ -29,6 +32,28 @@ struct Record {
     bytes_in: u64,
     bytes_out: u64,
     last_error: Option<String>,
+    proxy_protocol: bool,
+    /// Empty: everybody.
+    allow: Vec<String>,
+    bounds: Bounds,
+}
+
+/// What a tunnel's clients may use; null is no bound.
+#[derive(Debug, Serialize)]
+struct Bounds {
+    connections: Option<u32>,
+    source_connections: Option<u32>,
+    tunnel_rate: Option<Rate>,
+    source_rate: Option<Rate>,
+    source_rate_raw: Option<Rate>,
+    idle_milliseconds: Option<u64>,
+}
+
+/// New connections.
+#[derive(Debug, Serialize)]
+struct Rate {
+    per_second: u32,
+    burst: u32,
 }
 
 #[derive(Tabled)]
@@ -46,6 +71,9 @@ struct Row {
     bytes_in: u64,
     #[tabled(rename = "OUT")]
     bytes_out: u64,
+    allow: String,
+    #[tabled(rename = "MAX CONNS")]
+    max_connections: String,
     #[tabled(rename = "LAST ERROR")]
     last_error: String,
 }
@@ -63,6 +91,7 @@ pub async fn list(place: &Place, args: ListArgs) -> Result<(), Error> {
 
 impl From<Tunnel> for Record {
     fn from(tunnel: Tunnel) -> Self {
+        let options = tunnel.options.unwrap_or_default();
         Self {
             id: tunnel.id,
             workspace: tunnel.workspace,
@@ -77,12 +106,34 @@ impl From<Tunnel> for Record {
             bytes_in: tunnel.bytes_in,
             bytes_out: tunnel.bytes_out,
             last_error: tunnel.last_error,
+            proxy_protocol: options.proxy_protocol,
+            bounds: Bounds {
+                connections: options.connections,
+                source_connections: options.source_connections,
+                tunnel_rate: options.tunnel_rate.map(Rate::from),
+                source_rate: options.source_rate.map(Rate::from),
+                source_rate_raw: options.source_rate_raw.map(Rate::from),
+                idle_milliseconds: options.idle_milliseconds,
+            },
+            allow: options.allow,
         }
+    }
+}
+
+impl From<wire::Rate> for Rate {
+    fn from(rate: wire::Rate) -> Self {
+        Self { per_second: rate.per_second, burst: rate.burst }
     }
 }
 
 impl From<Tunnel> for Row {
     fn from(tunnel: Tunnel) -> Self {
+        let options = tunnel.options.unwrap_or_default();
+        let allow = match &options.allow[..] {
+            [] => "all".to_owned(),
+            [one] => one.clone(),
+            [first, more @ ..] => format!("{first} and {} more", more.len()),
+        };
         Self {
             workspace: tunnel.workspace,
             container: tunnel.container,
@@ -93,6 +144,8 @@ impl From<Tunnel> for Row {
             connections: tunnel.connections,
             bytes_in: tunnel.bytes_in,
             bytes_out: tunnel.bytes_out,
+            allow,
+            max_connections: or_dash(options.connections.map(|n| n.to_string()).as_deref()),
             last_error: or_dash(tunnel.last_error.as_deref()),
         }
     }
@@ -109,7 +162,11 @@ mod tests {
         let expected = serde_json::json!({
             "id": "", "workspace": "", "container": "", "port": 0, "url": "", "tls": "a.b:443",
             "tcp": null, "h2": false, "path": "", "connections": 0, "bytes_in": 0,
-            "bytes_out": 0, "last_error": null,
+            "bytes_out": 0, "last_error": null, "proxy_protocol": false, "allow": [],
+            "bounds": {
+                "connections": null, "source_connections": null, "tunnel_rate": null,
+                "source_rate": null, "source_rate_raw": null, "idle_milliseconds": null,
+            },
         });
         assert_eq!(json, expected);
     }

@@ -1,17 +1,22 @@
 //! Where programs are attached. Links are pinned: packets flow while every daemon is down.
 
-use std::{os::fd::BorrowedFd, path::PathBuf};
+use std::{
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf,
     pin::PinError,
     programs::{
         LinkOrder, Program, ProgramError, SchedClassifier, SkLookup, TcAttachType, Xdp, XdpMode,
-        links::FdLink, tc::TcAttachOptions,
+        links::{FdLink, LinkError, PinnedLink},
+        tc::{SchedClassifierLink, TcAttachOptions},
+        xdp::XdpLink,
     },
 };
 
-use super::{Datapath, DatapathError, lock};
+use super::{Datapath, DatapathError, lock, pins::Pins};
 
 /// What is attached to an uplink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,14 +56,14 @@ impl Datapath {
         attached
     }
 
-    /// Removes whatever this daemon attached to an interface; fine if it is gone already.
+    /// Removes whatever this daemon or an earlier one attached to an interface; fine if it is gone
+    /// already.
     pub fn detach(&self, interface: &str) {
+        let mut pins = lock(&self.pins);
         for kind in ["tcx", "xdp"] {
-            let pin = self.pin(kind, interface);
-            if let Err(error) = std::fs::remove_file(&pin)
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                tracing::warn!(pin = %pin.display(), %error, "link stays pinned");
+            let name = Pins::name(kind, interface);
+            for pin in pins.inherit(&name).into_iter().chain([pins.link(&name)]) {
+                unpin(&pin);
             }
         }
     }
@@ -84,14 +89,25 @@ impl Datapath {
             target: interface.to_owned(),
             source: Box::new(source),
         };
+        let inherited = lock(&self.pins).inherit(&Pins::name("tcx", interface));
+        if let Some(pin) = &inherited {
+            match switch_tcx(classifier, interface, pin) {
+                Ok(link) => return self.keep(link, "tcx", interface, inherited),
+                Err(error) => tell_anew(interface, &error),
+            }
+        }
         let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+        // Beside the old one, which goes when this one is there.
         let id = classifier
             .attach_with_options(interface, TcAttachType::Ingress, order)
             .map_err(refused)?;
         let link = classifier.take_link(id).map_err(refused)?;
         let link = FdLink::try_from(link)
             .map_err(|error| DatapathError::Link(interface.to_owned(), error))?;
-        self.keep(link, "tcx", interface)
+        if let Some(pin) = inherited {
+            unpin(&pin);
+        }
+        self.keep(link, "tcx", interface, None)
     }
 
     fn attach_xdp(&self, interface: &str) -> Result<(), DatapathError> {
@@ -103,30 +119,91 @@ impl Datapath {
             target: interface.to_owned(),
             source: Box::new(source),
         };
+        let inherited = lock(&self.pins).inherit(&Pins::name("xdp", interface));
+        if let Some(pin) = &inherited {
+            match switch_xdp(xdp, pin) {
+                Ok(link) => return self.keep(link, "xdp", interface, inherited),
+                Err(error) => {
+                    tell_anew(interface, &error);
+                    // An interface has one XDP program.
+                    unpin(pin);
+                }
+            }
+        }
         let id = xdp.attach(interface, XdpMode::Driver).map_err(refused)?;
         let link = xdp.take_link(id).map_err(refused)?;
         let link = FdLink::try_from(link)
             .map_err(|error| DatapathError::Link(interface.to_owned(), error))?;
-        self.keep(link, "xdp", interface)
+        self.keep(link, "xdp", interface, None)
     }
 
-    fn keep(&self, link: FdLink, kind: &str, interface: &str) -> Result<(), DatapathError> {
-        let path = self.pin(kind, interface);
+    /// Pins a link, unless that is where it was inherited from.
+    fn keep(
+        &self,
+        link: FdLink,
+        kind: &str,
+        interface: &str,
+        inherited: Option<PathBuf>,
+    ) -> Result<(), DatapathError> {
+        let path = lock(&self.pins).link(&Pins::name(kind, interface));
+        if inherited.as_ref() == Some(&path) {
+            return Ok(());
+        }
         // A pin of the same name belongs to an interface that is gone: names are not reused
         // while an interface lives.
-        if let Err(error) = std::fs::remove_file(&path)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            return Err(DatapathError::Pins { path, source: error.into() });
+        unpin(&path);
+        if let Err(error) = link.pin(&path) {
+            return Err(DatapathError::Pins { path, source: Box::<PinError>::new(error) });
         }
-        match link.pin(&path) {
-            Ok(_pinned) => Ok(()),
-            Err(error) => Err(DatapathError::Pins { path, source: Box::<PinError>::new(error) }),
+        if let Some(old) = inherited {
+            unpin(&old);
         }
+        Ok(())
     }
+}
 
-    fn pin(&self, kind: &str, interface: &str) -> PathBuf {
-        self.pins.join(format!("{kind}-{interface}"))
+/// Puts a program in the place of the one that a pinned link holds. No packet meets neither.
+fn switch_tcx(
+    classifier: &mut SchedClassifier,
+    interface: &str,
+    pin: &Path,
+) -> Result<FdLink, SwitchError> {
+    let link = FdLink::from(PinnedLink::from_pin(pin)?);
+    let id = classifier.attach_to_link(SchedClassifierLink::try_from(link)?)?;
+    let link = FdLink::try_from(classifier.take_link(id)?)?;
+    let own = classifier.info()?.id();
+    let (_revision, there) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress)?;
+    // An interface may have been renamed, and another one made by its name.
+    if there.iter().any(|program| program.id() == own) { Ok(link) } else { Err(SwitchError::Other) }
+}
+
+fn switch_xdp(xdp: &mut Xdp, pin: &Path) -> Result<FdLink, SwitchError> {
+    let link = FdLink::from(PinnedLink::from_pin(pin)?);
+    let id = xdp.attach_to_link(XdpLink::try_from(link)?)?;
+    Ok(FdLink::try_from(xdp.take_link(id)?)?)
+}
+
+/// Why a link of an earlier daemon is not taken up.
+#[derive(Debug, thiserror::Error)]
+enum SwitchError {
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    #[error("it belongs to another interface")]
+    Other,
+}
+
+fn tell_anew(interface: &str, error: &SwitchError) {
+    let error = crate::error::causes(error);
+    tracing::warn!(interface, error, "an earlier daemon's link cannot be used; attaching anew");
+}
+
+fn unpin(pin: &Path) {
+    if let Err(error) = std::fs::remove_file(pin)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(pin = %pin.display(), %error, "a link stays pinned");
     }
 }
 

@@ -5,7 +5,9 @@
 
 mod attach;
 mod counters;
+mod lists;
 mod log;
+mod pins;
 mod tables;
 
 use std::{
@@ -16,29 +18,35 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, MapError, PerCpuArray, SockMap},
+    maps::{Array, MapData, MapError, PerCpuArray, SockMap},
     programs::{
         ProgramError, SchedClassifier, SkLookup, TestRun, TestRunOptions, Xdp, links::LinkError,
     },
 };
 use edge_common::{
     address::{Address, Endpoint},
-    tables::{AddressRow, Count, ForwardRow, LAYOUT, ListenerRow, Settings, Traffic, TunnelRow},
+    admit::PaceRow,
+    tables::{AddressRow, Count, ForwardRow, ListenerRow, Settings, Traffic, TunnelRow},
     verdict::Hook,
 };
 
-pub use attach::UplinkMode;
+pub use self::{attach::UplinkMode, pins::Inheritance};
+use self::{lists::Lists, pins::Pins, tables::Table};
 
 /// The programs and tables of one daemon.
 pub struct Datapath {
-    pins: PathBuf,
+    inheritance: Inheritance,
+    pins: Mutex<Pins>,
     programs: Mutex<Ebpf>,
-    settings: Mutex<aya::maps::Array<MapData, Settings>>,
-    addresses: Mutex<HashMap<MapData, Address, AddressRow>>,
-    tunnels: Mutex<HashMap<MapData, Endpoint, TunnelRow>>,
-    forwards: Mutex<HashMap<MapData, Endpoint, ForwardRow>>,
-    listeners: Mutex<HashMap<MapData, Endpoint, ListenerRow>>,
+    settings: Mutex<Array<MapData, Settings>>,
+    addresses: Mutex<Table<Address, AddressRow>>,
+    tunnels: Mutex<Table<Endpoint, TunnelRow>>,
+    forwards: Mutex<Table<Endpoint, ForwardRow>>,
+    listeners: Mutex<Table<Endpoint, ListenerRow>>,
     raw_listeners: Mutex<SockMap<MapData>>,
+    lists: Mutex<Lists>,
+    paces: Mutex<Array<MapData, PaceRow>>,
+    tunnel_buckets: Mutex<Array<MapData, u64>>,
     verdicts: PerCpuArray<MapData, Count>,
     traffic: Mutex<PerCpuArray<MapData, Traffic>>,
 }
@@ -93,8 +101,10 @@ pub enum DatapathError {
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EDGE_BPF_OBJECT"));
 
 impl Datapath {
-    /// Loads and verifies all programs and makes fresh tables. `pins` is a directory on a BPF
-    /// file system for this daemon's links; it is made, under a name that carries the layout.
+    /// Loads and verifies all programs. `pins` is this daemon's directory on a BPF file system; it
+    /// is made. Tables that an earlier daemon pinned there are used on, if they are of this very
+    /// layout and shape; else the tables are new and empty. Links stay as they are: what is
+    /// attached from now on takes the place of theirs.
     pub fn load(pins: &Path) -> Result<Self, DatapathError> {
         Self::load_with(pins, false)
     }
@@ -102,13 +112,22 @@ impl Datapath {
     /// The same; if `log_decisions`, every single decision goes to the log, at level debug. Needs a
     /// tokio runtime then.
     pub fn load_with(pins: &Path, log_decisions: bool) -> Result<Self, DatapathError> {
-        let pins = pins.join(format!("v{LAYOUT}"));
-        std::fs::create_dir_all(&pins)
-            .map_err(|source| DatapathError::Pins { path: pins.clone(), source: source.into() })?;
-        let mut ebpf = EbpfLoader::new()
-            .override_global(log::LEVEL, &log::level(log_decisions), true)
-            .load(OBJECT)
-            .map_err(|error| DatapathError::Load(Box::new(error)))?;
+        let pins = Pins::open(pins)?;
+        let level = log::level(log_decisions);
+        let refused = |error| DatapathError::Load(Box::new(error));
+        let mut loader = EbpfLoader::new();
+        loader.override_global(log::LEVEL, &level, true);
+        let mut ebpf = loader.load(OBJECT).map_err(refused)?;
+        let inheritance = pins.compare(&ebpf)?;
+        if inheritance == Inheritance::Adopted {
+            let names: Vec<_> = ebpf.maps().map(|(name, _)| name.to_owned()).collect();
+            let mut loader = EbpfLoader::new();
+            loader.override_global(log::LEVEL, &level, true);
+            for name in names.iter().filter(|name| pins::is_pinned(name)) {
+                loader.map_pin_path(name, pins.table(name));
+            }
+            ebpf = loader.load(OBJECT).map_err(refused)?;
+        }
         for name in ["tc_uplink", "tc_container"] {
             attach::program::<SchedClassifier>(&mut ebpf, name)?
                 .load()
@@ -124,17 +143,38 @@ impl Datapath {
             log::follow(&mut ebpf)?;
         }
         Ok(Self {
-            pins,
+            inheritance,
+            pins: Mutex::new(pins),
             settings: Mutex::new(tables::take(&mut ebpf, "SETTINGS")?),
-            addresses: Mutex::new(tables::take(&mut ebpf, "ADDRESSES")?),
-            tunnels: Mutex::new(tables::take(&mut ebpf, "TUNNELS")?),
-            forwards: Mutex::new(tables::take(&mut ebpf, "FORWARDS")?),
-            listeners: Mutex::new(tables::take(&mut ebpf, "LISTENERS")?),
+            addresses: Mutex::new(Table::take(&mut ebpf, "ADDRESSES")?),
+            tunnels: Mutex::new(Table::take(&mut ebpf, "TUNNELS")?),
+            forwards: Mutex::new(Table::take(&mut ebpf, "FORWARDS")?),
+            listeners: Mutex::new(Table::take(&mut ebpf, "LISTENERS")?),
             raw_listeners: Mutex::new(tables::take(&mut ebpf, "RAW_LISTENERS")?),
+            lists: Mutex::new(Lists::take(&mut ebpf)?),
+            paces: Mutex::new(tables::take(&mut ebpf, "PACES")?),
+            tunnel_buckets: Mutex::new(tables::take(&mut ebpf, "TUNNEL_BUCKETS")?),
             verdicts: tables::take(&mut ebpf, "VERDICTS")?,
             traffic: Mutex::new(tables::take(&mut ebpf, "TRAFFIC")?),
             programs: Mutex::new(ebpf),
         })
+    }
+
+    /// What became of an earlier daemon's tables.
+    pub fn inheritance(&self) -> &Inheritance {
+        &self.inheritance
+    }
+
+    /// Ends the adoption: rows that were not written again and links that were not taken up are
+    /// removed, and so is all that other layouts left.
+    pub fn settle(&self) -> Result<(), DatapathError> {
+        lock(&self.addresses).settle()?;
+        lock(&self.tunnels).settle()?;
+        lock(&self.forwards).settle()?;
+        lock(&self.listeners).settle()?;
+        lock(&self.lists).settle()?;
+        lock(&self.pins).settle();
+        Ok(())
     }
 
     /// Runs a hook's program over a frame (`BPF_PROG_TEST_RUN`): its return code, and frame and

@@ -1,17 +1,17 @@
 //! Writing rows.
 
-use std::borrow::BorrowMut;
+use std::{collections::HashSet, hash::Hash};
 
+use super::{Datapath, DatapathError, lock};
 use aya::{
     Ebpf, Pod,
     maps::{HashMap, Map, MapData, MapError},
 };
 use edge_common::{
     address::{Address, Endpoint},
+    admit::PaceRow,
     tables::{AddressRow, ForwardRow, LAYOUT, ListenerRow, Settings, TunnelRow},
 };
-
-use super::{Datapath, DatapathError, lock};
 
 impl Datapath {
     /// Writes the host's settings; from then on decisions are made.
@@ -24,52 +24,109 @@ impl Datapath {
 
     /// Says who owns an address.
     pub fn add_address(&self, address: Address, row: AddressRow) -> Result<(), DatapathError> {
-        put(&mut lock(&self.addresses), "ADDRESSES", &address, &row)
+        lock(&self.addresses).put(address, row)
     }
 
     /// Forgets an address; fine if it is not there.
     pub fn remove_address(&self, address: Address) -> Result<(), DatapathError> {
-        remove(&mut lock(&self.addresses), "ADDRESSES", &address)
+        lock(&self.addresses).remove(address)
     }
 
     /// Steers a public endpoint to a container.
     pub fn add_tunnel(&self, public: Endpoint, row: TunnelRow) -> Result<(), DatapathError> {
-        put(&mut lock(&self.tunnels), "TUNNELS", &public, &row)
+        lock(&self.tunnels).put(public, row)
     }
 
     /// Stops steering it; fine if it is not there.
     pub fn remove_tunnel(&self, public: Endpoint) -> Result<(), DatapathError> {
-        remove(&mut lock(&self.tunnels), "TUNNELS", &public)
+        lock(&self.tunnels).remove(public)
     }
 
     /// Says that a container's port is forwarded.
     pub fn add_forward(&self, container: Endpoint, row: ForwardRow) -> Result<(), DatapathError> {
-        put(&mut lock(&self.forwards), "FORWARDS", &container, &row)
+        lock(&self.forwards).put(container, row)
+    }
+
+    /// What is said of a container's port.
+    pub fn forward(&self, container: Endpoint) -> Option<ForwardRow> {
+        lock(&self.forwards).rows.get(&container, 0).ok()
     }
 
     /// Forgets it; fine if it is not there.
     pub fn remove_forward(&self, container: Endpoint) -> Result<(), DatapathError> {
-        remove(&mut lock(&self.forwards), "FORWARDS", &container)
+        lock(&self.forwards).remove(container)
     }
 
     /// Says that userspace serves a public endpoint.
     pub fn add_listener(&self, public: Endpoint, row: ListenerRow) -> Result<(), DatapathError> {
-        put(&mut lock(&self.listeners), "LISTENERS", &public, &row)
+        lock(&self.listeners).put(public, row)
     }
 
     /// Forgets it; fine if it is not there.
     pub fn remove_listener(&self, public: Endpoint) -> Result<(), DatapathError> {
-        remove(&mut lock(&self.listeners), "LISTENERS", &public)
+        lock(&self.listeners).remove(public)
+    }
+
+    /// Says how often connections to a slot's tunnel may open, and fills its bucket.
+    pub fn set_pace(&self, slot: u32, row: PaceRow) -> Result<(), DatapathError> {
+        lock(&self.paces)
+            .set(slot, row, 0)
+            .map_err(|error| DatapathError::Table("PACES", Box::new(error)))?;
+        lock(&self.tunnel_buckets)
+            .set(slot, 0, 0)
+            .map_err(|error| DatapathError::Table("TUNNEL_BUCKETS", Box::new(error)))
     }
 
     /// How many rows each table has, by its name.
-    pub fn occupancy(&self) -> [(&'static str, usize); 4] {
+    pub fn occupancy(&self) -> [(&'static str, usize); 5] {
         [
-            ("ADDRESSES", lock(&self.addresses).keys().count()),
-            ("TUNNELS", lock(&self.tunnels).keys().count()),
-            ("FORWARDS", lock(&self.forwards).keys().count()),
-            ("LISTENERS", lock(&self.listeners).keys().count()),
+            ("ADDRESSES", lock(&self.addresses).len()),
+            ("TUNNELS", lock(&self.tunnels).len()),
+            ("FORWARDS", lock(&self.forwards).len()),
+            ("LISTENERS", lock(&self.listeners).len()),
+            ("LISTS", lock(&self.lists).len()),
         ]
+    }
+}
+
+/// A table of rows by key.
+pub(super) struct Table<K, V> {
+    name: &'static str,
+    rows: HashMap<MapData, K, V>,
+    /// Of an earlier daemon, and not written again by this one.
+    stale: HashSet<K>,
+}
+
+impl<K: Pod + Eq + Hash, V: Pod> Table<K, V> {
+    /// Takes it out of the loaded object.
+    pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, DatapathError> {
+        let rows: HashMap<MapData, K, V> = take(ebpf, name)?;
+        let keys = rows.keys().collect::<Result<_, _>>();
+        let stale = keys.map_err(|error| DatapathError::Table(name, Box::new(error)))?;
+        Ok(Self { name, rows, stale })
+    }
+
+    /// Removes what this daemon has not written again.
+    pub(super) fn settle(&mut self) -> Result<(), DatapathError> {
+        for key in std::mem::take(&mut self.stale) {
+            self.remove(key)?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, key: K, row: V) -> Result<(), DatapathError> {
+        self.stale.remove(&key);
+        let put = self.rows.insert(key, row, 0);
+        put.map_err(|error| DatapathError::Table(self.name, Box::new(error)))
+    }
+
+    fn remove(&mut self, key: K) -> Result<(), DatapathError> {
+        self.stale.remove(&key);
+        gone(self.name, self.rows.remove(&key))
+    }
+
+    fn len(&self) -> usize {
+        self.rows.keys().count()
     }
 }
 
@@ -82,21 +139,9 @@ where
     T::try_from(map).map_err(|error| DatapathError::Table(name, Box::new(error)))
 }
 
-fn put<T: BorrowMut<MapData>, K: Pod, V: Pod>(
-    table: &mut HashMap<T, K, V>,
-    name: &'static str,
-    key: &K,
-    row: &V,
-) -> Result<(), DatapathError> {
-    table.insert(key, row, 0).map_err(|error| DatapathError::Table(name, Box::new(error)))
-}
-
-fn remove<T: BorrowMut<MapData>, K: Pod, V: Pod>(
-    table: &mut HashMap<T, K, V>,
-    name: &'static str,
-    key: &K,
-) -> Result<(), DatapathError> {
-    match table.remove(key) {
+/// Removing what is not there is fine.
+pub(super) fn gone(name: &'static str, removed: Result<(), MapError>) -> Result<(), DatapathError> {
+    match removed {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error))
             if error.io_error.kind() == std::io::ErrorKind::NotFound =>

@@ -18,6 +18,7 @@ use self::connection::Peer;
 use super::callers::Callers;
 use crate::{
     region::{
+        bounds::Asked,
         ports::PortError,
         steering::Steering,
         tunnel::{Container, TunnelOptions},
@@ -126,9 +127,15 @@ impl<C: Callers, S: Steering> ModalClient for Api<C, S> {
         let key = text(&request, "x-idempotency-key");
         let retry = text(&request, "x-retry-attempt").unwrap_or_default();
         let span = tracing::debug_span!("api-tunnel-start", container = container.id, retry);
-        let TunnelStartRequest { port, unencrypted, .. } = *request.get_ref();
-        let h2 = request.get_ref().tunnel_type() == TunnelType::H2;
-        let options = TunnelOptions { unencrypted, h2, native_ipv6: false };
+        let wanted = request.get_ref();
+        let (port, unencrypted) = (wanted.port, wanted.unencrypted);
+        let h2 = wanted.tunnel_type() == TunnelType::H2;
+        let invalid = |error: &dyn std::error::Error| Status::invalid_argument(error.to_string());
+        let asked = wanted.options.as_ref().map(Asked::try_from).transpose();
+        let asked = asked.map_err(|error| invalid(&error))?.unwrap_or_default();
+        let held =
+            self.tunnels.defaults().for_container(&asked).map_err(|error| invalid(&error))?;
+        let options = TunnelOptions { unencrypted, h2, ..held };
         let owner = Owner::Connection(peer.alive);
         let tunnel = self
             .tunnels
@@ -186,7 +193,9 @@ fn status(error: &StartError) -> Status {
         StartError::ContainerEnded(_) => Status::permission_denied(words),
         StartError::Stopping => Status::unavailable(words),
         // What is inside the daemon is not for the container.
-        StartError::Port(PortError::Store(_)) | StartError::Steering { .. } => Status::unavailable(
+        StartError::Port(PortError::Store(_))
+        | StartError::Record(_)
+        | StartError::Steering { .. } => Status::unavailable(
             "the port could not be made public; try again, and see the daemon's log for the reason",
         ),
     }

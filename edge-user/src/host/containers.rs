@@ -1,24 +1,33 @@
 //! The containers of this host.
 
+mod adopt;
+mod error;
+mod lease;
+mod place;
+
 use std::{
     collections::HashMap,
+    io,
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use edge_common::tables::AddressRow;
 
+use self::lease::Orphans;
+pub use self::{
+    adopt::{ContainerRecord, LostError, Survivor},
+    error::AttachError,
+    lease::{ClaimError, Orphan},
+    place::Place,
+};
 use super::{
     callers::Callers,
     netns::NetNs,
-    wiring::{Plan, Wired, Wiring, WiringError},
+    wiring::{Plan, Wired, Wiring},
 };
 use crate::region::{
-    addresses::{AddressError, Addresses},
-    names,
-    tunnel::Container,
-    workspaces::{WorkspaceError, Workspaces},
+    addresses::Addresses, names, records::Records, tunnel::Container, workspaces::Workspaces,
 };
 
 /// What is asked for.
@@ -33,15 +42,6 @@ pub struct Request {
     pub egress: bool,
 }
 
-/// Where a container's namespace is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
-    /// That of a process; the container's first.
-    Process(u32),
-    /// Mounted at a path.
-    Path(PathBuf),
-}
-
 /// A container on the wire.
 pub struct Attached {
     /// As the region knows it.
@@ -54,34 +54,8 @@ pub struct Attached {
     pub wired: Wired,
     /// Ordinary egress through source NAT.
     pub egress: bool,
-}
-
-/// Why a namespace did not become a container; nothing of the attempt is left.
-#[derive(Debug, thiserror::Error)]
-pub enum AttachError {
-    /// Somebody else has the name.
-    #[error(
-        "container {0:?} exists already in workspace {1:?}; choose another name, or end that one"
-    )]
-    NameTaken(String, String),
-    /// The namespace is a container already.
-    #[error("the namespace is container {0:?} already; end that one first")]
-    NamespaceTaken(String),
-    /// It is the host's own.
-    #[error("the namespace is the daemon's own; attach one made by `ip netns add` or a runtime")]
-    OwnNamespace,
-    /// The namespace cannot be opened.
-    #[error("{0}: {1}; name a network namespace, as /run/netns/NAME")]
-    NoNamespace(String, #[source] std::io::Error),
-    /// The name of the workspace will not do.
-    #[error(transparent)]
-    Workspace(#[from] WorkspaceError),
-    /// No address.
-    #[error(transparent)]
-    Address(#[from] AddressError),
-    /// No wire.
-    #[error(transparent)]
-    Wiring(#[from] WiringError),
+    /// Proves to the next daemon whose it is.
+    pub token: String,
 }
 
 /// The containers of this host.
@@ -89,16 +63,18 @@ pub struct Containers {
     wiring: Wiring,
     addresses: Addresses,
     workspaces: Workspaces,
+    records: Records<ContainerRecord>,
     veth_prefix: String,
     mtu: u32,
     attached: RwLock<HashMap<String, Arc<Attached>>>,
     /// Containers that are being made, by id.
-    starting: RwLock<HashMap<String, Claim>>,
+    starting: RwLock<HashMap<String, Reservation>>,
+    orphans: Orphans,
 }
 
 /// What no two containers have in common.
 #[derive(Clone)]
-struct Claim {
+struct Reservation {
     name: String,
     workspace: String,
     namespace: (u64, u64),
@@ -110,17 +86,31 @@ impl Containers {
         wiring: Wiring,
         addresses: Addresses,
         workspaces: Workspaces,
+        records: Records<ContainerRecord>,
         veth_prefix: String,
         mtu: u32,
     ) -> Self {
-        let (attached, starting) = Default::default();
-        Self { wiring, addresses, workspaces, veth_prefix, mtu, attached, starting }
+        let (attached, starting, orphans) = Default::default();
+        Self {
+            wiring,
+            addresses,
+            workspaces,
+            records,
+            veth_prefix,
+            mtu,
+            attached,
+            starting,
+            orphans,
+        }
     }
 
     /// Makes a namespace a container.
     pub async fn attach(&self, request: Request) -> Result<Arc<Attached>, AttachError> {
         let workspace = self.workspaces.id(&request.workspace).await?;
-        let namespace = open(&request.place)?;
+        let namespace = request
+            .place
+            .open()
+            .map_err(|error| AttachError::NoNamespace(request.place.to_string(), error))?;
         let identity = namespace
             .identity()
             .and_then(|own| Ok((own, NetNs::current()?.identity()?)))
@@ -131,12 +121,12 @@ impl Containers {
         let id = names::id("co");
         let name =
             if request.name.is_empty() { id.replace("co-", "c-") } else { request.name.clone() };
-        let claim = Claim {
+        let wanted = Reservation {
             name: name.clone(),
             workspace: request.workspace.clone(),
             namespace: identity.0,
         };
-        self.claim(&id, claim)?;
+        self.reserve(&id, wanted)?;
         let made = self.make(&id, name, workspace, request, namespace).await;
         write(&self.starting).remove(&id);
         made
@@ -144,6 +134,7 @@ impl Containers {
 
     /// Ends a container's place here. Its tunnels must have ended.
     pub async fn detach(&self, attached: &Attached) {
+        self.records.forget(&attached.container.id).await;
         self.wiring.disconnect(&attached.wired).await;
         write(&self.attached).remove(&attached.container.id);
         self.addresses.give_back(attached.container.ipv4).await;
@@ -167,7 +158,7 @@ impl Containers {
     }
 
     /// The container that this namespace is, if it is one.
-    pub fn by_namespace(&self, namespace: &NetNs) -> std::io::Result<Option<Arc<Attached>>> {
+    pub fn by_namespace(&self, namespace: &NetNs) -> io::Result<Option<Arc<Attached>>> {
         let wanted = namespace.identity()?;
         let attached = read(&self.attached);
         let is_it = |one: &&Arc<Attached>| one.namespace.identity().is_ok_and(|id| id == wanted);
@@ -193,23 +184,23 @@ impl Containers {
         read(&self.attached).values().find(is_here).cloned()
     }
 
-    fn claim(&self, id: &str, claim: Claim) -> Result<(), AttachError> {
+    fn reserve(&self, id: &str, wanted: Reservation) -> Result<(), AttachError> {
         let mut starting = write(&self.starting);
         let mut others: Vec<_> = starting.values().cloned().collect();
-        others.extend(read(&self.attached).values().map(|attached| Claim {
+        others.extend(read(&self.attached).values().map(|attached| Reservation {
             name: attached.container.name.clone(),
             workspace: attached.container.workspace.clone(),
             namespace: attached.namespace.identity().unwrap_or_default(),
         }));
         for other in others {
-            if other.name == claim.name && other.workspace == claim.workspace {
+            if other.name == wanted.name && other.workspace == wanted.workspace {
                 return Err(AttachError::NameTaken(other.name, other.workspace));
             }
-            if other.namespace == claim.namespace {
+            if other.namespace == wanted.namespace {
                 return Err(AttachError::NamespaceTaken(other.name));
             }
         }
-        starting.insert(id.to_owned(), claim);
+        starting.insert(id.to_owned(), wanted);
         Ok(())
     }
 
@@ -249,7 +240,14 @@ impl Containers {
             namespace,
             wired,
             egress: request.egress,
+            token: names::secret(),
         });
+        let record = ContainerRecord::of(&attached, workspace);
+        if let Err(error) = self.records.put(id, &record).await {
+            self.wiring.disconnect(&attached.wired).await;
+            self.addresses.give_back(addresses.ipv4).await;
+            return Err(error.into());
+        }
         write(&self.attached).insert(id.to_owned(), attached.clone());
         Ok(attached)
     }
@@ -263,14 +261,6 @@ impl Callers for Containers {
     fn may_ask_outside(&self, address: IpAddr) -> bool {
         self.attached_at(address).is_some_and(|attached| attached.egress)
     }
-}
-
-fn open(place: &Place) -> Result<NetNs, AttachError> {
-    let (opened, what) = match place {
-        Place::Process(pid) => (NetNs::of_process(*pid), format!("process {pid}")),
-        Place::Path(path) => (NetNs::at(path), path.display().to_string()),
-    };
-    opened.map_err(|error| AttachError::NoNamespace(what, error))
 }
 
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {

@@ -50,7 +50,7 @@ pub struct LinkError {
 }
 
 /// What edge wants to know of an interface.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Link {
     /// Its index in the namespace.
     pub index: u32,
@@ -62,6 +62,10 @@ pub struct Link {
     pub kind: Option<String>,
     /// Bus and name of the device behind it, for physical ones.
     pub parent: Option<(String, String)>,
+    /// Its MAC address, if it has one.
+    pub mac: Option<[u8; 6]>,
+    /// The index of a veth's other end, in whatever namespace that is.
+    pub peer: Option<u32>,
     /// Receive and transmit queues.
     pub queues: (u32, u32),
 }
@@ -278,18 +282,13 @@ impl Links {
 }
 
 fn describe(message: &LinkMessage) -> Link {
-    let mut link = Link {
-        index: message.header.index,
-        name: String::new(),
-        mtu: 0,
-        kind: None,
-        parent: None,
-        queues: (1, 1),
-    };
+    let mut link = Link { index: message.header.index, queues: (1, 1), ..Link::default() };
     let (mut bus, mut device) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
+            LinkAttribute::Link(index) => link.peer = Some(*index),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::NumRxQueues(queues) => link.queues.0 = *queues,
             LinkAttribute::NumTxQueues(queues) => link.queues.1 = *queues,

@@ -1,15 +1,17 @@
 //! Network namespaces: holding one, and working inside it.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     os::unix::fs::MetadataExt,
     path::Path,
     sync::mpsc,
 };
 
 use nix::{
+    errno::Errno,
+    mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
     sys::statfs::{NSFS_MAGIC, fstatfs},
 };
@@ -53,6 +55,28 @@ impl NetNs {
             io::ErrorKind::InvalidInput,
             "not a network namespace; name one made by `ip netns add` or /proc/PID/ns/net",
         ))
+    }
+
+    /// Keeps it alive without any process, by a mount at a path, as `ip netns` does.
+    pub fn pin(&self, path: &Path) -> io::Result<()> {
+        File::create(path)?;
+        let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let nothing = None::<&str>;
+        mount(Some(own.as_str()), path, nothing, MsFlags::MS_BIND, nothing)?;
+        Ok(())
+    }
+
+    /// Undoes [`NetNs::pin`]; fine if there is nothing.
+    pub fn unpin(path: &Path) -> io::Result<()> {
+        match umount2(path, MntFlags::MNT_DETACH) {
+            // A file that nothing is mounted on, or none.
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Tells this namespace from all others that live.

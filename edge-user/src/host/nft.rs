@@ -42,12 +42,6 @@ impl Table {
         nft(&self.script())
     }
 
-    /// Removes the table wholly; fine if it is not there.
-    pub fn remove(&self) -> Result<(), NftError> {
-        let name = &self.name;
-        nft(&format!("table inet {name}\ndelete table inet {name}\n"))
-    }
-
     fn script(&self) -> String {
         let Self { name, veth_prefix, pool, .. } = self;
         let veth = format!("\"{veth_prefix}*\"");
@@ -91,6 +85,11 @@ table inet {name} {{
             1024..=self.raw_ports.start() - 1
         }
     }
+}
+
+/// Removes a table wholly; fine if it is not there.
+pub fn remove(name: &str) -> Result<(), NftError> {
+    nft(&format!("table inet {name}\ndelete table inet {name}\n"))
 }
 
 fn nft(script: &str) -> Result<(), NftError> {

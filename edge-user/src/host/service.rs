@@ -2,7 +2,13 @@
 //! 169.254.20.10 (DNS and the API) and the sockets that the relay dials containers from, so that
 //! every packet to or from a container passes `tc_container`.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use edge_common::tables::AddressRow;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
@@ -10,19 +16,25 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use super::{
     api::SERVICE_ADDRESS,
     containers::Containers,
+    links::Links,
     netns::{NetNs, SocketFactory},
     sockets::{self, Listening},
-    wiring::{Plan, Wired, WiringError},
+    wiring::{self, PeerError, Plan, Wired, WiringError},
 };
 use crate::region::tunnel::{Dial, DialError, Tunnel};
 
 /// A container that is there answers at once; this is for one that is not.
 const DIAL_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Where its namespace is mounted, in the run directory.
+const PIN: &str = "service.ns";
+
 /// The service namespace, wired.
 pub struct Service {
     namespace: NetNs,
     wired: Wired,
+    /// Whether an earlier daemon made it.
+    adopted: bool,
     sockets: SocketFactory,
     containers: Arc<Containers>,
 }
@@ -38,30 +50,51 @@ pub struct ServiceSockets {
 }
 
 impl Service {
-    /// Makes and wires the namespace.
+    /// Takes up the namespace that an earlier daemon left in the run directory, or makes and wires
+    /// one. If it was taken up, its link comes later, by [`Service::relink`].
     pub async fn start(
         containers: Arc<Containers>,
+        links: &Links,
         veth: String,
         mtu: u32,
+        run_dir: &Path,
     ) -> Result<Self, WiringError> {
-        let namespace = NetNs::create().map_err(WiringError::Namespace)?;
-        let plan = Plan {
-            veth,
-            namespace: &namespace,
-            // The first is what the relay's sockets speak from.
-            addresses: vec![containers.service_address().into(), SERVICE_ADDRESS.into()],
-            flags: AddressRow::SERVICE,
-            workspace: 0,
-            mtu,
+        let pin = run_dir.join(PIN);
+        // The first is what the relay's sockets speak from.
+        let addresses = vec![containers.service_address().into(), SERVICE_ADDRESS.into()];
+        let wiring = containers.wiring();
+        let (namespace, wired, adopted) = match left(links, &veth, &pin, &addresses).await {
+            Ok((namespace, ifindex)) => {
+                let wired = Wired::of(veth, ifindex, addresses);
+                wiring.adopt(&wired, AddressRow::SERVICE, 0).await?;
+                (namespace, wired, true)
+            }
+            Err(why) => {
+                tracing::debug!(%why, "the service namespace is made anew");
+                links.remove(&veth).await?;
+                NetNs::unpin(&pin).map_err(WiringError::Namespace)?;
+                let namespace = NetNs::create().map_err(WiringError::Namespace)?;
+                namespace.pin(&pin).map_err(WiringError::Namespace)?;
+                let flags = AddressRow::SERVICE;
+                let plan =
+                    Plan { veth, namespace: &namespace, addresses, flags, workspace: 0, mtu };
+                let wired = wiring.connect(&plan).await?;
+                (namespace, wired, false)
+            }
         };
-        let wired = containers.wiring().connect(&plan).await?;
         let sockets = SocketFactory::start(&namespace).map_err(WiringError::Namespace)?;
-        Ok(Self { namespace, wired, sockets, containers })
+        Ok(Self { namespace, wired, adopted, sockets, containers })
     }
 
-    /// Takes it off the wire.
-    pub async fn stop(&self) {
-        self.containers.wiring().disconnect(&self.wired).await;
+    /// Puts this daemon's program on the link of a namespace that was taken up, once all rows are
+    /// there.
+    pub fn relink(&self) -> Result<(), WiringError> {
+        if self.adopted { self.containers.wiring().relink(&self.wired) } else { Ok(()) }
+    }
+
+    /// Lets go of the namespace in a run directory, whether a daemon runs or not.
+    pub fn unpin(run_dir: &Path) -> io::Result<()> {
+        NetNs::unpin(&run_dir.join(PIN))
     }
 
     /// Opens the sockets that serve containers.
@@ -97,6 +130,18 @@ impl Service {
             _ => DialError::Io(port, refused),
         }
     }
+}
+
+/// The namespace that an earlier daemon left, and the index of its veth.
+async fn left(
+    links: &Links,
+    veth: &str,
+    pin: &Path,
+    addresses: &[IpAddr],
+) -> Result<(NetNs, u32), PeerError> {
+    let namespace = NetNs::at(pin).map_err(PeerError::Namespace)?;
+    let index = wiring::joined(links, veth, &namespace, addresses).await?;
+    Ok((namespace, index))
 }
 
 impl Dial for Service {

@@ -9,8 +9,10 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use edge_common::{
     address::Endpoint,
+    admit::{Pace, PaceRow},
     tables::{ForwardRow, ListenerRow, MAX_TUNNELS, Traffic, TunnelRow},
 };
+use ipnet::IpNet;
 
 use super::{
     containers::{Attached, Containers},
@@ -20,7 +22,11 @@ use super::{
 };
 use crate::{
     datapath::Datapath,
-    region::{steering::Steering, tunnel::Tunnel},
+    region::{
+        bounds::{Bounds, Rate},
+        steering::Steering,
+        tunnel::Tunnel,
+    },
 };
 
 /// Writes tunnels into the tables of this host.
@@ -43,6 +49,9 @@ struct Rows {
     tunnels: Vec<(Endpoint, TunnelRow)>,
     forwards: Vec<(Endpoint, ForwardRow)>,
     listeners: Vec<Endpoint>,
+    list: Vec<IpNet>,
+    pace: Option<PaceRow>,
+    slot: u32,
 }
 
 impl KernelSteering {
@@ -78,10 +87,22 @@ impl KernelSteering {
             tunnels: Vec::new(),
             forwards: vec![(inner(v4.into()), userspace)],
             listeners: Vec::new(),
+            list: Vec::new(),
+            pace: None,
+            slot,
         };
         let Some(raw) = &tunnel.raw else { return rows };
         for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
             rows.listeners.push(SocketAddr::new(address, raw.port).into());
+        }
+        let mut flags = 0;
+        if !tunnel.options.allow.is_empty() {
+            flags |= TunnelRow::LISTED;
+            rows.list.extend(tunnel.options.allow.iter());
+        }
+        rows.pace = pace(&tunnel.options.bounds);
+        if rows.pace.is_some() {
+            flags |= TunnelRow::PACED;
         }
         for uplink in &self.uplinks {
             for address in &uplink.addresses {
@@ -94,7 +115,8 @@ impl KernelSteering {
                 let own = inner(if address.is_ipv4() { v4.into() } else { v6.into() });
                 let mac = padded(attached.wired.mac);
                 let ifindex = attached.wired.ifindex;
-                rows.tunnels.push((public, TunnelRow { container: own, ifindex, slot, mac }));
+                rows.tunnels
+                    .push((public, TunnelRow { container: own, ifindex, slot, flags, mac }));
                 let forward = ForwardRow { public, uplink: uplink.index, slot };
                 // One public address per family: the first that came is the one replies carry.
                 match rows.forwards.iter_mut().find(|(endpoint, _)| *endpoint == own) {
@@ -108,7 +130,14 @@ impl KernelSteering {
     }
 
     fn write(&self, rows: &Rows) -> anyhow::Result<()> {
-        // Replies first: a tunnel that delivers must be able to answer.
+        // Bounds first: there is no moment in which a tunnel is open to everybody.
+        for network in &rows.list {
+            self.datapath.list(rows.slot, *network)?;
+        }
+        if let Some(pace) = rows.pace {
+            self.datapath.set_pace(rows.slot, pace)?;
+        }
+        // Then replies: a tunnel that delivers must be able to answer.
         for (endpoint, row) in &rows.forwards {
             self.datapath.add_forward(*endpoint, *row)?;
         }
@@ -131,7 +160,16 @@ impl KernelSteering {
         for (endpoint, _) in &rows.forwards {
             self.datapath.remove_forward(*endpoint)?;
         }
+        for network in &rows.list {
+            self.datapath.unlist(rows.slot, *network)?;
+        }
         Ok(())
+    }
+
+    fn fresh_slot(&self, tunnel: &Tunnel) -> anyhow::Result<u32> {
+        let slot = self.slots().take(&tunnel.id).context("no traffic counter is free")?;
+        self.datapath.clear_traffic(slot)?;
+        Ok(slot)
     }
 
     fn attached(&self, tunnel: &Tunnel) -> anyhow::Result<Arc<Attached>> {
@@ -140,11 +178,22 @@ impl KernelSteering {
     }
 }
 
+/// How often connections through the kernel may open, if that is bounded. What is drawn tells the
+/// tunnel's sources from those of others that had its slot; a chance meeting does little harm.
+fn pace(bounds: &Bounds) -> Option<PaceRow> {
+    let of = |rate: Rate| Pace::new(rate.per_second(), rate.burst());
+    (bounds.source_rate_raw.is_some() || bounds.tunnel_rate.is_some()).then(|| PaceRow {
+        source: bounds.source_rate_raw.map(of).unwrap_or_default(),
+        tunnel: bounds.tunnel_rate.map(of).unwrap_or_default(),
+        generation: rand::random(),
+        reserved: 0,
+    })
+}
+
 impl Steering for KernelSteering {
     async fn open(&self, tunnel: Arc<Tunnel>) -> anyhow::Result<()> {
         let attached = self.attached(&tunnel)?;
-        let slot = self.slots().take(&tunnel.id).context("no traffic counter is free")?;
-        self.datapath.clear_traffic(slot)?;
+        let slot = self.fresh_slot(&tunnel)?;
         let rows = self.rows(&tunnel, &attached, slot);
         let port = tunnel.port;
         let opened = attached
@@ -158,6 +207,18 @@ impl Steering for KernelSteering {
             self.slots().give_back(&tunnel.id);
         }
         opened
+    }
+
+    async fn resume(&self, tunnel: Arc<Tunnel>) -> anyhow::Result<()> {
+        let attached = self.attached(&tunnel)?;
+        let own = SocketAddr::from((tunnel.container.ipv4, tunnel.port));
+        let counted = self.datapath.forward(own.into()).map(|row| row.slot);
+        let slot = match counted.filter(|slot| self.slots().claim(&tunnel.id, *slot)) {
+            Some(slot) => slot,
+            None => self.fresh_slot(&tunnel)?,
+        };
+        // The port is reserved in its namespace since it began.
+        self.write(&self.rows(&tunnel, &attached, slot))
     }
 
     async fn close(&self, tunnel: Arc<Tunnel>) -> anyhow::Result<()> {
@@ -198,6 +259,22 @@ impl Slots {
         };
         self.of.insert(tunnel.to_owned(), slot);
         Some(slot)
+    }
+
+    /// Takes this very slot. Answers whether it was free.
+    fn claim(&mut self, tunnel: &str, slot: u32) -> bool {
+        if slot >= MAX_TUNNELS {
+            return false;
+        }
+        while self.next <= slot {
+            self.free.insert(self.next);
+            self.next += 1;
+        }
+        let free = self.free.remove(&slot);
+        if free {
+            self.of.insert(tunnel.to_owned(), slot);
+        }
+        free
     }
 
     fn give_back(&mut self, tunnel: &str) {

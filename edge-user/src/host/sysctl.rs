@@ -49,6 +49,16 @@ impl Sysctls {
         write(name, value).map_err(failed)
     }
 
+    /// What a setting was before edge changed it.
+    pub fn original(&self, name: &str) -> Result<String, SysctlError> {
+        match self.before.get(name) {
+            Some(before) => Ok(before.clone()),
+            None => {
+                read(name).map_err(|source| SysctlError { name: name.replace('/', "."), source })
+            }
+        }
+    }
+
     /// Puts every value back and forgets the record.
     pub fn restore(&mut self) {
         for (name, value) in std::mem::take(&mut self.before) {

@@ -43,6 +43,48 @@ pub struct Wired {
     pub addresses: Vec<IpAddr>,
 }
 
+/// Why a veth and a namespace do not belong together.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// There is no such veth.
+    #[error("its interface {0} is gone")]
+    Gone(String),
+    /// The names are the same, and something else is not.
+    #[error("the interface {0} is another one's by now")]
+    Other(String),
+    /// The namespace cannot be entered.
+    #[error("its namespace cannot be entered")]
+    Namespace(#[source] io::Error),
+    /// Netlink refused.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
+/// The index of a host-side veth, if its other end lies in this namespace and has the MAC address
+/// that goes with these addresses.
+pub async fn joined(
+    links: &Links,
+    veth: &str,
+    namespace: &NetNs,
+    addresses: &[IpAddr],
+) -> Result<u32, PeerError> {
+    let host = links.find(veth).await?.ok_or_else(|| PeerError::Gone(veth.to_owned()))?;
+    let inside = Links::within(namespace).map_err(PeerError::Namespace)?.list().await?;
+    let (mac, index) = (Some(mac_of(addresses)), Some(host.index));
+    let other = inside.iter().find(|link| link.mac == mac && link.peer == index);
+    match other {
+        Some(other) if host.peer == Some(other.index) => Ok(host.index),
+        _ => Err(PeerError::Other(veth.to_owned())),
+    }
+}
+
+impl Wired {
+    /// As [`Wiring::connect`] left it.
+    pub fn of(veth: String, ifindex: u32, addresses: Vec<IpAddr>) -> Self {
+        Self { veth, ifindex, mac: mac_of(&addresses), addresses }
+    }
+}
+
 /// Why a namespace could not be wired; nothing of the attempt is left.
 #[derive(Debug, thiserror::Error)]
 pub enum WiringError {
@@ -91,6 +133,24 @@ impl Wiring {
         made
     }
 
+    /// Takes up a namespace that an earlier daemon wired: writes its rows again and what the host's
+    /// kernel must know. Its link follows by [`Wiring::relink`].
+    pub async fn adopt(
+        &self,
+        wired: &Wired,
+        flags: u32,
+        workspace: u32,
+    ) -> Result<(), WiringError> {
+        self.configure_host_side(&wired.veth)?;
+        self.write_rows(wired, flags, workspace)?;
+        self.add_neighbours(wired).await
+    }
+
+    /// Puts this daemon's program in the place of an earlier one's.
+    pub fn relink(&self, wired: &Wired) -> Result<(), WiringError> {
+        Ok(self.datapath.attach_container(&wired.veth)?)
+    }
+
     /// Takes a namespace off the wire; fine if parts of it are gone already.
     pub async fn disconnect(&self, wired: &Wired) {
         self.disconnect_parts(&wired.veth, &wired.addresses).await;
@@ -125,18 +185,28 @@ impl Wiring {
         let vanished = || WiringError::Vanished(plan.veth.clone());
         let ifindex = self.links.find(&plan.veth).await?.ok_or_else(vanished)?.index;
         self.configure_host_side(&plan.veth)?;
-        let row =
-            AddressRow { ifindex, flags: plan.flags, workspace: plan.workspace, mac: padded(mac) };
-        for address in &plan.addresses {
-            self.datapath.add_address((*address).into(), row)?;
-        }
+        let wired = Wired::of(plan.veth.clone(), ifindex, plan.addresses.clone());
+        self.write_rows(&wired, plan.flags, plan.workspace)?;
         self.datapath.attach_container(&plan.veth)?;
         self.configure_inside(plan, &inside, name).await?;
         self.links.up(ifindex).await?;
-        for address in plan.addresses.iter().filter(|address| address.is_ipv4()) {
-            self.links.add_neighbour(ifindex, *address, mac).await?;
+        self.add_neighbours(&wired).await?;
+        Ok(wired)
+    }
+
+    fn write_rows(&self, wired: &Wired, flags: u32, workspace: u32) -> Result<(), WiringError> {
+        let row = AddressRow { ifindex: wired.ifindex, flags, workspace, mac: padded(wired.mac) };
+        for address in &wired.addresses {
+            self.datapath.add_address((*address).into(), row)?;
         }
-        Ok(Wired { veth: plan.veth.clone(), ifindex, mac, addresses: plan.addresses.clone() })
+        Ok(())
+    }
+
+    async fn add_neighbours(&self, wired: &Wired) -> Result<(), WiringError> {
+        for address in wired.addresses.iter().filter(|address| address.is_ipv4()) {
+            self.links.add_neighbour(wired.ifindex, *address, wired.mac).await?;
+        }
+        Ok(())
     }
 
     fn configure_host_side(&self, veth: &str) -> Result<(), WiringError> {

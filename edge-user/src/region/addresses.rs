@@ -4,7 +4,12 @@
 //! hosts need one row for a block, not for a container. IPv6 is told by what it holds:
 //! `fdaa` (16 bits) · workspace (32) · region (16) · host (16) · container (48, random).
 
-use std::{collections::HashMap, net::Ipv4Addr, net::Ipv6Addr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use ipnet::Ipv4Net;
@@ -85,13 +90,17 @@ pub enum AddressError {
 
 impl Addresses {
     /// For the region of one machine, whose store has the blocks too. Leases the first one if
-    /// the host has none.
+    /// the host has none. Addresses in `lent` belong to containers that outlived the last daemon.
     ///
     /// # Errors
     /// [`AddressError::Exhausted`] if other hosts have all of the pool.
-    pub async fn open(store: Arc<dyn Store>, plan: AddressPlan) -> Result<Self, AddressError> {
+    pub async fn open(
+        store: Arc<dyn Store>,
+        plan: AddressPlan,
+        lent: &BTreeSet<Ipv4Addr>,
+    ) -> Result<Self, AddressError> {
         let blocks = Arc::new(StoreBlocks { store: store.clone(), plan: plan.clone() });
-        Self::over(blocks, store, plan).await
+        Self::over(blocks, store, plan, lent).await
     }
 
     /// Of these blocks; the store is the host's own, and remembers rests. Leases the first block
@@ -103,6 +112,7 @@ impl Addresses {
         blocks: Arc<dyn Blocks>,
         store: Arc<dyn Store>,
         plan: AddressPlan,
+        lent: &BTreeSet<Ipv4Addr>,
     ) -> Result<Self, AddressError> {
         let mut own = blocks.own().await?;
         if own.is_empty() {
@@ -111,7 +121,8 @@ impl Addresses {
         let first = own.first().and_then(|block| block.hosts().next());
         let service = first.ok_or_else(|| exhausted(&plan))?;
 
-        let rests = Rests::load(store, "address/", plan.rest, 0).await?;
+        let lent = lent.iter().copied().map(u32::from).collect();
+        let rests = Rests::load(store, "address/", plan.rest, 0, lent).await?;
         for block in own {
             rests.add(block.hosts().filter(|address| *address != service).map(u32::from));
         }
@@ -231,8 +242,12 @@ mod tests {
     async fn blocks_are_leased_on_demand_and_kept() {
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path()).unwrap());
-        let one = Addresses::open(store.clone(), plan("100.64.0.0/24", 1)).await.unwrap();
-        let two = Addresses::open(store.clone(), plan("100.64.0.0/24", 2)).await.unwrap();
+        let one = Addresses::open(store.clone(), plan("100.64.0.0/24", 1), &BTreeSet::new())
+            .await
+            .unwrap();
+        let two = Addresses::open(store.clone(), plan("100.64.0.0/24", 2), &BTreeSet::new())
+            .await
+            .unwrap();
         assert_eq!(one.service(), Ipv4Addr::new(100, 64, 0, 1));
         assert_eq!(two.service(), Ipv4Addr::new(100, 64, 0, 65));
         // 61 of the first block, then one of a new block that two callers want at once.
@@ -240,7 +255,9 @@ mod tests {
         let unique: HashSet<_> = many.iter().map(|addresses| addresses.ipv4).collect();
         assert_eq!(unique.len(), 62);
         assert_eq!(store.list("block/").await.unwrap().len(), 3);
-        let again = Addresses::open(store.clone(), plan("100.64.0.0/24", 1)).await.unwrap();
+        let again = Addresses::open(store.clone(), plan("100.64.0.0/24", 1), &BTreeSet::new())
+            .await
+            .unwrap();
         assert_eq!(again.service(), one.service());
         assert!(!unique.contains(&again.take(7).await.unwrap().ipv4), "what was in use rests");
     }
@@ -249,7 +266,8 @@ mod tests {
     async fn refuses_by_name_when_all_rest() {
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path()).unwrap());
-        let addresses = Addresses::open(store, plan("100.64.0.0/29", 1)).await.unwrap();
+        let addresses =
+            Addresses::open(store, plan("100.64.0.0/29", 1), &BTreeSet::new()).await.unwrap();
         for _ in 0..5 {
             let lent = addresses.take(7).await.unwrap();
             addresses.give_back(lent.ipv4).await;
@@ -262,7 +280,8 @@ mod tests {
     async fn the_private_address_tells_workspace_region_and_host() {
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path()).unwrap());
-        let addresses = Addresses::open(store, plan("100.64.0.0/10", 0x1234)).await.unwrap();
+        let addresses =
+            Addresses::open(store, plan("100.64.0.0/10", 0x1234), &BTreeSet::new()).await.unwrap();
         let i6pn = addresses.take(0xabcd_ef01).await.unwrap().i6pn;
         assert_eq!(i6pn.segments()[..5], [0xfdaa, 0xabcd, 0xef01, 5, 0x1234]);
         assert_ne!(i6pn, addresses.take(0xabcd_ef01).await.unwrap().i6pn);

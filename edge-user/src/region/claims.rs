@@ -15,8 +15,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::{error::ClaimError, presence::Arrival};
 use super::{
-    records,
     rest::REST,
+    roster,
     store::{LeaseId, Store, StoreError, Write},
     workspaces::Workspaces,
 };
@@ -73,10 +73,10 @@ impl Claims {
     ///
     /// # Errors
     /// The store's own.
-    pub async fn settle(&self, settings: &records::RegionSettings) -> Result<(), StoreError> {
-        let found: Option<Found<records::RegionSettings>> = self.get(records::SETTINGS).await?;
+    pub async fn settle(&self, settings: &roster::RegionSettings) -> Result<(), StoreError> {
+        let found: Option<Found<roster::RegionSettings>> = self.get(roster::SETTINGS).await?;
         if found.is_none_or(|found| found.record != *settings) {
-            let write = records::put(records::SETTINGS.to_owned(), settings, None)?;
+            let write = roster::put(roster::SETTINGS.to_owned(), settings, None)?;
             self.store.transact(Vec::new(), vec![write]).await?;
         }
         Ok(())
@@ -115,7 +115,7 @@ impl Transaction {
         record: &impl Serialize,
         lease: Option<LeaseId>,
     ) -> Result<(), StoreError> {
-        self.writes.push(records::put(key, record, lease)?);
+        self.writes.push(roster::put(key, record, lease)?);
         Ok(())
     }
 

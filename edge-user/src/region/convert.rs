@@ -8,13 +8,14 @@ use std::{str::FromStr, sync::Arc};
 use tonic::Status;
 
 use super::{
-    records::{
+    bounds::{Asked, Bounds, Defaults},
+    roster::{
         About, Allotted, ContainerRecord, HostRecord, RegionSettings, Role, TunnelRecord, Uplink,
     },
     tunnel::{RawSocket, TunnelOptions},
     view::{Difference, Host, Rows, View},
 };
-use crate::wire::region as wire;
+use crate::wire::{OptionsError, region as wire};
 
 /// A message that does not say what it must.
 #[derive(Debug, thiserror::Error)]
@@ -105,16 +106,23 @@ pub(super) fn read_container(sent: &wire::Container) -> Result<ContainerRecord, 
     })
 }
 
-/// What a tunnel's owner asked for.
-pub(super) fn options(options: TunnelOptions) -> wire::TunnelOptions {
-    let TunnelOptions { unencrypted, h2, native_ipv6 } = options;
-    wire::TunnelOptions { unencrypted, h2, native_ipv6 }
+/// What holds for a tunnel.
+pub(super) fn options(options: &TunnelOptions) -> wire::TunnelOptions {
+    let TunnelOptions { unencrypted, h2, native_ipv6, .. } = *options;
+    wire::TunnelOptions { unencrypted, h2, native_ipv6, options: Some(options.into()) }
 }
 
-/// What a tunnel's owner asked for.
-pub(super) fn read_options(sent: Option<wire::TunnelOptions>) -> TunnelOptions {
-    let wire::TunnelOptions { unencrypted, h2, native_ipv6 } = sent.unwrap_or_default();
-    TunnelOptions { unencrypted, h2, native_ipv6 }
+/// What holds for a tunnel.
+pub(super) fn read_options(sent: Option<&wire::TunnelOptions>) -> Result<TunnelOptions, Malformed> {
+    let Some(sent) = sent else { return Ok(TunnelOptions::default()) };
+    let malformed =
+        |error: OptionsError| Malformed { field: "tunnel option", value: error.to_string() };
+    let holds = sent.options.as_ref().map(Asked::try_from).transpose().map_err(malformed)?;
+    // Nothing is added to what was sent.
+    let none = Defaults { bounds: Bounds::NONE, allow: Arc::default() };
+    let wire::TunnelOptions { unencrypted, h2, native_ipv6, .. } = *sent;
+    let holds = none.for_operator(&holds.unwrap_or_default());
+    Ok(TunnelOptions { unencrypted, h2, native_ipv6, ..holds })
 }
 
 /// A tunnel.
@@ -125,7 +133,7 @@ pub(super) fn tunnel(record: &TunnelRecord) -> wire::Tunnel {
         container: record.container.clone(),
         host: record.host.into(),
         port: record.port.into(),
-        options: Some(options(record.options)),
+        options: Some(options(&record.options)),
         name: record.place.name.clone(),
         tls_port: record.place.tls_port.into(),
         raw_host: raw.map(|raw| raw.host.clone()),
@@ -146,7 +154,7 @@ pub(super) fn read_tunnel(sent: &wire::Tunnel) -> Result<TunnelRecord, Malformed
         container: sent.container.clone(),
         host: short("host", sent.host)?,
         port: short("port", sent.port)?,
-        options: read_options(sent.options),
+        options: read_options(sent.options.as_ref())?,
         place: Allotted {
             name: sent.name.clone(),
             tls_port: short("TLS port", sent.tls_port)?,

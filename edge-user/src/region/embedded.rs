@@ -2,9 +2,11 @@
 //!
 //! A commit waits for the disk. So operations queue up for a thread that takes all that are
 //! waiting into one transaction: a hundred tunnels that start together wait for the disk once.
+//! What lives only as long as the machine runs lies in a second file, which waits for no disk.
 
 mod file;
 mod history;
+mod page_cache;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -14,19 +16,22 @@ mod watch_tests;
 mod writer;
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use futures::FutureExt as _;
-use redb::Database;
+use redb::{Database, DatabaseError, StorageError};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use self::{history::Source, tables::Tables, timers::Timers};
+use self::{file::Layout, history::Source, page_cache::PageCache, tables::Tables, timers::Timers};
 use super::store::{Answer, Entry, LeaseId, Snapshot, Store, StoreError, Watch, Write};
 
+/// The file of what is leased, in the run directory.
+const LEASED: &str = "leased.redb";
 /// Operations that may wait for the writing thread; callers beyond that wait themselves.
 const QUEUE: usize = 1024;
 /// Writes that watchers may be behind before they are told a snapshot.
@@ -56,16 +61,46 @@ impl Embedded {
         Self::remembering(state_dir, HISTORY)
     }
 
-    /// The same with a memory of so many writes for those who watch.
+    /// Opens `leased.redb` in the daemon's run directory, and makes both if they are not there.
+    /// An operation that has answered survives the daemon, but not the machine.
+    ///
+    /// # Errors
+    /// As for [`Embedded::open`].
+    pub fn open_leased(run_dir: &Path) -> Result<Self, StoreError> {
+        Self::at(run_dir, LEASED, &Layout::LEASED, HISTORY, |path| {
+            let options =
+                File::options().read(true).write(true).create(true).truncate(false).open(path);
+            let file = options.map_err(|error| DatabaseError::Storage(StorageError::Io(error)))?;
+            Database::builder().create_with_backend(PageCache::new(file)?)
+        })
+    }
+
+    /// Where [`Embedded::open_leased`] keeps its file.
+    pub fn leased_path(run_dir: &Path) -> PathBuf {
+        run_dir.join(LEASED)
+    }
+
+    /// As [`Embedded::open`], with a memory of so many writes for those who watch.
     fn remembering(state_dir: &Path, writes: usize) -> Result<Self, StoreError> {
-        let path = state_dir.join("region.redb");
-        std::fs::create_dir_all(state_dir).map_err(|error| StoreError::Open {
+        let create = |path: &Path| Database::create(path);
+        Self::at(state_dir, "region.redb", &Layout::DURABLE, writes, create)
+    }
+
+    fn at(
+        folder: &Path,
+        name: &str,
+        layout: &Layout,
+        writes: usize,
+        open: impl FnOnce(&Path) -> Result<Database, DatabaseError>,
+    ) -> Result<Self, StoreError> {
+        let path = folder.join(name);
+        std::fs::create_dir_all(folder).map_err(|error| StoreError::Open {
             path: path.clone(),
             cause: error.to_string(),
-            remedy: "run as root, or choose a state directory that the daemon may write",
+            remedy: "run as root, or choose a directory that the daemon may write",
         })?;
-        let database = Database::create(&path).map_err(|error| file::refused(&path, &error))?;
-        let start = file::prepare(&database, &path)?;
+        let database = open(&path).map_err(|error| file::refused(&path, &error))?;
+        let start = file::prepare(&database, &path, layout)?;
         let mut timers = Timers::default();
         for (lease, ttl) in start.leases {
             timers.start(lease, ttl, Instant::now());

@@ -33,7 +33,7 @@ pub use self::{
 };
 use super::{
     identity::{Credentials, IdentityError},
-    records::{About, ContainerRecord},
+    roster::{About, ContainerRecord},
     tls::{self, Held},
     view::View,
 };

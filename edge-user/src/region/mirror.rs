@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    records::{self, ContainerRecord, HostRecord, Presence, RegionSettings, Role, TunnelRecord},
+    roster::{self, ContainerRecord, HostRecord, Presence, RegionSettings, Role, TunnelRecord},
     store::{Change, Entry, Seen, Store, StoreError},
     view::{Host, View},
 };
@@ -53,7 +53,7 @@ impl Mirror {
         store: Arc<dyn Store>,
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, StoreError> {
-        let snapshot = store.snapshot(records::PREFIX).await?;
+        let snapshot = store.snapshot(roster::PREFIX).await?;
         let mirror = Arc::new(Self { state: RwLock::default(), revision: watch::channel(0).0 });
         let after = snapshot.revision;
         mirror.learn(Seen::Snapshot(snapshot));
@@ -79,7 +79,7 @@ impl Mirror {
 
     async fn follow(&self, store: Arc<dyn Store>, mut after: u64) {
         loop {
-            let mut watch = store.watch(records::PREFIX, Some(after));
+            let mut watch = store.watch(roster::PREFIX, Some(after));
             while let Some(seen) = watch.next().await {
                 match seen {
                     Ok(seen) => after = self.learn(seen),
@@ -171,7 +171,7 @@ impl State {
 
     fn apply(&mut self, Change { key, revision, value }: Change) {
         self.revision = revision;
-        let Some(rest) = key.strip_prefix(records::PREFIX) else { return };
+        let Some(rest) = key.strip_prefix(roster::PREFIX) else { return };
         let (kind, id) = rest.split_once('/').unwrap_or((rest, ""));
         match kind {
             "settings" => self.settings = Arc::new(read(&key, value).unwrap_or_default()),

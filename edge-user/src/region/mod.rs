@@ -6,6 +6,8 @@
 //! keeps that as a `view`.
 
 pub mod addresses;
+pub mod allow;
+pub mod bounds;
 pub mod claims;
 pub mod convert;
 pub mod embedded;
@@ -17,16 +19,18 @@ pub mod ports;
 pub mod records;
 pub mod registry;
 pub mod rest;
+pub mod roster;
 pub mod server;
 pub mod service;
 pub mod session;
 pub mod steering;
 pub mod store;
-#[cfg(test)]
-mod tests;
 pub mod tls;
 pub mod token;
 pub mod tunnel;
 pub mod tunnels;
 pub mod view;
 pub mod workspaces;
+
+#[cfg(test)]
+mod tests;

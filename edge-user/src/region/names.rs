@@ -7,11 +7,22 @@ pub fn tunnel_host(domain: &str) -> String {
     format!("{}.{domain}", random::<10>())
 }
 
+/// The same label under another domain, as an operator may choose at a restart.
+pub fn under(host: &str, domain: &str) -> String {
+    let label = host.split('.').next().unwrap_or(host);
+    format!("{label}.{domain}")
+}
+
 /// A new id: the prefix and 12 characters of 60 random bits, as `tu-4f2k…`.
 pub fn id(prefix: &str) -> String {
     let mut id = random::<8>();
     id.truncate(12);
     format!("{prefix}-{id}")
+}
+
+/// A secret of 160 random bits, as text.
+pub fn secret() -> String {
+    random::<20>()
 }
 
 /// Random bytes in lower-case base32.
@@ -34,5 +45,6 @@ mod tests {
         );
         assert_ne!(name, tunnel_host("r5.example.com"));
         assert_eq!(id("tu").len(), "tu-".len() + 12);
+        assert_eq!(under("abc.r1.localhost", "r5.example.com"), "abc.r5.example.com");
     }
 }

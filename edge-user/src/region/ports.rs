@@ -1,6 +1,6 @@
 //! Raw TCP ports: which tunnel may have which.
 
-use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use rand::seq::SliceRandom;
 
@@ -46,7 +46,8 @@ pub enum PortError {
 }
 
 impl Ports {
-    /// The ports of this range; each rests this long after use.
+    /// The ports of this range; each rests this long after use. Those in `lent` belong to tunnels
+    /// that outlived the last daemon.
     ///
     /// # Errors
     /// The store's own.
@@ -54,9 +55,11 @@ impl Ports {
         store: Arc<dyn Store>,
         range: RangeInclusive<u16>,
         rest: Duration,
+        lent: &BTreeSet<u16>,
     ) -> Result<Self, StoreError> {
+        let lent = lent.iter().copied().map(u32::from).collect();
         let ahead = (range.len() / SHARE).min(AHEAD);
-        let rests = Rests::load(store, "port/", rest, ahead).await?;
+        let rests = Rests::load(store, "port/", rest, ahead, lent).await?;
         // In random order: a port must not tell how many tunnels there are.
         let mut ports: Vec<u32> = range.clone().map(u32::from).collect();
         ports.shuffle(&mut rand::rng());
@@ -88,8 +91,6 @@ impl Ports {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::region::embedded::Embedded;
 
@@ -97,7 +98,9 @@ mod tests {
     async fn each_port_once_then_a_refusal_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Embedded::open(dir.path()).unwrap());
-        let ports = Ports::open(store, 20000..=20004, Duration::from_secs(600)).await.unwrap();
+        let ports = Ports::open(store, 20000..=20004, Duration::from_secs(600), &BTreeSet::new())
+            .await
+            .unwrap();
         let mut taken = BTreeSet::new();
         for _ in 0..4 {
             assert!(taken.insert(ports.take(|port| port == 20002).await.unwrap()));

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     mirror::Mirror,
-    records::{Allotted, ContainerRecord, TunnelRecord},
+    roster::{Allotted, ContainerRecord, TunnelRecord},
     tunnel::TunnelOptions,
 };
 
@@ -28,7 +28,7 @@ pub trait Registry: Send + Sync + 'static {
     /// one. What is allotted is lent until it is released.
     fn allot<'a>(
         &'a self,
-        options: TunnelOptions,
+        options: &'a TunnelOptions,
         previous: Option<&'a TunnelRecord>,
     ) -> BoxFuture<'a, Result<Allotted, Refusal>>;
 

@@ -15,7 +15,7 @@ mod state;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -56,7 +56,7 @@ struct Record {
 
 impl Rests {
     /// Reads what the store remembers under the prefix, which ends with a slash. So many numbers
-    /// are marked ahead of time.
+    /// are marked ahead of time. Those in `lent` are somebody's already and stay so.
     ///
     /// # Errors
     /// The store's own.
@@ -65,6 +65,7 @@ impl Rests {
         prefix: &'static str,
         rest: Duration,
         ahead: usize,
+        lent: BTreeSet<u32>,
     ) -> Result<Self, StoreError> {
         let now = milliseconds(SystemTime::now());
         let mut remembered = BTreeMap::new();
@@ -75,9 +76,15 @@ impl Rests {
                 remembered.insert(number, record.given_back.unwrap_or(now).min(now));
             }
         }
-        let state = Mutex::new(State { remembered, ..State::default() });
+        let unknown: Vec<_> =
+            lent.iter().copied().filter(|number| remembered.remove(number).is_none()).collect();
+        let state = Mutex::new(State { remembered, lent, ..State::default() });
         let marked = Notify::new();
-        Ok(Self { inner: Arc::new(Inner { store, prefix, rest, ahead, state, marked }) })
+        let inner = Arc::new(Inner { store, prefix, rest, ahead, state, marked });
+        for number in unknown {
+            inner.remember(number, None).await?;
+        }
+        Ok(Self { inner })
     }
 
     /// Lends these numbers too, in this order those that were never used.
@@ -86,6 +93,9 @@ impl Rests {
         let mut state = self.inner.state();
         let mut used = Vec::new();
         for number in numbers {
+            if state.lent.contains(&number) {
+                continue;
+            }
             match state.remembered.remove(&number) {
                 Some(given_back) => used.push((given_back, number)),
                 None => state.fresh.push_back(number),

@@ -23,8 +23,8 @@ use super::{
     identity::{Authority, IdentityError, Peer, public_key_hash},
     mirror::Mirror,
     names,
-    records::{Role, TunnelRecord},
     registry::{Follower, Refusal, Registry},
+    roster::{Role, TunnelRecord},
     session::{Session, Sessions},
 };
 use crate::{
@@ -124,7 +124,7 @@ impl<R: Registry> RegionService<R> {
         request: wire::StartTunnelRequest,
     ) -> Result<TunnelRecord, Status> {
         let port = port(request.port)?;
-        let options = convert::read_options(request.options);
+        let options = convert::read_options(request.options.as_ref())?;
         if options.h2 && options.unencrypted {
             return Err(Status::invalid_argument(
                 "a tunnel is either h2 or unencrypted; start two on two ports",
@@ -138,7 +138,7 @@ impl<R: Registry> RegionService<R> {
         let tunnel = match &previous {
             Some(tunnel) if tunnel.options == options => tunnel.clone(),
             _ => {
-                let place = registry.allot(options, previous.as_ref()).await.map_err(refused)?;
+                let place = registry.allot(&options, previous.as_ref()).await.map_err(refused)?;
                 let id = previous.as_ref().map_or_else(|| names::id("tu"), |old| old.id.clone());
                 let container = request.container;
                 let tunnel = TunnelRecord { id, container, host, port, options, place };

@@ -20,7 +20,7 @@ use super::{
     convert,
     identity::Peer,
     mirror::Mirror,
-    records::ContainerRecord,
+    roster::ContainerRecord,
     store::StoreError,
     view::View,
 };

@@ -10,6 +10,10 @@ pub trait Steering: Send + Sync + 'static {
     /// port in the container's namespace. Called before the tunnel is told to anyone.
     fn open(&self, tunnel: Arc<Tunnel>) -> impl Future<Output = anyhow::Result<()>> + Send;
 
+    /// The same for a tunnel that outlived the last daemon: its connections and what was counted
+    /// of them go on.
+    fn resume(&self, tunnel: Arc<Tunnel>) -> impl Future<Output = anyhow::Result<()>> + Send;
+
     /// Resets the container's connections on the tunnel's port, then removes the pair.
     /// Never fails for a container that is already gone.
     fn close(&self, tunnel: Arc<Tunnel>) -> impl Future<Output = anyhow::Result<()>> + Send;

@@ -1,4 +1,5 @@
-//! Where a region keeps what must outlive a daemon.
+//! Where a region keeps what must outlive a daemon: durable things that outlive the machine's
+//! run, too, and leased ones that do not.
 //!
 //! One trait, so that the one-machine region (an embedded file) and a region of several
 //! gateways run the same code above it. Its operations are those of etcd, narrowed: revisions
@@ -14,7 +15,8 @@ use serde_json::Value;
 /// Keys and JSON values, with a revision for each.
 ///
 /// The engine is picked at run time, hence boxed futures: callers hold an `Arc<dyn Store>`.
-/// An operation that has answered is durable: it survives a crash of daemon and machine.
+/// An operation that has answered survives a crash of the daemon; in a durable store also one of
+/// the machine.
 pub trait Store: Send + Sync + 'static {
     /// The entry of this key, if there is one.
     fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Entry>>;

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     identity::{Authority, public_key_hash},
-    records,
+    roster,
     store::{Store, StoreError},
 };
 use crate::wire::region as wire;
@@ -85,7 +85,7 @@ pub async fn create(
     let expires = milliseconds(SystemTime::now() + ttl);
     let record = TokenRecord { expires, uses, joined: BTreeMap::new() };
     let lease = store.grant(ttl + REMEMBERED).await?;
-    let write = records::put(records::token(&hash(&secret)), &record, Some(lease))?;
+    let write = roster::put(roster::token(&hash(&secret)), &record, Some(lease))?;
     store.transact(Vec::new(), vec![write]).await?;
     Ok(JoinToken { endpoints, secret, authority: authority.fingerprint() })
 }

@@ -8,7 +8,11 @@ use std::{
     },
 };
 
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+
+use super::{allow, bounds::Bounds};
 
 /// A container as the region knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +38,10 @@ pub struct RawSocket {
     pub port: u16,
 }
 
-/// What a tunnel's owner asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What holds for a tunnel: what its owner asked for, joined with the daemon's defaults. The
+/// default is a plain TLS tunnel for everybody, without bounds.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct TunnelOptions {
     /// Also a raw TCP port.
     pub unencrypted: bool,
@@ -43,6 +49,19 @@ pub struct TunnelOptions {
     pub h2: bool,
     /// Send IPv6 clients of the raw port through the kernel to the container's fdaa address.
     pub native_ipv6: bool,
+    /// Tell the program each client's address by PROXY protocol version 2, over TLS.
+    pub proxy_protocol: bool,
+    /// How much the tunnel's clients may use of it.
+    pub bounds: Bounds,
+    /// Who may connect; empty is everybody.
+    pub allow: Arc<[IpNet]>,
+}
+
+impl TunnelOptions {
+    /// Whether a client may connect.
+    pub fn permits(&self, client: IpAddr) -> bool {
+        allow::permits(&self.allow, client)
+    }
 }
 
 /// One (container, port) made public.

@@ -11,6 +11,9 @@ pub(crate) mod fake;
 mod index;
 mod metrics;
 mod owner;
+mod record;
+#[cfg(test)]
+mod restore_tests;
 #[cfg(test)]
 mod tests;
 
@@ -23,11 +26,13 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-pub use self::{error::StartError, owner::Owner};
+pub use self::{error::StartError, owner::Owner, record::TunnelRecord};
 use self::{index::Index, metrics::Metrics};
 use super::{
+    bounds::Defaults,
     names,
     ports::Ports,
+    records::Records,
     steering::Steering,
     tunnel::{Container, Directory, RawSocket, Tunnel, TunnelOptions, TunnelStats},
 };
@@ -43,6 +48,8 @@ pub struct TunnelSettings {
     pub raw_host: String,
     /// Tunnels that one container may have at a time.
     pub per_container: usize,
+    /// Who may connect and how much, where an owner says nothing.
+    pub defaults: Defaults,
 }
 
 impl TunnelSettings {
@@ -55,6 +62,7 @@ pub struct Tunnels<S> {
     steering: Arc<S>,
     ports: Ports,
     settings: TunnelSettings,
+    records: Records<TunnelRecord>,
     index: Index,
     metrics: Metrics,
     containers: Mutex<HashMap<String, Arc<Home>>>,
@@ -98,11 +106,12 @@ impl<S: Steering> Tunnels<S> {
         steering: Arc<S>,
         ports: Ports,
         settings: TunnelSettings,
+        records: Records<TunnelRecord>,
         registry: &prometheus::Registry,
     ) -> Result<Arc<Self>, prometheus::Error> {
         let metrics = Metrics::register(registry)?;
         let (index, containers) = Default::default();
-        Ok(Arc::new(Self { steering, ports, settings, index, metrics, containers }))
+        Ok(Arc::new(Self { steering, ports, settings, records, index, metrics, containers }))
     }
 
     /// Makes a container's port public. The same idempotency key again is the same call again,
@@ -190,6 +199,11 @@ impl<S: Steering> Tunnels<S> {
         self.containers().retain(|_, home| home.container.strong_count() > 0);
     }
 
+    /// Who may connect and how much, where an owner says nothing.
+    pub fn defaults(&self) -> &Defaults {
+        &self.settings.defaults
+    }
+
     /// All tunnels, by container and port.
     pub fn list(&self) -> Vec<Arc<Tunnel>> {
         let mut tunnels = self.index.all();
@@ -208,9 +222,9 @@ impl<S: Steering> Tunnels<S> {
                 return Err(StartError::TooMany(self.settings.per_container));
             }
             None => {
-                let raw = self.raw_port(wanted.options).await?;
+                let raw = self.raw_port(&wanted.options).await?;
                 let host = names::tunnel_host(&self.settings.domain);
-                self.open(self.tunnel(&wanted, names::id("tu"), host, raw)).await?
+                self.open(self.tunnel(&wanted, names::id("tu"), host, raw), &wanted).await?
             }
             Some(live) => {
                 let retry = wanted.idempotency_key.is_some()
@@ -222,12 +236,13 @@ impl<S: Steering> Tunnels<S> {
                 if retry || live.tunnel.options == wanted.options {
                     live.owner = wanted.owner;
                     live.idempotency_key = wanted.idempotency_key;
+                    self.record(&live.tunnel, &live.owner, live.idempotency_key.as_deref()).await?;
                     return Ok(live.tunnel.clone());
                 }
                 let previous = live.tunnel.clone();
                 // With no port left, the tunnel stays as it is.
                 let raw = match &previous.raw {
-                    None => self.raw_port(wanted.options).await?,
+                    None => self.raw_port(&wanted.options).await?,
                     Some(_) => None,
                 };
                 state.live.remove(&port);
@@ -256,15 +271,15 @@ impl<S: Steering> Tunnels<S> {
                 if closed {
                     self.ports.give_back(port).await;
                 }
-                self.raw_port(wanted.options).await?
+                self.raw_port(&wanted.options).await?
             }
         };
         let mut tunnel = self.tunnel(wanted, previous.id.clone(), previous.host.clone(), raw);
         tunnel.stats = carried_over(&previous.stats);
-        self.open(tunnel).await
+        self.open(tunnel, wanted).await
     }
 
-    async fn raw_port(&self, options: TunnelOptions) -> Result<Option<u16>, StartError> {
+    async fn raw_port(&self, options: &TunnelOptions) -> Result<Option<u16>, StartError> {
         if !options.unencrypted {
             return Ok(None);
         }
@@ -280,23 +295,38 @@ impl<S: Steering> Tunnels<S> {
             host,
             tls_port: self.settings.tls_port,
             raw,
-            options: wanted.options,
+            options: wanted.options.clone(),
             stats: TunnelStats::default(),
             ended: CancellationToken::new(),
         }
     }
 
     /// Makes a tunnel real, then lets clients find it.
-    async fn open(&self, tunnel: Tunnel) -> Result<Arc<Tunnel>, StartError> {
+    async fn open(&self, tunnel: Tunnel, wanted: &Wanted) -> Result<Arc<Tunnel>, StartError> {
         let tunnel = Arc::new(tunnel);
-        if let Err(source) = self.steering.open(tunnel.clone()).await {
+        let (opened, recorded) = futures::join!(
+            self.steering.open(tunnel.clone()),
+            self.record(&tunnel, &wanted.owner, wanted.idempotency_key.as_deref()),
+        );
+        let failed = |source| StartError::Steering { port: tunnel.port, source };
+        if let Err(error) = opened.map_err(failed).and(recorded) {
             // Whatever of it was made must not meet the port's next tenant.
             self.close(&tunnel).await;
-            return Err(StartError::Steering { port: tunnel.port, source });
+            return Err(error);
         }
         self.index.insert(&tunnel);
         self.metrics.tunnels.inc();
         Ok(tunnel)
+    }
+
+    async fn record(
+        &self,
+        tunnel: &Tunnel,
+        owner: &Owner,
+        idempotency_key: Option<&str>,
+    ) -> Result<(), StartError> {
+        let record = TunnelRecord::of(tunnel, owner, idempotency_key);
+        Ok(self.records.put(&tunnel.id, &record).await?)
     }
 
     /// Ends a tunnel; its port's rest begins.
@@ -313,6 +343,8 @@ impl<S: Steering> Tunnels<S> {
         if self.index.remove(tunnel) {
             self.metrics.tunnels.dec();
         }
+        // First: a daemon that is killed half-way has ended it all the same.
+        self.records.forget(&tunnel.id).await;
         // Before the container's sockets are destroyed: the relay would take that for a program
         // that died, and its TLS clients would see an end of stream instead of a reset.
         tunnel.ended.cancel();

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::records::{ContainerRecord, HostRecord, RegionSettings, TunnelRecord};
+use super::roster::{ContainerRecord, HostRecord, RegionSettings, TunnelRecord};
 
 /// What concerns one machine, at one revision of the region's state.
 #[derive(Debug, Clone, PartialEq, Default)]

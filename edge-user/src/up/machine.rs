@@ -1,7 +1,7 @@
-//! What the daemon changes on the machine, and how all of it is undone: at a stop, and at a start
-//! after a daemon that was killed.
+//! What the daemon changes on the machine, and how all of it is undone.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -13,17 +13,18 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
     cli::{Place, UpArgs},
-    datapath::Datapath,
+    datapath::{Datapath, Inheritance},
     error::{Error, Kind},
     host::{
         links::Links,
-        nft::Table,
-        sysctl::{self, RESERVED_PORTS, Sysctls},
-        uplink::Uplink,
+        nft::{self, Table},
+        service::Service,
+        sysctl::{RESERVED_PORTS, Sysctls, with_range},
     },
+    region::embedded::Embedded,
 };
 
-/// Where BPF links are pinned; the kernel keeps them while every daemon is down.
+/// Where tables and links are pinned; the kernel keeps them while every daemon is down.
 const PINS: &str = "/sys/fs/bpf/edge";
 
 /// The daemon's grip on the machine.
@@ -34,78 +35,82 @@ pub(super) struct Machine {
     pub(super) datapath: Arc<Datapath>,
     /// What every host-side veth's name begins with.
     pub(super) veth_prefix: String,
-    table: Table,
-    sysctls: Sysctls,
-    run_dir: PathBuf,
-    pins: PathBuf,
-    _lock: Flock<File>,
 }
 
 impl Machine {
-    /// Takes hold: removes what a killed daemon of this name left, loads the kernel half and
-    /// closes the door that nftables keeps.
-    pub(super) async fn take(
-        place: &Place,
-        args: &UpArgs,
-        lock: Flock<File>,
-    ) -> anyhow::Result<Self> {
-        let run_dir = place.run_dir();
+    /// Takes hold: loads the kernel half, over the tables of an earlier daemon if there are such,
+    /// and closes the door that nftables keeps. What lives on the machine is not disturbed.
+    pub(super) fn take(place: &Place, args: &UpArgs) -> anyhow::Result<Self> {
         let links = Links::here().context("netlink cannot be opened")?;
         let instance = place.instance.as_str();
         let veth_prefix = veth_prefix(instance);
-        remove_veths(&links, &veth_prefix).await?;
-        let pins = Path::new(PINS).join(instance);
-        remove_pins(&pins)?;
-        let mut sysctls = Sysctls::open(&run_dir).context("sysctl.json in the run directory")?;
-        sysctls.restore();
-        let datapath = Arc::new(Datapath::load_with(&pins, args.log_decisions)?);
-        let raw_ports = args.raw_ports.first..=args.raw_ports.last;
-        let table = Table {
-            name: format!("edge_{}", instance.replace('-', "_")),
+        let datapath = Arc::new(Datapath::load_with(&pins(place), args.log_decisions)?);
+        match datapath.inheritance() {
+            Inheritance::Nothing => {}
+            Inheritance::Adopted => tracing::info!("the tables of the last daemon are in use"),
+            Inheritance::Foreign(why) => {
+                tracing::info!(why, "the last daemon's tables are replaced by new ones");
+            }
+        }
+        Table {
+            name: table(place),
             veth_prefix: veth_prefix.clone(),
             pool: args.ipv4_pool,
-            raw_ports,
-        };
-        let mut machine =
-            Self { links, datapath, veth_prefix, table, sysctls, run_dir, pins, _lock: lock };
-        if let Err(error) = machine.prepare(args) {
-            machine.release(&[]).await;
-            return Err(error);
+            raw_ports: args.raw_ports.first..=args.raw_ports.last,
         }
-        Ok(machine)
+        .install()?;
+        let mut sysctls = sysctls(place)?;
+        sysctls.set("net/ipv4/ip_forward", "1")?;
+        let others = sysctls.original(RESERVED_PORTS)?;
+        let reserved = with_range(&others, args.raw_ports.first, args.raw_ports.last);
+        sysctls.set(RESERVED_PORTS, &reserved)?;
+        Ok(Self { links, datapath, veth_prefix })
     }
 
-    /// Undoes everything.
-    pub(super) async fn release(mut self, uplinks: &[Uplink]) {
-        for uplink in uplinks {
-            self.datapath.detach(&uplink.name);
-        }
-        if let Err(error) = remove_veths(&self.links, &self.veth_prefix).await {
-            tracing::warn!(%error, "interfaces not removed");
-        }
-        if let Err(error) = remove_pins(&self.pins) {
-            tracing::warn!(%error, "links not unpinned");
-        }
-        // The directory of all instances goes with the last.
-        fs::remove_dir(PINS).ok();
-        if let Err(error) = self.table.remove() {
-            tracing::warn!(%error, "nftables table not removed");
-        }
-        self.sysctls.restore();
-        for name in ["edge.sock", "lock"] {
-            // Whoever comes next makes them anew.
-            fs::remove_file(self.run_dir.join(name)).ok();
-        }
+    /// Removes the veths of this instance that are neither among these nor the service's.
+    pub(super) async fn remove_other_veths(
+        &self,
+        containers: &HashSet<&str>,
+        service: &str,
+    ) -> anyhow::Result<()> {
+        let keep = containers.iter().copied().chain([service]).collect();
+        remove_veths(&self.links, &self.veth_prefix, &keep).await
     }
+}
 
-    fn prepare(&mut self, args: &UpArgs) -> anyhow::Result<()> {
-        self.table.install()?;
-        self.sysctls.set("net/ipv4/ip_forward", "1")?;
-        let others = sysctl::read(RESERVED_PORTS)?;
-        let reserved = sysctl::with_range(&others, args.raw_ports.first, args.raw_ports.last);
-        self.sysctls.set(RESERVED_PORTS, &reserved)?;
-        Ok(())
+/// Undoes everything that a daemon of this name did to the machine, whether it still runs or not;
+/// its containers lose their wires. Answers what could not be undone.
+pub(crate) async fn undo(place: &Place) -> Vec<anyhow::Error> {
+    let run_dir = place.run_dir();
+    let (pins, prefix) = (pins(place), veth_prefix(place.instance.as_str()));
+    let mut failures = Vec::new();
+    let mut note = |outcome: anyhow::Result<()>| failures.extend(outcome.err());
+    note(match Links::here() {
+        Ok(links) => remove_veths(&links, &prefix, &HashSet::new()).await,
+        Err(error) => Err(error).context("netlink cannot be opened"),
+    });
+    note(gone(fs::remove_dir_all(&pins), &pins));
+    // The directory of all instances goes with the last.
+    fs::remove_dir(PINS).ok();
+    note(Service::unpin(&run_dir).context("the service namespace cannot be let go"));
+    note(nft::remove(&table(place)).context("nftables table"));
+    note(sysctls(place).map(|mut sysctls| sysctls.restore()));
+    for path in [Embedded::leased_path(&run_dir), place.socket()] {
+        note(gone(fs::remove_file(&path), &path));
     }
+    failures
+}
+
+fn pins(place: &Place) -> PathBuf {
+    Path::new(PINS).join(place.instance.as_str())
+}
+
+fn table(place: &Place) -> String {
+    format!("edge_{}", place.instance.as_str().replace('-', "_"))
+}
+
+fn sysctls(place: &Place) -> anyhow::Result<Sysctls> {
+    Sysctls::open(&place.run_dir()).context("sysctl.json in the run directory")
 }
 
 /// Makes the run directory this daemon's; refuses if another one of its name is there.
@@ -138,19 +143,20 @@ pub(crate) fn veth_prefix(instance: &str) -> String {
     format!("ed{:04x}-", (hash >> 16) ^ (hash & 0xffff))
 }
 
-async fn remove_veths(links: &Links, prefix: &str) -> anyhow::Result<()> {
+async fn remove_veths(links: &Links, prefix: &str, keep: &HashSet<&str>) -> anyhow::Result<()> {
     for link in links.list().await? {
-        if link.name.starts_with(prefix) && link.kind.as_deref() == Some("veth") {
+        let is_ours = link.name.starts_with(prefix) && link.kind.as_deref() == Some("veth");
+        if is_ours && !keep.contains(link.name.as_str()) {
             links.remove(&link.name).await?;
         }
     }
     Ok(())
 }
 
-fn remove_pins(pins: &Path) -> anyhow::Result<()> {
-    match fs::remove_dir_all(pins) {
+fn gone(removed: io::Result<()>, path: &Path) -> anyhow::Result<()> {
+    match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("{}: cannot be removed", pins.display()))
+            Err(error).with_context(|| format!("{}: cannot be removed", path.display()))
         }
         _ => Ok(()),
     }

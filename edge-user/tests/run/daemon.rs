@@ -202,6 +202,7 @@ impl Admin for Script {
             environment: vec![Variable { name: "MODAL_TASK_ID".into(), value: "ta-1".into() }],
             resolv_conf: "nameserver 169.254.20.10\n".into(),
             hidden: Vec::new(),
+            token: "secret".into(),
         };
         for event in [Event::Attached(attached), Event::Tunnel(tunnel())] {
             let sent = events.send(Ok(AttachEvent { event: Some(event) })).await;

@@ -11,7 +11,7 @@ use edge_common::{
 use edge_user::datapath::Datapath;
 
 use super::{
-    Case,
+    Case, bounds,
     scene::{self, SLOT, SLOT_V6},
 };
 use crate::privilege;
@@ -22,7 +22,7 @@ const SKB_MARK: usize = 8;
 
 /// The traffic counters that are looked at: the tunnels', and the first, where what belongs to no
 /// tunnel would end up if it were counted.
-const SLOTS: [u32; 3] = [0, SLOT, SLOT_V6];
+const SLOTS: [u32; 9] = [0, SLOT, SLOT_V6, 11, 12, 13, 14, 15, 16];
 
 /// The shortest frame that `BPF_PROG_TEST_RUN` takes: a whole Ethernet header, and for a skb also
 /// a whole IP header. Shorter ones are left to the native run.
@@ -55,6 +55,20 @@ impl Kernel {
         let datapath = Datapath::load(&pins).expect("the kernel takes the programs");
         scene::install(rows, &datapath).expect("rows fit the tables");
         Self { datapath, pins }
+    }
+
+    /// The same with tunnels that have bounds.
+    pub fn load_bounded(name: &str) -> Self {
+        let kernel = Self::load_with(name, &bounds::rows());
+        bounds::install(&kernel.datapath).expect("rows fit the tables");
+        kernel
+    }
+
+    /// What a hook has made of packets since it was loaded.
+    pub fn packets(&self, hook: Hook, verdict: Verdict) -> u64 {
+        let verdicts = self.datapath.verdicts().expect("counters");
+        let of = |row: &&(Hook, Verdict, _)| (row.0, row.1) == (hook, verdict);
+        verdicts.iter().find(of).map_or(0, |(_, _, count)| count.packets)
     }
 
     /// Runs a hook over the case; nothing if the frame is too short for the kernel to take.

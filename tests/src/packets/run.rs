@@ -11,7 +11,7 @@ use edge_common::{
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 use super::{
-    Case,
+    Case, bounds,
     damage::{self, Way},
     kernel::{Counted, Kernel, Seen},
     scene::{self, SENDER, UPLINK, padded},
@@ -64,12 +64,29 @@ pub fn container(kernel: &Kernel, cases: &[Case]) {
     });
 }
 
+/// Runs the rows of an uplink table one after the other, each way with tables of its own: what
+/// becomes of one depends on those before it.
+pub fn in_turn(name: &str, cases: &[Case]) {
+    let rows = bounds::rows();
+    let [xdp, tcx] = ["xdp", "tcx"].map(|hook| Kernel::load_bounded(&format!("{name}-{hook}")));
+    check(cases, |case| {
+        let native = native(case, |frame| decide::uplink(frame, &rows));
+        let xdp = differs(xdp.run(Hook::XdpUplink, case), || in_xdp(case));
+        let tcx = differs(tcx.run(Hook::TcUplink, case), || in_tcx(case));
+        [("native", native), ("xdp_uplink", xdp), ("tc_uplink", tcx)].to_vec()
+    });
+}
+
 /// Fails once, with every row that is not as expected.
 fn verify(cases: &[Case], run: impl Fn(&Case, &Rows) -> Vec<(&'static str, Option<String>)>) {
     let rows = scene::rows();
+    check(cases, |case| run(case, &rows));
+}
+
+fn check(cases: &[Case], run: impl Fn(&Case) -> Vec<(&'static str, Option<String>)>) {
     let mut report = String::new();
     for case in cases {
-        let mut found = run(case, &rows);
+        let mut found = run(case);
         if !matches!(case.action, Action::Pass | Action::PassToListener | Action::Drop) {
             found.push(("checksums", wrong_checksum(&case.after)));
         }

@@ -121,7 +121,7 @@ pub fn rows() -> Rows {
     for (public, inner, slot) in [(PUBLIC, INNER, SLOT), (PUBLIC_V6, INNER_V6, SLOT_V6)] {
         let (public, inner) = (endpoint(public), endpoint(inner));
         let (ifindex, mac) = (SERVER.ifindex, padded(SERVER.mac));
-        rows.tunnels.insert(public, TunnelRow { container: inner, ifindex, slot, mac });
+        rows.tunnels.insert(public, TunnelRow { container: inner, ifindex, slot, flags: 0, mac });
         rows.forwards.insert(inner, ForwardRow { public, uplink: UPLINK, slot });
     }
     for inner in [RELAYED, RELAYED_V6] {

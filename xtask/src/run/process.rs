@@ -39,7 +39,7 @@ impl Process {
         // memory nor locks of the parent.
         unsafe {
             command.pre_exec(|| {
-                set_pdeathsig(Signal::SIGTERM)?;
+                set_pdeathsig(Signal::SIGINT)?;
                 // What this process holds back is the program's to hear.
                 Ok(SigSet::all().thread_unblock()?)
             });
@@ -87,7 +87,7 @@ impl Drop for Process {
             return;
         }
         // It may have ended just now, which is what is wanted.
-        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).ok();
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT).ok();
         let begun = Instant::now();
         while !self.has_ended() {
             if begun.elapsed() > PATIENCE {

@@ -39,7 +39,7 @@ async fn served() -> (Region, String) {
 }
 
 fn wanted(port: u32, unencrypted: bool, h2: bool) -> TunnelStartRequest {
-    TunnelStartRequest { port, unencrypted, tunnel_type: kind(h2) }
+    TunnelStartRequest { port, unencrypted, tunnel_type: kind(h2), options: None }
 }
 
 #[tokio::test]

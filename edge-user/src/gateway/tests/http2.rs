@@ -11,7 +11,9 @@ use tokio::{
 use super::lab::{DOMAIN, Lab};
 use crate::{gateway::Limits, region::tunnel::TunnelOptions};
 
-const H2: TunnelOptions = TunnelOptions { unencrypted: false, h2: true, native_ipv6: false };
+fn h2() -> TunnelOptions {
+    TunnelOptions { h2: true, ..TunnelOptions::default() }
+}
 
 /// A container that speaks HTTP/2 with prior knowledge and tells of each request's authority
 /// and of every byte it was sent.
@@ -52,8 +54,8 @@ async fn get(
 #[tokio::test]
 async fn a_coalesced_request_never_reaches_the_other_tenant() {
     let lab = Lab::with(Limits::default(), true).await;
-    let (tunnel, listener) = lab.tunnel("a", H2).await;
-    let (_other, _other_listener) = lab.tunnel("b", H2).await;
+    let (tunnel, listener) = lab.tunnel("a", h2()).await;
+    let (_other, _other_listener) = lab.tunnel("b", h2()).await;
     let (sender, mut requests) = mpsc::unbounded_channel();
     tokio::spawn(container(listener, sender));
     let client = client(&lab, "a").await;
@@ -73,7 +75,7 @@ async fn a_coalesced_request_never_reaches_the_other_tenant() {
 #[tokio::test]
 async fn none_of_the_refused_frame_is_forwarded_and_the_goaway_is_whole() {
     let lab = Lab::with(Limits::default(), true).await;
-    let (_tunnel, listener) = lab.tunnel("a", H2).await;
+    let (_tunnel, listener) = lab.tunnel("a", h2()).await;
     let mut client = lab.connect("a", &["h2"]).await;
     let (mut container, _) = listener.accept().await.unwrap();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -104,7 +106,7 @@ async fn none_of_the_refused_frame_is_forwarded_and_the_goaway_is_whole() {
 #[tokio::test]
 async fn bytes_that_are_no_http2_are_refused_before_the_container_sees_them() {
     let lab = Lab::with(Limits::default(), true).await;
-    let (_tunnel, listener) = lab.tunnel("a", H2).await;
+    let (_tunnel, listener) = lab.tunnel("a", h2()).await;
     let mut client = lab.connect("a", &["h2"]).await;
     let (mut container, _) = listener.accept().await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
@@ -121,7 +123,7 @@ async fn bytes_that_are_no_http2_are_refused_before_the_container_sees_them() {
 #[tokio::test]
 async fn with_a_certificate_for_each_name_the_authority_is_the_containers_business() {
     let lab = Lab::new().await;
-    let (_tunnel, listener) = lab.tunnel("a", H2).await;
+    let (_tunnel, listener) = lab.tunnel("a", h2()).await;
     let (sender, mut requests) = mpsc::unbounded_channel();
     tokio::spawn(container(listener, sender));
     let client = client(&lab, "a").await;
@@ -132,7 +134,7 @@ async fn with_a_certificate_for_each_name_the_authority_is_the_containers_busine
 #[tokio::test]
 async fn many_guarded_requests_and_large_bodies_pass_unharmed() {
     let lab = Lab::with(Limits::default(), true).await;
-    let (_tunnel, listener) = lab.tunnel("a", H2).await;
+    let (_tunnel, listener) = lab.tunnel("a", h2()).await;
     let echo = tokio::spawn(async move {
         let (stream, _): (TcpStream, _) = listener.accept().await.unwrap();
         let mut connection = h2::server::handshake(stream).await.unwrap();

@@ -8,12 +8,14 @@ use tokio::{
 use super::lab::{Lab, is_reset};
 use crate::region::tunnel::TunnelOptions;
 
-const RAW: TunnelOptions = TunnelOptions { unencrypted: true, h2: false, native_ipv6: false };
+fn raw() -> TunnelOptions {
+    TunnelOptions { unencrypted: true, ..TunnelOptions::default() }
+}
 
 #[tokio::test]
 async fn a_raw_client_is_relayed_without_being_read() {
     let lab = Lab::new().await;
-    let (_tunnel, container) = lab.tunnel("a", RAW).await;
+    let (_tunnel, container) = lab.tunnel("a", raw()).await;
     let mut client = TcpStream::connect(lab.raw).await.unwrap();
     let (mut container, _) = container.accept().await.unwrap();
     container.write_all(b"SSH-2.0").await.unwrap();
@@ -34,7 +36,7 @@ async fn a_raw_client_is_relayed_without_being_read() {
 #[tokio::test]
 async fn a_reset_is_passed_on_as_one_both_ways() {
     let lab = Lab::new().await;
-    let (_tunnel, listener) = lab.tunnel("a", RAW).await;
+    let (_tunnel, listener) = lab.tunnel("a", raw()).await;
 
     let client = TcpStream::connect(lab.raw).await.unwrap();
     let (mut container, _) = listener.accept().await.unwrap();
@@ -55,7 +57,7 @@ async fn without_a_tunnel_or_a_container_the_client_is_reset() {
     let mut stranger = TcpStream::connect(lab.raw).await.unwrap();
     assert!(is_reset(&stranger.read(&mut [0]).await.unwrap_err()));
 
-    let tunnel = lab.closed_tunnel("a", RAW);
+    let tunnel = lab.closed_tunnel("a", raw());
     let mut client = TcpStream::connect(lab.raw).await.unwrap();
     assert!(is_reset(&client.read(&mut [0]).await.unwrap_err()));
     assert!(tunnel.stats.last_error().is_some());
@@ -65,7 +67,7 @@ async fn without_a_tunnel_or_a_container_the_client_is_reset() {
 #[tokio::test]
 async fn the_end_of_a_tunnel_resets_raw_clients_too() {
     let lab = Lab::new().await;
-    let (tunnel, container) = lab.tunnel("a", RAW).await;
+    let (tunnel, container) = lab.tunnel("a", raw()).await;
     let mut client = TcpStream::connect(lab.raw).await.unwrap();
     let (mut container, _) = container.accept().await.unwrap();
     client.write_all(b"x").await.unwrap();

@@ -8,13 +8,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::lab::Lab;
 use crate::{gateway::Limits, region::tunnel::TunnelOptions};
 
-const H2: TunnelOptions = TunnelOptions { unencrypted: false, h2: true, native_ipv6: false };
+fn h2() -> TunnelOptions {
+    TunnelOptions { h2: true, ..TunnelOptions::default() }
+}
 
 #[tokio::test]
 async fn alpn_matrix() {
     let lab = Lab::new().await;
     let (_one, _plain) = lab.tunnel("plain", TunnelOptions::default()).await;
-    let (_two, _h2) = lab.tunnel("h2", H2).await;
+    let (_two, _h2) = lab.tunnel("h2", h2()).await;
     let cases: [(&str, &[&str], Option<&str>); 10] = [
         ("plain", &[], None),
         ("plain", &["http/1.1"], Some("http/1.1")),

@@ -63,7 +63,12 @@ impl Served {
 }
 
 fn start(port: u32, unencrypted: bool) -> TunnelStartRequest {
-    TunnelStartRequest { port, unencrypted, tunnel_type: TunnelType::Unspecified.into() }
+    TunnelStartRequest {
+        port,
+        unencrypted,
+        tunnel_type: TunnelType::Unspecified.into(),
+        options: None,
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ClaimError, Claims, Found, Transaction};
 use crate::region::{
-    records::{self, ContainerRecord, RegionSettings, TunnelRecord},
+    roster::{self, ContainerRecord, RegionSettings, TunnelRecord},
     store::StoreError,
 };
 
@@ -30,10 +30,8 @@ impl Claims {
             return Err(ClaimError::NotYours(format!("container {}", container.id)));
         }
         self.check(id, &container).await?;
-        let (key, name) = (
-            records::container(&container.id),
-            records::name(&container.workspace, &container.name),
-        );
+        let (key, name) =
+            (roster::container(&container.id), roster::name(&container.workspace, &container.name));
         loop {
             let hold = self.hold(id).await?;
             let known: Option<Found<ContainerRecord>> = self.get(&key).await?;
@@ -58,7 +56,7 @@ impl Claims {
             if let Some(Found { record: old, .. }) = &known
                 && (&old.workspace, &old.name) != (&container.workspace, &container.name)
             {
-                transaction.delete(records::name(&old.workspace, &old.name));
+                transaction.delete(roster::name(&old.workspace, &old.name));
             }
             let claim = NameRecord { container: container.id.clone(), host: id };
             transaction.put(name.clone(), &claim, Some(hold))?;
@@ -77,7 +75,7 @@ impl Claims {
     /// # Errors
     /// [`ClaimError::NotYours`].
     pub async fn delete_container(&self, id: u16, container: &str) -> Result<bool, ClaimError> {
-        let key = records::container(container);
+        let key = roster::container(container);
         loop {
             let found: Option<Found<ContainerRecord>> = self.get(&key).await?;
             let Some(found) = found else { return Ok(false) };
@@ -87,7 +85,7 @@ impl Claims {
             let mut transaction = Transaction::default();
             transaction.given(&key, Some(&found));
             transaction.delete(key.clone());
-            transaction.delete(records::name(&found.record.workspace, &found.record.name));
+            transaction.delete(roster::name(&found.record.workspace, &found.record.name));
             for (tunnel, _) in self.store.list(&format!("region/tunnel/{container}/")).await? {
                 transaction.delete(tunnel);
             }
@@ -106,8 +104,7 @@ impl Claims {
         id: u16,
         container: &str,
     ) -> Result<ContainerRecord, ClaimError> {
-        let found: Option<Found<ContainerRecord>> =
-            self.get(&records::container(container)).await?;
+        let found: Option<Found<ContainerRecord>> = self.get(&roster::container(container)).await?;
         let found = found.ok_or_else(|| ClaimError::NoContainer(container.to_owned()))?;
         if found.record.host != id {
             return Err(ClaimError::NotYours(format!("container {container}")));
@@ -124,8 +121,7 @@ impl Claims {
         container: &str,
         port: u16,
     ) -> Result<Option<TunnelRecord>, ClaimError> {
-        let found: Option<Found<TunnelRecord>> =
-            self.get(&records::tunnel(container, port)).await?;
+        let found: Option<Found<TunnelRecord>> = self.get(&roster::tunnel(container, port)).await?;
         Ok(found.map(|found| found.record))
     }
 
@@ -134,7 +130,7 @@ impl Claims {
     /// # Errors
     /// [`ClaimError::NoContainer`] if it has ended meanwhile.
     pub async fn put_tunnel(&self, tunnel: &TunnelRecord) -> Result<(), ClaimError> {
-        let key = records::container(&tunnel.container);
+        let key = roster::container(&tunnel.container);
         loop {
             let hold = self.hold(tunnel.host).await?;
             let container: Option<Found<ContainerRecord>> = self.get(&key).await?;
@@ -142,7 +138,7 @@ impl Claims {
                 container.ok_or_else(|| ClaimError::NoContainer(tunnel.container.clone()))?;
             let mut transaction = Transaction::default();
             transaction.given(&key, Some(&container));
-            transaction.put(records::tunnel(&tunnel.container, tunnel.port), tunnel, Some(hold))?;
+            transaction.put(roster::tunnel(&tunnel.container, tunnel.port), tunnel, Some(hold))?;
             match transaction.commit(&self.store).await {
                 Ok(true) => return Ok(()),
                 Ok(false) | Err(StoreError::LeaseEnded(_)) => {}
@@ -156,7 +152,7 @@ impl Claims {
     /// # Errors
     /// The store's own.
     pub async fn delete_tunnel(&self, container: &str, port: u16) -> Result<bool, ClaimError> {
-        Ok(self.store.delete(&records::tunnel(container, port)).await?)
+        Ok(self.store.delete(&roster::tunnel(container, port)).await?)
     }
 
     /// Refuses names that are no labels, and addresses that are not the host's to give.
@@ -176,7 +172,7 @@ impl Claims {
             return bad(container.ipv4.into(), "it is of no block of the host");
         }
         let workspace = self.workspace(&container.workspace).await?;
-        let settings: Option<Found<RegionSettings>> = self.get(records::SETTINGS).await?;
+        let settings: Option<Found<RegionSettings>> = self.get(roster::SETTINGS).await?;
         let number = settings.map(|found| found.record.number).unwrap_or_default();
         // fdaa · workspace · region · host.
         let [high, low] = [workspace >> 16, workspace & 0xffff].map(|half| half as u16);

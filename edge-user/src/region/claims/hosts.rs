@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 
 use super::{ClaimError, Claims, Found, Transaction};
 use crate::region::{
-    records::{self, About, ContainerRecord, HostRecord, RegionSettings, Role},
+    roster::{self, About, ContainerRecord, HostRecord, RegionSettings, Role},
     token::{self, TokenError, TokenRecord},
 };
 
@@ -24,7 +24,7 @@ impl Claims {
     /// # Errors
     /// [`ClaimError::Token`], [`ClaimError::NoHostLeft`].
     pub async fn join(&self, secret: &[u8], key: &str) -> Result<u16, ClaimError> {
-        let at = records::token(&token::hash(secret));
+        let at = roster::token(&token::hash(secret));
         loop {
             let found: Option<Found<TokenRecord>> = self.get(&at).await?;
             let found = found.ok_or(TokenError::Unknown)?;
@@ -69,12 +69,12 @@ impl Claims {
                 self.delete_container(id, &container.id).await?;
             }
             let mut transaction = Transaction::default();
-            transaction.given(&records::host(id), Some(&found));
+            transaction.given(&roster::host(id), Some(&found));
             let rest = self.store.grant(self.terms.rest).await?;
             for block in &found.record.blocks {
-                transaction.put(records::block(*block), &NOBODY, Some(rest))?;
+                transaction.put(roster::block(*block), &NOBODY, Some(rest))?;
             }
-            for key in [records::host(id), records::presence(id), records::hold(id)] {
+            for key in [roster::host(id), roster::presence(id), roster::hold(id)] {
                 transaction.delete(key);
             }
             if transaction.commit(&self.store).await? {
@@ -94,20 +94,20 @@ impl Claims {
             if host.record.blocks.len() >= BLOCKS {
                 return Err(ClaimError::TooManyBlocks(BLOCKS));
             }
-            let settings: Option<Found<RegionSettings>> = self.get(records::SETTINGS).await?;
+            let settings: Option<Found<RegionSettings>> = self.get(roster::SETTINGS).await?;
             let pool = settings.map(|found| found.record.ipv4_pool).unwrap_or_default();
             let taken = self.store.list("block/").await?;
             let taken: HashSet<_> = taken.into_iter().map(|(key, _)| key).collect();
             let mut blocks = pool.subnets(BLOCK.max(pool.prefix_len())).into_iter().flatten();
-            let block = blocks.find(|block| !taken.contains(&records::block(*block)));
+            let block = blocks.find(|block| !taken.contains(&roster::block(*block)));
             let block = block.ok_or(ClaimError::NoBlockLeft(pool))?;
 
             let mut transaction = Transaction::default();
-            transaction.given::<u16>(&records::block(block), None);
-            transaction.given(&records::host(id), Some(&host));
-            transaction.put(records::block(block), &id, None)?;
+            transaction.given::<u16>(&roster::block(block), None);
+            transaction.given(&roster::host(id), Some(&host));
+            transaction.put(roster::block(block), &id, None)?;
             host.record.blocks.push(block);
-            transaction.put(records::host(id), &host.record, None)?;
+            transaction.put(roster::host(id), &host.record, None)?;
             if transaction.commit(&self.store).await? {
                 tracing::info!(%block, host = id, "leased a block of container addresses");
                 return Ok(block);
@@ -131,10 +131,10 @@ impl Claims {
             }
             let rest = self.store.grant(self.terms.rest).await?;
             let mut transaction = Transaction::default();
-            transaction.given(&records::host(id), Some(&host));
+            transaction.given(&roster::host(id), Some(&host));
             host.record.blocks.retain(|own| *own != block);
-            transaction.put(records::host(id), &host.record, None)?;
-            transaction.put(records::block(block), &NOBODY, Some(rest))?;
+            transaction.put(roster::host(id), &host.record, None)?;
+            transaction.put(roster::block(block), &NOBODY, Some(rest))?;
             if transaction.commit(&self.store).await? {
                 return Ok(());
             }
@@ -151,7 +151,7 @@ impl Claims {
     }
 
     pub(super) async fn host(&self, id: u16) -> Result<Found<HostRecord>, ClaimError> {
-        self.get(&records::host(id)).await?.ok_or(ClaimError::UnknownHost(id))
+        self.get(&roster::host(id)).await?.ok_or(ClaimError::UnknownHost(id))
     }
 
     pub(super) async fn containers_of(&self, id: u16) -> Result<Vec<ContainerRecord>, ClaimError> {
@@ -172,19 +172,19 @@ impl Claims {
         role: Role,
         key: &str,
     ) -> Result<u16, ClaimError> {
-        let next: Option<Found<u16>> = self.get(records::NEXT_HOST).await?;
+        let next: Option<Found<u16>> = self.get(roster::NEXT_HOST).await?;
         let first = next.as_ref().map_or(1, |found| found.record.max(1));
         let taken = self.store.list("region/host/").await?;
         let taken: HashSet<_> = taken.into_iter().map(|(key, _)| key).collect();
         let mut ids = (first..=u16::MAX).chain(1..first);
-        let free = ids.find(|id| !taken.contains(&records::host(*id)));
+        let free = ids.find(|id| !taken.contains(&roster::host(*id)));
         let id = free.ok_or(ClaimError::NoHostLeft)?;
         let (blocks, about) = (Vec::new(), About::default());
         let record = HostRecord { id, role, key: key.to_owned(), blocks, about };
-        transaction.given(records::NEXT_HOST, next.as_ref());
-        transaction.given::<HostRecord>(&records::host(id), None);
-        transaction.put(records::NEXT_HOST.to_owned(), &id.checked_add(1).unwrap_or(1), None)?;
-        transaction.put(records::host(id), &record, None)?;
+        transaction.given(roster::NEXT_HOST, next.as_ref());
+        transaction.given::<HostRecord>(&roster::host(id), None);
+        transaction.put(roster::NEXT_HOST.to_owned(), &id.checked_add(1).unwrap_or(1), None)?;
+        transaction.put(roster::host(id), &record, None)?;
         Ok(id)
     }
 }

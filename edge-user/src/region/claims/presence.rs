@@ -2,7 +2,7 @@
 
 use super::{ClaimError, Claims, Found, Transaction};
 use crate::region::{
-    records::{self, About, ContainerRecord, Presence},
+    roster::{self, About, ContainerRecord, Presence},
     store::{LeaseId, StoreError},
 };
 
@@ -35,9 +35,9 @@ impl Claims {
                 break;
             }
             let mut transaction = Transaction::default();
-            transaction.given(&records::host(id), Some(&host));
+            transaction.given(&roster::host(id), Some(&host));
             host.record.about = about.clone();
-            transaction.put(records::host(id), &host.record, None)?;
+            transaction.put(roster::host(id), &host.record, None)?;
             if transaction.commit(&self.store).await? {
                 break;
             }
@@ -59,7 +59,7 @@ impl Claims {
         }
         let lease = self.store.grant(self.terms.lease).await?;
         let presence = Presence { session: rand::random(), lease };
-        let write = records::put(records::presence(id), &presence, Some(lease))?;
+        let write = roster::put(roster::presence(id), &presence, Some(lease))?;
         self.store.transact(Vec::new(), vec![write]).await?;
         Ok(Arrival { presence, hold, refused })
     }
@@ -83,7 +83,7 @@ impl Claims {
 
     /// The lease of what a host holds; its time begins anew.
     pub(super) async fn hold(&self, id: u16) -> Result<LeaseId, ClaimError> {
-        let key = records::hold(id);
+        let key = roster::hold(id);
         loop {
             let found: Option<Found<LeaseId>> = self.get(&key).await?;
             if let Some(found) = &found {

@@ -8,26 +8,42 @@ use super::tables::{self, Start};
 use crate::region::store::StoreError;
 
 /// The layout of tables and keys. Changed together with a way to read the old one.
-pub(super) const LAYOUT: u64 = 2;
-/// The same without leases: what it lacks is made empty.
-const BEFORE_LEASES: u64 = 1;
+pub(super) struct Layout {
+    /// What this edge writes.
+    pub(super) written: u64,
+    /// An older one that it brings up to date, by adding the tables that are absent.
+    older: Option<u64>,
+}
+
+impl Layout {
+    /// What outlives the machine's run. The first had no leases.
+    pub(super) const DURABLE: Self = Self { written: 2, older: Some(1) };
+    /// What does not: the form of every record in it.
+    pub(super) const LEASED: Self = Self { written: 1, older: None };
+}
 
 /// Refuses a file of another layout, brings an older one up to date, and answers what a new or
 /// known one holds at the start.
-pub(super) fn prepare(database: &Database, path: &Path) -> Result<Start, StoreError> {
+pub(super) fn prepare(
+    database: &Database,
+    path: &Path,
+    layout: &Layout,
+) -> Result<Start, StoreError> {
     let prepared = || -> Result<Result<Start, u64>, redb::Error> {
         let transaction = database.begin_write()?;
-        let found = tables::layout(&transaction)?.unwrap_or(LAYOUT);
-        if !matches!(found, LAYOUT | BEFORE_LEASES) {
+        let found = tables::layout(&transaction)?.unwrap_or(layout.written);
+        if found != layout.written && Some(found) != layout.older {
             return Ok(Err(found));
         }
-        let start = tables::start(&transaction, LAYOUT)?;
+        let start = tables::start(&transaction, layout.written)?;
         transaction.commit()?;
         Ok(Ok(start))
     };
     match prepared() {
         Ok(Ok(start)) => Ok(start),
-        Ok(Err(found)) => Err(StoreError::Layout { path: path.to_owned(), found, known: LAYOUT }),
+        Ok(Err(found)) => {
+            Err(StoreError::Layout { path: path.to_owned(), found, known: layout.written })
+        }
         Err(error) => Err(damaged(path, error.to_string())),
     }
 }

@@ -1,8 +1,8 @@
-//! The file, and what survives in it.
+//! The store over real files.
 
 use serde_json::json;
 
-use super::{file::LAYOUT, *};
+use super::{file::Layout, *};
 
 #[tokio::test]
 async fn entries_survive_and_revisions_grow() {
@@ -59,9 +59,27 @@ fn another_layout_is_refused() {
     let database = Database::create(dir.path().join("region.redb")).unwrap();
     let transaction = database.begin_write().unwrap();
     let meta = redb::TableDefinition::<&str, u64>::new("meta");
-    transaction.open_table(meta).unwrap().insert("layout", LAYOUT + 1).unwrap();
+    transaction.open_table(meta).unwrap().insert("layout", Layout::DURABLE.written + 1).unwrap();
     transaction.commit().unwrap();
     drop(database);
     let error = Embedded::open(dir.path()).unwrap_err();
     assert!(matches!(error, StoreError::Layout { found: 3, known: 2, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_leased_survives_and_has_a_layout_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open_leased(dir.path()).unwrap();
+    store.put("tunnel/tu-1", json!({"port": 8000})).await.unwrap();
+    let error = Embedded::open_leased(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("leased.redb") && error.contains("another edge daemon"), "{error}");
+    // A killed daemon closes nothing: what it wrote so far is all there is.
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::copy(dir.path().join("leased.redb"), copy.path().join("leased.redb")).unwrap();
+    drop(store);
+    for folder in [&copy, &dir] {
+        let store = Embedded::open_leased(folder.path()).unwrap();
+        let entry = store.get("tunnel/tu-1").await.unwrap().unwrap();
+        assert_eq!(entry.value, json!({"port": 8000}));
+    }
 }

@@ -16,7 +16,7 @@ use rustls::{
 use time::{Duration, OffsetDateTime};
 
 use super::{IdentityError, files, peer};
-use crate::region::records::Role;
+use crate::region::roster::Role;
 
 /// The one name that gateways have to their hosts, whatever address they are dialled at: who is
 /// asked is the region, which its authority tells from every other.

@@ -6,7 +6,7 @@ use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
-use crate::region::records::Role;
+use crate::region::roster::Role;
 
 /// A machine that has shown a certificate of the region's authority, and holds its key.
 #[derive(Debug, Clone, PartialEq, Eq)]

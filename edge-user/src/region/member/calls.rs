@@ -7,7 +7,7 @@ use super::{CallError, Inner, Link, Member};
 use crate::{
     region::{
         convert,
-        records::{ContainerRecord, TunnelRecord},
+        roster::{ContainerRecord, TunnelRecord},
         tunnel::TunnelOptions,
     },
     wire::region::{
@@ -95,7 +95,7 @@ impl Member {
         &self,
         container: &str,
         port: u16,
-        options: TunnelOptions,
+        options: &TunnelOptions,
     ) -> Result<TunnelRecord, CallError> {
         let request = StartTunnelRequest {
             container: container.to_owned(),

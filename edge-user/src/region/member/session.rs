@@ -19,7 +19,7 @@ use crate::{
     region::{
         convert,
         identity::{Peer, RENEW_AFTER},
-        records::ContainerRecord,
+        roster::ContainerRecord,
         view::View,
     },
     wire::region::{
@@ -58,6 +58,9 @@ pub(super) async fn keep(inner: Arc<Inner>, stop: CancellationToken) {
             .build()
     };
     let mut pause = pauses();
+    if endpoints.is_empty() {
+        tracing::error!("no gateway of the region is named; join it anew with a new token");
+    }
     for gateway in endpoints.iter().cycle() {
         let ended = tokio::select! {
             ended = serve(&inner, gateway, &stop) => ended,

@@ -12,7 +12,7 @@ use crate::region::{
 };
 
 async fn rests(store: &Arc<dyn Store>, rest: Duration) -> Rests {
-    let rests = Rests::load(store.clone(), "test/", rest, 0).await.unwrap();
+    let rests = Rests::load(store.clone(), "test/", rest, 0, BTreeSet::new()).await.unwrap();
     rests.add(1..=3);
     rests
 }
@@ -63,7 +63,7 @@ async fn what_is_no_longer_lent_is_forgotten() {
     let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path()).unwrap());
     let before = rests(&store, REST).await;
     take(&before).await;
-    let after = Rests::load(store.clone(), "test/", REST, 0).await.unwrap();
+    let after = Rests::load(store.clone(), "test/", REST, 0, BTreeSet::new()).await.unwrap();
     after.add(5..=6);
     after.forget_others().await;
     assert!(store.list("test/").await.unwrap().is_empty());
@@ -128,7 +128,7 @@ impl Store for Watched {
 }
 
 async fn marked(store: &Arc<Watched>, last: u32, ahead: usize, rest: Duration) -> Rests {
-    let rests = Rests::load(store.clone(), "test/", rest, ahead).await.unwrap();
+    let rests = Rests::load(store.clone(), "test/", rest, ahead, BTreeSet::new()).await.unwrap();
     rests.add(1..=last);
     let marked = rests.inner.marked.notified();
     rests.mark_more();
@@ -183,4 +183,27 @@ async fn a_store_that_fails_loses_no_number() {
     store.fails.store(false, Ordering::SeqCst);
     let all: BTreeSet<_> = join_all((0..10).map(|_| take(&rests))).await.into_iter().collect();
     assert_eq!(all, (1..=10).map(Some).collect());
+}
+
+#[tokio::test]
+async fn what_outlived_the_daemon_is_lent_on_and_rests_when_it_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path()).unwrap());
+    let before = rests(&store, REST).await;
+    assert_eq!([take(&before).await, take(&before).await], [Some(1), Some(2)]);
+    drop(before);
+
+    // 3 is somebody's too, although the store never heard of it.
+    let lent = BTreeSet::from([1, 3]);
+    let after = Rests::load(store.clone(), "test/", REST, 0, lent).await.unwrap();
+    after.add(1..=4);
+    assert_eq!(take(&after).await, Some(4), "2 rests, the others are lent");
+    assert_eq!(take(&after).await, None);
+    after.give_back(1).await;
+    drop(after);
+    let later = rests(&store, REST).await;
+    assert_eq!(take(&later).await, None, "what was in use rests");
+    let none = Rests::load(store, "test/", Duration::ZERO, 0, BTreeSet::new()).await.unwrap();
+    none.add(1..=4);
+    assert!(take(&none).await.is_some());
 }

@@ -7,7 +7,9 @@ use rand::{SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
 use super::lab::{Host, Region};
 use crate::region::{
-    records::{ContainerRecord, TunnelRecord},
+    bounds::Bounds,
+    roster::{ContainerRecord, TunnelRecord},
+    tunnel::TunnelOptions,
     view::View,
 };
 
@@ -48,7 +50,7 @@ async fn after_any_history_all_views_agree() {
                 let host = hosts.choose(&mut dice).unwrap();
                 let version = format!("step {step}");
                 host.member
-                    .announce(crate::region::records::About { version, ..Default::default() });
+                    .announce(crate::region::roster::About { version, ..Default::default() });
             }
             _ => change(&mut dice, &hosts, &models, &workspaces, &mut expected, step).await,
         }
@@ -122,8 +124,14 @@ fn view() -> impl Strategy<Value = View> {
                     container: "co-1".into(),
                     host: 1,
                     port,
-                    options: Default::default(),
-                    place: crate::region::records::Allotted {
+                    options: TunnelOptions {
+                        h2: port == 2,
+                        proxy_protocol: port == 3,
+                        bounds: if port == 1 { Bounds::NONE } else { Bounds::STANDARD },
+                        allow: Arc::from(["192.0.2.0/24".parse().unwrap()]),
+                        ..TunnelOptions::default()
+                    },
+                    place: crate::region::roster::Allotted {
                         name: "name".into(),
                         tls_port: 443,
                         raw: None,

@@ -7,11 +7,13 @@ use tonic::Code;
 use super::lab::{Host, Region, until};
 use crate::region::{
     member::{CallError, Known},
-    records::ContainerRecord,
+    roster::ContainerRecord,
     tunnel::TunnelOptions,
 };
 
-const RAW: TunnelOptions = TunnelOptions { unencrypted: true, h2: false, native_ipv6: false };
+fn raw() -> TunnelOptions {
+    TunnelOptions { unencrypted: true, ..TunnelOptions::default() }
+}
 
 fn refusal<T: std::fmt::Debug>(called: Result<T, CallError>) -> (Code, String) {
     match called.unwrap_err() {
@@ -94,7 +96,7 @@ async fn a_host_cannot_write_for_another() {
     let (code, text) = refusal(two.member.put_container(taken).await);
     assert!(code == Code::AlreadyExists && text.contains("host 1"), "{text}");
     assert_eq!(refusal(two.member.delete_container(&web.id).await).0, Code::PermissionDenied);
-    let tunnel = two.member.start_tunnel(&web.id, 80, RAW).await;
+    let tunnel = two.member.start_tunnel(&web.id, 80, &raw()).await;
     assert_eq!(refusal(tunnel).0, Code::PermissionDenied);
     let stopped = two.member.stop_tunnel(&web.id, 80).await;
     assert_eq!(refusal(stopped).0, Code::PermissionDenied);
@@ -112,12 +114,12 @@ async fn a_tunnel_is_open_when_the_call_returns_and_closed_when_it_is_stopped() 
     let host = region.host(&gateway).await;
     let web = host.container("acme", "web").await;
     host.member.put_container(web.clone()).await.unwrap();
-    let tunnel = host.member.start_tunnel(&web.id, 80, RAW).await.unwrap();
+    let tunnel = host.member.start_tunnel(&web.id, 80, &raw()).await.unwrap();
     assert_eq!(gateway.public.open.borrow().get(&tunnel.id), Some(&tunnel));
-    assert_eq!(host.member.start_tunnel(&web.id, 80, RAW).await.unwrap(), tunnel);
+    assert_eq!(host.member.start_tunnel(&web.id, 80, &raw()).await.unwrap(), tunnel);
     host.sees("its tunnel", |view| view.tunnels.contains_key(&tunnel.id)).await;
 
-    let tls = host.member.start_tunnel(&web.id, 80, TunnelOptions::default()).await.unwrap();
+    let tls = host.member.start_tunnel(&web.id, 80, &TunnelOptions::default()).await.unwrap();
     assert_eq!((&tls.id, &tls.place.name), (&tunnel.id, &tunnel.place.name));
     assert!(tls.place.raw.is_none() && gateway.public.lent().is_empty());
     assert!(host.member.stop_tunnel(&web.id, 80).await.unwrap());
@@ -125,13 +127,13 @@ async fn a_tunnel_is_open_when_the_call_returns_and_closed_when_it_is_stopped() 
     assert!(gateway.public.open.borrow().is_empty());
 
     gateway.public.broken.store(true, Ordering::SeqCst);
-    let (_, text) = refusal(host.member.start_tunnel(&web.id, 80, RAW).await);
+    let (_, text) = refusal(host.member.start_tunnel(&web.id, 80, &raw()).await);
     assert!(text.contains("broken"), "{text}");
     assert!(gateway.public.lent().is_empty(), "nothing of the attempt is left");
     gateway.public.broken.store(false, Ordering::SeqCst);
-    let starts = (1..=10).map(|port| host.member.start_tunnel(&web.id, port, RAW));
+    let starts = (1..=10).map(|port| host.member.start_tunnel(&web.id, port, &raw()));
     futures::future::try_join_all(starts).await.unwrap();
-    let (code, _) = refusal(host.member.start_tunnel(&web.id, 80, RAW).await);
+    let (code, _) = refusal(host.member.start_tunnel(&web.id, 80, &raw()).await);
     assert_eq!(code, Code::ResourceExhausted);
     host.member.delete_container(&web.id).await.unwrap();
     until(gateway.public.open.subscribe(), "its tunnels closed", |open| open.is_empty()).await;
@@ -145,7 +147,7 @@ async fn a_dead_host_is_out_of_sight_and_takes_everything_back() {
     let (web, db) = (one.container("acme", "web").await, two.container("acme", "db").await);
     one.member.put_container(web.clone()).await.unwrap();
     two.member.put_container(db.clone()).await.unwrap();
-    let tunnel = two.member.start_tunnel(&db.id, 5432, RAW).await.unwrap();
+    let tunnel = two.member.start_tunnel(&db.id, 5432, &raw()).await.unwrap();
     one.sees("both", |view| view.containers.len() == 2).await;
     let (dir, id) = (two.dir.clone(), two.id());
     drop(two);

@@ -21,8 +21,8 @@ use crate::region::{
     identity::{Authority, Credentials},
     member::{Link, Member, join},
     names,
-    records::{About, Allotted, ContainerRecord, RegionSettings, TunnelRecord},
     registry::{Refusal, Registry},
+    roster::{About, Allotted, ContainerRecord, RegionSettings, TunnelRecord},
     server::ControlPlane,
     store::Store,
     token::JoinToken,
@@ -237,7 +237,7 @@ impl Public {
 impl Registry for Public {
     fn allot<'a>(
         &'a self,
-        options: TunnelOptions,
+        options: &'a TunnelOptions,
         previous: Option<&'a TunnelRecord>,
     ) -> BoxFuture<'a, Result<Allotted, Refusal>> {
         Box::pin(async move {

@@ -1,6 +1,10 @@
 //! Gateways that go and come, and machines that go on meanwhile.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::lab::{LEASE, Region, until};
 use crate::region::{
@@ -8,8 +12,8 @@ use crate::region::{
     embedded::Embedded,
     identity::Credentials,
     member::{CallError, Known, LeasedAhead, Link, Member, join},
-    records::{About, Role},
     rest::REST,
+    roster::{About, Role},
     store::Store,
     tunnel::TunnelOptions,
 };
@@ -22,7 +26,7 @@ async fn after_a_time_without_gateway_everything_converges() {
     let (web, db) = (one.container("acme", "web").await, two.container("acme", "db").await);
     one.member.put_container(web.clone()).await.unwrap();
     two.member.put_container(db.clone()).await.unwrap();
-    let tunnel = one.member.start_tunnel(&web.id, 80, TunnelOptions::default()).await.unwrap();
+    let tunnel = one.member.start_tunnel(&web.id, 80, &TunnelOptions::default()).await.unwrap();
     one.sees("both", |view| view.containers.len() == 2 && view.tunnels.len() == 1).await;
     let later = one.container("acme", "later").await;
     let address = gateway.stop().await;
@@ -92,7 +96,7 @@ async fn with_one_of_two_gateways_gone_the_other_serves() {
     host.connected().await;
     let web = host.container("acme", "web").await;
     host.member.put_container(web.clone()).await.unwrap();
-    let tunnel = host.member.start_tunnel(&web.id, 80, TunnelOptions::default()).await.unwrap();
+    let tunnel = host.member.start_tunnel(&web.id, 80, &TunnelOptions::default()).await.unwrap();
     // A tunnel is open on all gateways, whichever was asked.
     until(second.public.open.subscribe(), "the tunnel", |open| open.contains_key(&tunnel.id)).await;
     let other = second.address.to_string();
@@ -155,7 +159,7 @@ async fn addresses_are_there_while_no_gateway_is() {
     let plan = AddressPlan { pool, region: number, host: member.host(), rest: REST };
     until(member.link(), "a session", |link| matches!(link, Link::Connected { .. })).await;
     let blocks = Arc::new(LeasedAhead::new(member.clone()));
-    let addresses = Addresses::over(blocks, store, plan).await.unwrap();
+    let addresses = Addresses::over(blocks, store, plan, &BTreeSet::new()).await.unwrap();
     let own = |view: &Arc<crate::region::view::View>| {
         view.hosts.get(&member.host()).is_some_and(|own| own.record.blocks.len() == 2)
     };

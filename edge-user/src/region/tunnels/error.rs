@@ -1,6 +1,6 @@
 //! Why a tunnel did not start, in the words that its owner reads.
 
-use crate::region::ports::PortError;
+use crate::region::{ports::PortError, store::StoreError};
 
 /// Why a tunnel did not start.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,9 @@ pub enum StartError {
     /// There is no raw port.
     #[error(transparent)]
     Port(#[from] PortError),
+    /// It cannot be recorded.
+    #[error(transparent)]
+    Record(#[from] StoreError),
     /// The data path refused, and nothing is left of the attempt.
     #[error(
         "port {port} could not be made public: {source:#}; try again, and see the daemon's log \

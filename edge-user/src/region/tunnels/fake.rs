@@ -12,9 +12,12 @@ use std::{
 
 use super::{TunnelSettings, Tunnels};
 use crate::region::{
+    bounds::Defaults,
     embedded::Embedded,
     ports::Ports,
+    records::Records,
     steering::Steering,
+    store::Store,
     tunnel::{Container, Tunnel},
 };
 
@@ -52,6 +55,10 @@ impl Steering for FakeSteering {
         Ok(())
     }
 
+    async fn resume(&self, tunnel: Arc<Tunnel>) -> anyhow::Result<()> {
+        self.open(tunnel).await
+    }
+
     async fn close(&self, tunnel: Arc<Tunnel>) -> anyhow::Result<()> {
         assert!(tunnel.ended.is_cancelled(), "its connections were not told first");
         self.take_time().await;
@@ -70,23 +77,37 @@ pub(crate) struct Region {
     pub(crate) steering: Arc<FakeSteering>,
     pub(crate) tunnels: Arc<Tunnels<FakeSteering>>,
     pub(crate) registry: prometheus::Registry,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 pub(crate) async fn region(rest: Duration) -> Region {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(Embedded::open(dir.path()).unwrap());
-    let ports = Ports::open(store, 20000..=20031, rest).await.unwrap();
+    region_in(tempfile::tempdir().unwrap(), rest, &BTreeSet::new()).await
+}
+
+impl Region {
+    /// A daemon that was killed, and the next one before it takes anything up.
+    pub(crate) async fn next(self, rest: Duration, lent: &BTreeSet<u16>) -> Self {
+        let Self { steering, tunnels, registry, dir } = self;
+        drop((steering, tunnels, registry));
+        region_in(dir, rest, lent).await
+    }
+}
+
+async fn region_in(dir: tempfile::TempDir, rest: Duration, lent: &BTreeSet<u16>) -> Region {
+    let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path()).unwrap());
+    let records = Records::new(store.clone(), "tunnel/");
+    let ports = Ports::open(store, 20000..=20031, rest, lent).await.unwrap();
     let settings = TunnelSettings {
         domain: "edge.localhost".to_owned(),
         tls_port: 8443,
         raw_host: "localhost".to_owned(),
         per_container: 4,
+        defaults: Defaults::default(),
     };
     let steering = Arc::new(FakeSteering::default());
     let registry = prometheus::Registry::new();
-    let tunnels = Tunnels::new(steering.clone(), ports, settings, &registry).unwrap();
-    Region { steering, tunnels, registry, _dir: dir }
+    let tunnels = Tunnels::new(steering.clone(), ports, settings, records, &registry).unwrap();
+    Region { steering, tunnels, registry, dir }
 }
 
 pub(crate) fn container(number: u8) -> Arc<Container> {

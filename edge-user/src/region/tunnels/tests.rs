@@ -14,9 +14,17 @@ use super::{
 };
 use crate::region::tunnel::{Container, Directory, Tunnel, TunnelOptions};
 
-const TLS: TunnelOptions = TunnelOptions { unencrypted: false, h2: false, native_ipv6: false };
-const RAW: TunnelOptions = TunnelOptions { unencrypted: true, ..TLS };
-const H2: TunnelOptions = TunnelOptions { h2: true, ..TLS };
+fn tls() -> TunnelOptions {
+    TunnelOptions::default()
+}
+
+fn raw() -> TunnelOptions {
+    TunnelOptions { unencrypted: true, ..tls() }
+}
+
+fn h2() -> TunnelOptions {
+    TunnelOptions { h2: true, ..tls() }
+}
 const LONG: Duration = Duration::from_secs(600);
 
 fn held_by(connection: &Arc<()>) -> Owner {
@@ -48,7 +56,7 @@ impl Region {
 #[tokio::test]
 async fn a_tunnel_is_found_while_it_lives() {
     let (region, home, connection) = (region(LONG).await, container(1), Arc::new(()));
-    let tunnel = region.start(&home, 8000, RAW, &connection).await.unwrap();
+    let tunnel = region.start(&home, 8000, raw(), &connection).await.unwrap();
     let raw = tunnel.raw.clone().unwrap();
     assert_eq!((raw.host.as_str(), tunnel.tls_port), ("localhost", 8443));
     assert_eq!(region.tunnels.by_name(&tunnel.host.to_uppercase()).unwrap().id, tunnel.id);
@@ -69,17 +77,17 @@ async fn a_tunnel_is_found_while_it_lives() {
 #[tokio::test]
 async fn refusals_use_the_words_of_the_contract() {
     let (region, home, connection) = (region(LONG).await, container(1), Arc::new(()));
-    region.start(&home, 8000, TLS, &connection).await.unwrap();
+    region.start(&home, 8000, tls(), &connection).await.unwrap();
     for (port, options, words) in [
-        (0, TLS, "Invalid port number 0"),
-        (65536, TLS, "Invalid port number 65536"),
-        (8000, TLS, "Port 8000 is already forwarded"),
-        (1, TunnelOptions { h2: true, ..RAW }, "H2 can only be used with encrypted ports"),
+        (0, tls(), "Invalid port number 0"),
+        (65536, tls(), "Invalid port number 65536"),
+        (8000, tls(), "Port 8000 is already forwarded"),
+        (1, TunnelOptions { h2: true, ..raw() }, "H2 can only be used with encrypted ports"),
     ] {
         let error = region.start(&home, port, options, &connection).await.unwrap_err();
         assert_eq!(error.to_string(), words);
     }
-    region.start(&home, 65535, H2, &connection).await.unwrap();
+    region.start(&home, 65535, h2(), &connection).await.unwrap();
     assert!(!region.tunnels.stop(&home, 65536 + 8000).await);
 }
 
@@ -87,42 +95,42 @@ async fn refusals_use_the_words_of_the_contract() {
 async fn a_tunnel_is_taken_over_once_its_owner_is_gone() {
     let (region, home) = (region(LONG).await, container(1));
     let (first, second) = (Arc::new(()), Arc::new(()));
-    let began = region.start(&home, 8000, RAW, &first).await.unwrap();
-    region.start(&home, 8000, RAW, &second).await.unwrap_err();
+    let began = region.start(&home, 8000, raw(), &first).await.unwrap();
+    region.start(&home, 8000, raw(), &second).await.unwrap_err();
     drop(first);
     assert_eq!(region.tunnels.list().len(), 1, "a closed connection alone ends nothing");
 
-    let taken = region.start(&home, 8000, RAW, &second).await.unwrap();
+    let taken = region.start(&home, 8000, raw(), &second).await.unwrap();
     assert!(Arc::ptr_eq(&began, &taken), "its connections live on");
-    region.start(&home, 8000, RAW, &Arc::new(())).await.unwrap_err();
+    region.start(&home, 8000, raw(), &Arc::new(())).await.unwrap_err();
 
     drop(second);
     let third = Arc::new(());
     taken.stats.connected();
-    let tls = region.start(&home, 8000, TLS, &third).await.unwrap();
+    let tls = region.start(&home, 8000, tls(), &third).await.unwrap();
     assert_eq!((&tls.host, &tls.id, &tls.raw), (&began.host, &began.id, &None));
     assert_eq!(tls.stats.connections.load(Ordering::Relaxed), 1);
     assert!(began.ended.is_cancelled() && !tls.ended.is_cancelled());
     assert!(region.tunnels.by_raw_port(began.raw.as_ref().unwrap().port).is_none());
     drop(third);
-    let raw = region.start(&home, 8000, RAW, &Arc::new(())).await.unwrap();
-    assert_eq!(raw.host, began.host);
-    assert_ne!(raw.raw, began.raw, "the port rests");
-    let native = TunnelOptions { native_ipv6: true, ..RAW };
+    let again = region.start(&home, 8000, raw(), &Arc::new(())).await.unwrap();
+    assert_eq!(again.host, began.host);
+    assert_ne!(again.raw, began.raw, "the port rests");
+    let native = TunnelOptions { native_ipv6: true, ..raw() };
     let native = region.start(&home, 8000, native, &Arc::new(())).await.unwrap();
-    assert_eq!(native.raw, raw.raw, "both have one");
+    assert_eq!(native.raw, again.raw, "both have one");
     assert_eq!(region.gauge(), 1);
 }
 
 #[tokio::test]
 async fn ports_of_the_daemon_are_held_until_the_container_ends() {
     let (region, home, connection) = (region(LONG).await, container(1), Arc::new(()));
-    region.tunnels.start(&home, 8000, TLS, Owner::Daemon, None).await.unwrap();
-    let error = region.start(&home, 8000, TLS, &connection).await.unwrap_err();
+    region.tunnels.start(&home, 8000, tls(), Owner::Daemon, None).await.unwrap();
+    let error = region.start(&home, 8000, tls(), &connection).await.unwrap_err();
     assert!(matches!(error, StartError::AlreadyForwarded(8000)));
     region.tunnels.container_ended(&home).await;
     region.assert_empty();
-    let error = region.start(&home, 8000, TLS, &connection).await.unwrap_err();
+    let error = region.start(&home, 8000, tls(), &connection).await.unwrap_err();
     assert!(matches!(error, StartError::ContainerEnded(_)));
 }
 
@@ -134,30 +142,30 @@ async fn retries_get_the_same_answer_even_together() {
         let (tunnels, home, owner) = (region.tunnels.clone(), home.clone(), held_by(&connection));
         async move { tunnels.start(&home, 8000, options, owner, Some("key")).await }
     };
-    let (one, two) = tokio::join!(call(RAW), call(RAW));
+    let (one, two) = tokio::join!(call(raw()), call(raw()));
     assert!(Arc::ptr_eq(&one.unwrap(), &two.unwrap()));
     assert_eq!(region.steering.opened.load(Ordering::SeqCst), 1);
-    let other = region.start(&home, 8000, RAW, &connection).await;
+    let other = region.start(&home, 8000, raw(), &connection).await;
     assert!(matches!(other, Err(StartError::AlreadyForwarded(8000))), "another call");
 
     // The retry of a call whose connection broke comes over another one, which is then the owner.
     let again = Arc::new(());
     let retried =
-        region.tunnels.start(&home, 8000, RAW, held_by(&again), Some("key")).await.unwrap();
+        region.tunnels.start(&home, 8000, raw(), held_by(&again), Some("key")).await.unwrap();
     drop(connection);
     assert_eq!(region.tunnels.list()[0].id, retried.id);
-    region.start(&home, 8000, RAW, &Arc::new(())).await.unwrap_err();
+    region.start(&home, 8000, raw(), &Arc::new(())).await.unwrap_err();
 }
 
 #[tokio::test]
 async fn what_fails_is_rolled_back() {
     let (region, home, connection) = (region(LONG).await, container(1), Arc::new(()));
     region.steering.fails.store(true, Ordering::SeqCst);
-    let error = region.start(&home, 8000, RAW, &connection).await.unwrap_err();
+    let error = region.start(&home, 8000, raw(), &connection).await.unwrap_err();
     assert!(error.to_string().contains("the table is full"), "{error}");
     region.assert_empty();
     region.steering.fails.store(false, Ordering::SeqCst);
-    region.start(&home, 8000, RAW, &connection).await.unwrap();
+    region.start(&home, 8000, raw(), &connection).await.unwrap();
 }
 
 #[tokio::test]
@@ -167,23 +175,23 @@ async fn bounds_are_named() {
     let mut ports = BTreeSet::new();
     for number in 0..3 {
         for port in 1..=4 {
-            let tunnel = region.start(&container(number), port, RAW, &connection).await.unwrap();
+            let tunnel = region.start(&container(number), port, raw(), &connection).await.unwrap();
             ports.insert(tunnel.raw.as_ref().unwrap().port);
         }
     }
     assert_eq!(ports, (20020..=20031).collect());
-    let error = region.start(&container(0), 5, TLS, &connection).await.unwrap_err();
+    let error = region.start(&container(0), 5, tls(), &connection).await.unwrap_err();
     assert!(matches!(error, StartError::TooMany(4)));
-    let error = region.start(&container(3), 1, RAW, &connection).await.unwrap_err();
+    let error = region.start(&container(3), 1, raw(), &connection).await.unwrap_err();
     assert!(matches!(error, StartError::Port(_)), "{error}");
-    region.start(&container(3), 1, TLS, &connection).await.unwrap();
+    region.start(&container(3), 1, tls(), &connection).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_caller_that_goes_away_leaves_nothing_half_made() {
     let (region, home, connection) = (region(LONG).await, container(1), Arc::new(()));
     region.steering.delay.store(30, Ordering::SeqCst);
-    let start = region.start(&home, 8000, RAW, &connection);
+    let start = region.start(&home, 8000, raw(), &connection);
     tokio::time::timeout(Duration::from_millis(5), start).await.unwrap_err();
     let stop = region.tunnels.stop(&home, 8000);
     tokio::time::timeout(Duration::from_millis(5), stop).await.unwrap_err();
@@ -202,7 +210,7 @@ async fn races_leave_nothing_behind() {
         {
             let (region, home, port) = (region.clone(), home.clone(), turn % 3 + 1);
             calls.push(tokio::spawn(async move {
-                let options = if turn % 2 == 0 { RAW } else { TLS };
+                let options = if turn % 2 == 0 { raw() } else { tls() };
                 match turn % 8 {
                     7 => drop(region.tunnels.stop(&home, port).await),
                     // The connection is gone when the call returns: the next takes over.
@@ -231,7 +239,7 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let options = prop_oneof![Just(TLS), Just(RAW), Just(H2)];
+    let options = prop_oneof![Just(tls()), Just(raw()), Just(h2())];
     let key = proptest::option::weighted(0.3, 0..3_u8);
     prop_oneof![
         6 => (0..3_u8, 1..7_u16, options, 0..4_usize, key).prop_map(
@@ -279,7 +287,13 @@ async fn agrees(steps: Vec<Step>) {
                 let held = Owner::Connection(owner.clone());
                 let outcome = region
                     .tunnels
-                    .start(&homes[usize::from(home)], port.into(), options, held, name.as_deref())
+                    .start(
+                        &homes[usize::from(home)],
+                        port.into(),
+                        options.clone(),
+                        held,
+                        name.as_deref(),
+                    )
                     .await;
                 let full = model.keys().filter(|(of, _)| *of == home).count() == 4;
                 let known = model.get_mut(&(home, port));
@@ -319,7 +333,7 @@ async fn agrees(steps: Vec<Step>) {
                     }
                     (Err(error), _) => panic!("{error}"),
                 };
-                let options = if retry { model[&(home, port)].options } else { options };
+                let options = if retry { model[&(home, port)].options.clone() } else { options };
                 assert_eq!(raw.is_some(), options.unencrypted);
                 let raw = raw.map(|raw| raw.port);
                 model.insert((home, port), Known { host, raw, options, owner, key });

@@ -1,0 +1,92 @@
+//! What the daemon knows, in the words of the wire.
+
+use tonic::{Code, Status};
+
+use crate::{
+    host::{
+        containers::{AttachError, Attached, ClaimError, Place},
+        steering::KernelSteering,
+    },
+    region::{tunnel::Tunnel, tunnels::StartError},
+    wire::admin as wire,
+};
+
+pub(super) fn describe(attached: &Attached) -> wire::Container {
+    let container = &attached.container;
+    let (pid, netns) = match &attached.place {
+        Place::Process(pid) => (*pid, format!("/proc/{pid}/ns/net")),
+        Place::Path(path) => (0, path.display().to_string()),
+    };
+    wire::Container {
+        id: container.id.clone(),
+        name: container.name.clone(),
+        workspace: container.workspace.clone(),
+        host: "local".into(),
+        pid,
+        netns,
+        ipv4: container.ipv4.to_string(),
+        i6pn: container.i6pn.to_string(),
+        proxy: String::new(),
+        egress: if attached.egress { "nat" } else { "none" }.into(),
+    }
+}
+
+pub(super) fn describe_tunnel(tunnel: &Tunnel, steering: &KernelSteering) -> wire::Tunnel {
+    use std::sync::atomic::Ordering::Relaxed;
+
+    let kernel = steering.traffic(tunnel);
+    let port = if tunnel.tls_port == 443 { String::new() } else { format!(":{}", tunnel.tls_port) };
+    wire::Tunnel {
+        id: tunnel.id.clone(),
+        workspace: tunnel.container.workspace.clone(),
+        container: tunnel.container.name.clone(),
+        port: tunnel.port.into(),
+        url: format!("https://{}{port}", tunnel.host),
+        tls: format!("{}:{}", tunnel.host, tunnel.tls_port),
+        tcp: tunnel.raw.as_ref().map(|raw| format!("{}:{}", raw.host, raw.port)),
+        h2: tunnel.options.h2,
+        path: steering.path(tunnel).into(),
+        connections: tunnel.stats.connections.load(Relaxed) + kernel.connections,
+        bytes_in: tunnel.stats.bytes_in.load(Relaxed) + kernel.inbound.bytes,
+        bytes_out: tunnel.stats.bytes_out.load(Relaxed) + kernel.outbound.bytes,
+        last_error: tunnel.stats.last_error(),
+        options: Some((&tunnel.options).into()),
+    }
+}
+
+pub(super) fn attach_status(error: &AttachError) -> Status {
+    let code = match error {
+        AttachError::NameTaken(..) | AttachError::NamespaceTaken(_) => Code::AlreadyExists,
+        AttachError::OwnNamespace | AttachError::Workspace(_) => Code::InvalidArgument,
+        AttachError::NoNamespace(..) => Code::NotFound,
+        AttachError::Address(_) => Code::ResourceExhausted,
+        AttachError::Wiring(_) | AttachError::Record(_) => Code::Internal,
+    };
+    Status::new(code, format!("container: {}", text(error)))
+}
+
+pub(super) fn claim_status(error: &ClaimError) -> Status {
+    let code = match error {
+        ClaimError::Gone(_) => Code::NotFound,
+        ClaimError::Owned(_) => Code::AlreadyExists,
+        ClaimError::WrongToken(_) => Code::PermissionDenied,
+    };
+    Status::new(code, format!("container: {}", text(error)))
+}
+
+pub(super) fn start_status(error: &StartError) -> Status {
+    let code = match error {
+        StartError::InvalidPort(_) | StartError::H2Unencrypted => Code::InvalidArgument,
+        StartError::AlreadyForwarded(_) => Code::AlreadyExists,
+        StartError::TooMany(_) | StartError::Port(_) => Code::ResourceExhausted,
+        StartError::ContainerEnded(_) => Code::FailedPrecondition,
+        StartError::Record(_) | StartError::Steering { .. } => Code::Internal,
+        StartError::Stopping => Code::Unavailable,
+    };
+    Status::new(code, format!("tunnel: {}", text(error)))
+}
+
+/// An error with all that caused it.
+pub(super) fn text(error: &(dyn std::error::Error + 'static)) -> String {
+    crate::error::causes(error)
+}

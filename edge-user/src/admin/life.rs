@@ -1,0 +1,193 @@
+//! One container, from the call that attaches it to its end.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+use super::answers::{attach_status, claim_status, describe, describe_tunnel, start_status, text};
+use crate::{
+    host::{
+        api,
+        containers::{Attached, Containers, Orphan, Request},
+        steering::KernelSteering,
+    },
+    region::{
+        tunnel::TunnelOptions,
+        tunnels::{Owner, Tunnels},
+    },
+    wire::admin::{self as wire, AttachEvent, Resume, attach_event::Event},
+};
+
+/// What the caller of Attach is told.
+pub(super) type Events = mpsc::Sender<Result<AttachEvent, Status>>;
+/// Ports that are public from the beginning.
+pub(super) type Ports = Vec<(u16, TunnelOptions)>;
+
+/// What lives and dies with a container.
+#[derive(Clone)]
+pub struct Lives {
+    /// The host's containers.
+    pub containers: Arc<Containers>,
+    /// The region's tunnels.
+    pub tunnels: Arc<Tunnels<KernelSteering>>,
+    /// What the kernel carries for them.
+    pub steering: Arc<KernelSteering>,
+    /// Where the daemon's keys and its store are.
+    pub state_dir: PathBuf,
+    /// The daemon goes; containers stay for the next one.
+    pub shutdown: CancellationToken,
+    /// The daemon ends every container.
+    pub ending: CancellationToken,
+}
+
+/// Why a container's life with this daemon is over.
+enum End {
+    /// Nobody holds it any more, or it never was whole.
+    Left,
+    /// The daemon was told to end everything.
+    Ended,
+    /// The daemon goes, and leaves it to the next one.
+    Kept,
+}
+
+impl Lives {
+    /// A new container, from the call that attaches it.
+    pub(super) async fn attach(self, wanted: Request, ports: Ports, events: Events) {
+        let attached = match self.containers.attach(wanted).await {
+            Ok(attached) => attached,
+            Err(error) => {
+                tracing::info!(error = %text(&error), "not attached");
+                // A caller that is gone needs no answer.
+                events.send(Err(attach_status(&error))).await.ok();
+                return;
+            }
+        };
+        tracing::info!(id = attached.container.id, name = attached.container.name, "attached");
+        self.hold(&attached, &ports, &events).await;
+    }
+
+    /// One that outlived an earlier daemon, from the call that claims it.
+    pub(super) async fn resume(self, resume: Resume, ports: Ports, events: Events) {
+        let attached = match self.containers.claim(&resume.container, &resume.token) {
+            Ok(attached) => attached,
+            Err(error) => {
+                tracing::info!(id = resume.container, error = %text(&error), "not claimed");
+                events.send(Err(claim_status(&error))).await.ok();
+                return;
+            }
+        };
+        tracing::info!(id = attached.container.id, name = attached.container.name, "claimed");
+        self.hold(&attached, &ports, &events).await;
+    }
+
+    /// Puts this daemon's program on the wire of a container that was adopted. If that fails the
+    /// container ends; answers whether it lives.
+    pub async fn relink(&self, orphan: &Orphan) -> bool {
+        let Err(error) = self.containers.relink(&orphan.attached) else { return true };
+        let name = &orphan.attached.container.name;
+        tracing::error!(name, error = text(&error), "a container could not be taken up");
+        self.containers.give_up(&orphan.attached.container.id);
+        self.end(&orphan.attached).await;
+        false
+    }
+
+    /// One that outlived an earlier daemon and has no owner yet: waits for the claim, for so long.
+    pub async fn orphan(self, orphan: Orphan, lease: Duration) {
+        tokio::select! {
+            biased;
+            () = orphan.claimed.cancelled() => return,
+            () = self.ending.cancelled() => {}
+            () = self.shutdown.cancelled() => return,
+            () = tokio::time::sleep(lease) => {}
+        }
+        let container = &orphan.attached.container;
+        // Whoever claims it from now on finds it gone.
+        if self.containers.give_up(&container.id) {
+            let (id, name) = (&container.id, &container.name);
+            if !self.ending.is_cancelled() {
+                tracing::warn!(id, name, ?lease, "nobody claimed the container within its lease");
+            }
+            self.end(&orphan.attached).await;
+        }
+    }
+
+    async fn hold(&self, attached: &Attached, ports: &Ports, events: &Events) {
+        let end = match self.start(attached, ports, events).await {
+            Ok(()) => tokio::select! {
+                biased;
+                () = self.ending.cancelled() => End::Ended,
+                () = events.closed() => End::Left,
+                () = self.shutdown.cancelled() => End::Kept,
+            },
+            Err(status) => {
+                events.send(Err(status)).await.ok();
+                End::Left
+            }
+        };
+        match end {
+            End::Kept => return,
+            End::Ended => {
+                let name = &attached.container.name;
+                let why = format!(
+                    "container {name:?}: the daemon was stopped for good and ended it; start \
+                     `edge up`, then attach again"
+                );
+                events.send(Err(Status::new(Code::Aborted, why))).await.ok();
+            }
+            End::Left => {}
+        }
+        self.end(attached).await;
+    }
+
+    async fn end(&self, attached: &Attached) {
+        let container = &attached.container;
+        self.tunnels.container_ended(container).await;
+        self.containers.detach(attached).await;
+        tracing::info!(id = container.id, name = container.name, "ended");
+    }
+
+    async fn start(
+        &self,
+        attached: &Attached,
+        ports: &Ports,
+        events: &Events,
+    ) -> Result<(), Status> {
+        let mut ready = vec![Event::Attached(wire::Attached {
+            container: Some(describe(attached)),
+            environment: api::environment(&attached.container)
+                .into_iter()
+                .map(|(name, value)| wire::Variable { name, value })
+                .collect(),
+            resolv_conf: format!("nameserver {}\n", api::SERVICE_ADDRESS),
+            hidden: self.state_dir.to_str().map(str::to_owned).into_iter().collect(),
+            token: attached.token.clone(),
+        })];
+        let mut made = self.tunnels.list();
+        made.retain(|tunnel| tunnel.container.id == attached.container.id);
+        for (port, options) in ports {
+            let tunnel = match made.iter().find(|tunnel| tunnel.port == *port) {
+                // It outlived the last daemon.
+                Some(tunnel) => tunnel.clone(),
+                None => self
+                    .tunnels
+                    .start(
+                        &attached.container,
+                        (*port).into(),
+                        options.clone(),
+                        Owner::Daemon,
+                        None,
+                    )
+                    .await
+                    .map_err(|error| start_status(&error))?,
+            };
+            ready.push(Event::Tunnel(describe_tunnel(&tunnel, &self.steering)));
+        }
+        for event in ready {
+            // A caller that is gone is noticed right after.
+            events.send(Ok(AttachEvent { event: Some(event) })).await.ok();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,39 @@
+//! Why a namespace did not become a container, in the words that its owner reads.
+
+use std::io;
+
+use crate::{
+    host::wiring::WiringError,
+    region::{addresses::AddressError, store::StoreError, workspaces::WorkspaceError},
+};
+
+/// Why a namespace did not become a container; nothing of the attempt is left.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// Somebody else has the name.
+    #[error(
+        "container {0:?} exists already in workspace {1:?}; choose another name, or end that one"
+    )]
+    NameTaken(String, String),
+    /// The namespace is a container already.
+    #[error("the namespace is container {0:?} already; end that one first")]
+    NamespaceTaken(String),
+    /// It is the host's own.
+    #[error("the namespace is the daemon's own; attach one made by `ip netns add` or a runtime")]
+    OwnNamespace,
+    /// The namespace cannot be opened.
+    #[error("{0}: {1}; name a network namespace, as /run/netns/NAME")]
+    NoNamespace(String, #[source] io::Error),
+    /// The name of the workspace will not do.
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+    /// No address.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// No wire.
+    #[error(transparent)]
+    Wiring(#[from] WiringError),
+    /// It cannot be recorded.
+    #[error(transparent)]
+    Record(#[from] StoreError),
+}

@@ -1,0 +1,93 @@
+//! What the next daemon must know of a tunnel.
+
+use std::sync::{Arc, Weak};
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::{Live, Owner, StartError, Tunnels};
+use crate::region::{
+    names,
+    steering::Steering,
+    tunnel::{Container, RawSocket, Tunnel, TunnelOptions, TunnelStats},
+};
+
+/// A tunnel as it is recorded, under its id.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TunnelRecord {
+    /// The container's id.
+    pub container: String,
+    /// The container's port.
+    pub port: u16,
+    /// The whole TLS name.
+    pub host: String,
+    /// The raw TCP port.
+    pub raw: Option<u16>,
+    /// What its owner asked for.
+    pub options: TunnelOptions,
+    /// Whether it was given when the container began.
+    pub by_daemon: bool,
+    /// Of the call that started it or took it over.
+    pub idempotency_key: Option<String>,
+}
+
+impl TunnelRecord {
+    pub(super) fn of(tunnel: &Tunnel, owner: &Owner, idempotency_key: Option<&str>) -> Self {
+        Self {
+            container: tunnel.container.id.clone(),
+            port: tunnel.port,
+            host: tunnel.host.clone(),
+            raw: tunnel.raw.as_ref().map(|raw| raw.port),
+            options: tunnel.options.clone(),
+            by_daemon: matches!(owner, Owner::Daemon),
+            idempotency_key: idempotency_key.map(str::to_owned),
+        }
+    }
+}
+
+impl<S: Steering> Tunnels<S> {
+    /// Forgets a tunnel that cannot be taken up; its port's rest begins.
+    pub async fn abandon(&self, id: &str, record: &TunnelRecord) {
+        self.records.forget(id).await;
+        if let Some(port) = record.raw {
+            self.ports.give_back(port).await;
+        }
+    }
+
+    /// Takes up a tunnel that outlived the last daemon: same id, name and raw port. Whoever
+    /// started it from inside the container is gone, so the container's next call takes it over.
+    ///
+    /// # Errors
+    /// [`StartError::Steering`]; then it has ended.
+    pub async fn restore(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        id: String,
+        record: TunnelRecord,
+    ) -> Result<(), StartError> {
+        let TunnelRecord { port, host, raw, options, by_daemon, idempotency_key, .. } = record;
+        let tunnel = Arc::new(Tunnel {
+            id,
+            container: container.clone(),
+            port,
+            host: names::under(&host, &self.settings.domain),
+            tls_port: self.settings.tls_port,
+            raw: raw.map(|port| RawSocket { host: self.settings.raw_host.clone(), port }),
+            options,
+            stats: TunnelStats::default(),
+            ended: CancellationToken::new(),
+        });
+        let home = self.home(container);
+        let mut state = home.state.lock().await;
+        if let Err(source) = self.steering.resume(tunnel.clone()).await {
+            self.close(&tunnel).await;
+            return Err(StartError::Steering { port, source });
+        }
+        self.index.insert(&tunnel);
+        self.metrics.tunnels.inc();
+        let owner = if by_daemon { Owner::Daemon } else { Owner::Connection(Weak::new()) };
+        state.live.insert(port, Live { tunnel, owner, idempotency_key });
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! What outlived the last daemon: which of it is still there, and how it is taken up again.
+//!
+//! Rows come before links: not until all that the programs may ask for is in the tables does any
+//! link change its program.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    net::Ipv4Addr,
+    sync::Arc,
+};
+
+use crate::{
+    host::{
+        containers::{ContainerRecord, Containers, Orphan, Survivor},
+        links::Links,
+        steering::KernelSteering,
+    },
+    region::{
+        records::Records,
+        store::{Store, StoreError},
+        tunnels::{TunnelRecord, Tunnels},
+    },
+};
+
+/// The containers and tunnels that are still there.
+pub(super) struct Left {
+    containers: Vec<Survivor>,
+    tunnels: Vec<(String, TunnelRecord)>,
+}
+
+/// Records of containers.
+pub(super) fn container_records(leased: &Arc<dyn Store>) -> Records<ContainerRecord> {
+    Records::new(leased.clone(), "container/")
+}
+
+/// Records of tunnels.
+pub(super) fn tunnel_records(leased: &Arc<dyn Store>) -> Records<TunnelRecord> {
+    Records::new(leased.clone(), "tunnel/")
+}
+
+impl Left {
+    /// Looks after all that is recorded; forgets what is gone.
+    pub(super) async fn find(
+        leased: &Arc<dyn Store>,
+        links: &Links,
+        pool: ipnet::Ipv4Net,
+    ) -> Result<Self, StoreError> {
+        let records = container_records(leased);
+        let mut containers = Vec::new();
+        for (id, record) in records.all().await? {
+            let name = record.name.clone();
+            match Survivor::find(links, pool, id.clone(), record).await {
+                Ok(survivor) => containers.push(survivor),
+                Err(error) => {
+                    let why = crate::error::causes(&error);
+                    tracing::info!(id, name, why, "a container ended while no daemon ran");
+                    records.forget(&id).await;
+                }
+            }
+        }
+        let records = tunnel_records(leased);
+        let living: HashSet<_> =
+            containers.iter().map(|survivor| survivor.id().to_owned()).collect();
+        let mut tunnels = Vec::new();
+        for (id, record) in records.all().await? {
+            if living.contains(&record.container) {
+                tunnels.push((id, record));
+            } else {
+                records.forget(&id).await;
+            }
+        }
+        Ok(Self { containers, tunnels })
+    }
+
+    /// The raw ports that are lent.
+    pub(super) fn raw_ports(&self) -> BTreeSet<u16> {
+        self.tunnels.iter().filter_map(|(_, record)| record.raw).collect()
+    }
+
+    /// The addresses that are lent.
+    pub(super) fn addresses(&self) -> BTreeSet<Ipv4Addr> {
+        self.containers.iter().map(Survivor::ipv4).collect()
+    }
+
+    /// The wires that are in use.
+    pub(super) fn veths(&self) -> HashSet<&str> {
+        self.containers.iter().map(Survivor::veth).collect()
+    }
+
+    /// Writes the rows of all of it. One that cannot be taken up ends.
+    pub(super) async fn adopt(
+        self,
+        containers: &Containers,
+        tunnels: &Arc<Tunnels<KernelSteering>>,
+    ) -> Vec<Orphan> {
+        let mut orphans = HashMap::new();
+        for survivor in self.containers {
+            let id = survivor.id().to_owned();
+            match containers.adopt(survivor).await {
+                Ok(orphan) => {
+                    let name = &orphan.attached.container.name;
+                    tracing::info!(id, name, "a container was taken up and waits for its owner");
+                    orphans.insert(id, orphan);
+                }
+                Err(error) => {
+                    let error = crate::error::causes(&error);
+                    tracing::error!(id, error, "a container could not be taken up");
+                }
+            }
+        }
+        for (id, record) in self.tunnels {
+            let Some(orphan) = orphans.get(&record.container) else {
+                tunnels.abandon(&id, &record).await;
+                continue;
+            };
+            let (port, container) = (record.port, &orphan.attached.container);
+            if let Err(error) = tunnels.restore(container, id, record).await {
+                let (error, name) = (crate::error::causes(&error), &container.name);
+                tracing::error!(name, port, error, "a tunnel could not be taken up");
+            }
+        }
+        orphans.into_values().collect()
+    }
+}
