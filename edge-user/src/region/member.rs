@@ -10,10 +10,11 @@ mod calls;
 pub(super) mod channel;
 mod error;
 mod join;
+mod memory;
 mod session;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -25,6 +26,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+use self::memory::Memory;
 pub use self::{
     blocks::LeasedAhead,
     calls::Known,
@@ -73,7 +75,9 @@ struct Inner {
     about: watch::Sender<About>,
     /// What this machine has, by id.
     containers: Mutex<BTreeMap<String, ContainerRecord>>,
-    workspaces: Mutex<HashMap<String, u32>>,
+    workspaces: Mutex<BTreeMap<String, u32>>,
+    /// What is written down of the region.
+    memory: tokio::sync::Mutex<Memory>,
     /// Containers that the region does not take, and why.
     refused: watch::Sender<BTreeMap<String, String>>,
     view: watch::Sender<Arc<View>>,
@@ -95,6 +99,7 @@ impl Member {
         let held = Held::new(&credentials)?;
         let tls = tls::member(held.clone(), &credentials.authority)?;
         let away = Link::Away { since: Instant::now(), why: "it has just started".to_owned() };
+        let memory = Memory::load(dir);
         let inner = Arc::new(Inner {
             dir: dir.to_owned(),
             credentials: Mutex::new(credentials),
@@ -102,9 +107,10 @@ impl Member {
             tls,
             about: watch::channel(about).0,
             containers: Mutex::default(),
-            workspaces: Mutex::default(),
+            workspaces: Mutex::new(memory.workspaces.clone()),
             refused: watch::channel(BTreeMap::new()).0,
-            view: watch::channel(Arc::default()).0,
+            view: watch::channel(Arc::new(memory.view())).0,
+            memory: tokio::sync::Mutex::new(memory),
             link: watch::channel(away).0,
             heard: Mutex::default(),
         });
@@ -118,8 +124,9 @@ impl Member {
         self.inner.credentials().membership.host
     }
 
-    /// What is known of the region. Empty, with revision 0, until the first session; it never
-    /// goes empty afterwards. Each value is one consistent state.
+    /// What is known of the region. Until the first session its revision is 0, and it shows what
+    /// was remembered: the settings, and this machine with its blocks. Each value is one
+    /// consistent state.
     pub fn view(&self) -> watch::Receiver<Arc<View>> {
         self.inner.view.subscribe()
     }
@@ -181,7 +188,7 @@ impl Inner {
         self.containers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn workspaces(&self) -> MutexGuard<'_, HashMap<String, u32>> {
+    fn workspaces(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
         self.workspaces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,12 +1,14 @@
 //! What a gateway answers the hosts of its region. Who asks is what the certificate says.
 
+mod tunnels;
+
 use std::{
     collections::HashMap,
     fmt,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     num::NonZeroU32,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
 };
 
 use futures::Stream;
@@ -22,9 +24,8 @@ use super::{
     convert,
     identity::{Authority, IdentityError, Peer, public_key_hash},
     mirror::Mirror,
-    names,
-    registry::{Follower, Refusal, Registry},
-    roster::{Role, TunnelRecord},
+    registry::{Follower, Registry},
+    roster::Role,
     session::{Session, Sessions},
 };
 use crate::{
@@ -105,57 +106,6 @@ impl<R: Registry> RegionService<R> {
             return Err(super::claims::ClaimError::UnknownHost(peer.id).into());
         }
         Ok(peer)
-    }
-
-    fn lock(&self, container: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lock) = locks.get(container).and_then(Weak::upgrade) {
-            return lock;
-        }
-        locks.retain(|_, lock| lock.strong_count() > 0);
-        let lock = Arc::default();
-        locks.insert(container.to_owned(), Arc::downgrade(&lock));
-        lock
-    }
-
-    async fn start(
-        &self,
-        host: u16,
-        request: wire::StartTunnelRequest,
-    ) -> Result<TunnelRecord, Status> {
-        let port = port(request.port)?;
-        let options = convert::read_options(request.options.as_ref())?;
-        if options.h2 && options.unencrypted {
-            return Err(Status::invalid_argument(
-                "a tunnel is either h2 or unencrypted; start two on two ports",
-            ));
-        }
-        let lock = self.lock(&request.container);
-        let _held = lock.lock().await;
-        self.claims.own_container(host, &request.container).await?;
-        let previous = self.claims.tunnel(&request.container, port).await?;
-        let registry = self.tunnels.registry();
-        let tunnel = match &previous {
-            Some(tunnel) if tunnel.options == options => tunnel.clone(),
-            _ => {
-                let place = registry.allot(&options, previous.as_ref()).await.map_err(refused)?;
-                let id = previous.as_ref().map_or_else(|| names::id("tu"), |old| old.id.clone());
-                let container = request.container;
-                let tunnel = TunnelRecord { id, container, host, port, options, place };
-                if let Err(error) = self.claims.put_tunnel(&tunnel).await {
-                    registry.release(&tunnel, previous.as_ref()).await;
-                    return Err(error.into());
-                }
-                tunnel
-            }
-        };
-        if let Err(error) = self.tunnels.opened(&tunnel).await {
-            self.claims.delete_tunnel(&tunnel.container, port).await?;
-            self.tunnels.closed(&tunnel.id).await;
-            registry.release(&tunnel, None).await;
-            return Err(refused(error));
-        }
-        Ok(tunnel)
     }
 }
 
@@ -290,17 +240,10 @@ impl<R: Registry> Region for Arc<RegionService<R>> {
         request: Request<wire::StopTunnelRequest>,
     ) -> Result<Response<wire::StopTunnelResponse>, Status> {
         let peer = self.host(&request).await?;
-        let wire::StopTunnelRequest { container, port: number } = request.into_inner();
-        let port = port(number)?;
-        let lock = self.lock(&container);
-        let _held = lock.lock().await;
-        self.claims.own_container(peer.id, &container).await?;
-        let tunnel = self.claims.tunnel(&container, port).await?;
-        if let Some(tunnel) = &tunnel {
-            self.claims.delete_tunnel(&container, port).await?;
-            self.tunnels.closed(&tunnel.id).await;
-        }
-        Ok(Response::new(wire::StopTunnelResponse { existed: tunnel.is_some() }))
+        let (this, request) = (self.clone(), request.into_inner());
+        let stopped = self.tasks.spawn(async move { this.stop(peer.id, request).await }).await;
+        let existed = stopped.map_err(|_panicked| stopping())??;
+        Ok(Response::new(wire::StopTunnelResponse { existed }))
     }
 }
 
@@ -309,19 +252,6 @@ fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
         v4 => v4,
-    }
-}
-
-fn port(number: u32) -> Result<u16, Status> {
-    u16::try_from(number).ok().filter(|port| *port != 0).ok_or_else(|| {
-        Status::invalid_argument(format!("port {number}: not a port; use 1 to 65535"))
-    })
-}
-
-fn refused(refusal: Refusal) -> Status {
-    match refusal {
-        Refusal::Exhausted(why) => Status::resource_exhausted(why),
-        Refusal::Failed(why) => Status::internal(why),
     }
 }
 

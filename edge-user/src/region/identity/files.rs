@@ -145,19 +145,21 @@ pub(super) fn write_key(path: &Path, key: &KeyPair) -> Result<(), IdentityError>
     write(path, key.serialize_pem().as_bytes())
 }
 
-/// Durably: when this returns, the file is there after a power cut too.
+/// Writes a file for its owner alone, as a whole or not at all, and durably: when this returns,
+/// it is there after a power cut too.
+pub(in crate::region) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(dir)?;
+    // Mode 0600.
+    let mut temporary = tempfile::NamedTempFile::new_in(dir)?;
+    temporary.write_all(content)?;
+    temporary.as_file().sync_all()?;
+    temporary.persist(path)?;
+    File::open(dir)?.sync_all()
+}
+
 fn write(path: &Path, content: &[u8]) -> Result<(), IdentityError> {
-    let written = || {
-        let dir = path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(dir)?;
-        // Mode 0600.
-        let mut temporary = tempfile::NamedTempFile::new_in(dir)?;
-        temporary.write_all(content)?;
-        temporary.as_file().sync_all()?;
-        temporary.persist(path)?;
-        File::open(dir)?.sync_all()
-    };
-    written().map_err(|source| file("write", path, source))
+    write_whole(path, content).map_err(|source| file("write", path, source))
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {

@@ -41,7 +41,7 @@ impl LeasedAhead {
 }
 
 impl Blocks for LeasedAhead {
-    /// Waits for the first session. The block that was leased last is kept as the spare one:
+    /// Waits until the machine's blocks are known. The block that was leased last is kept as the spare one:
     /// addresses of it that were in use are lent, or rest, once it is leased.
     fn own(&self) -> BoxFuture<'_, Result<Vec<Ipv4Net>, AddressError>> {
         async {

@@ -83,6 +83,7 @@ impl Member {
         let request = WorkspaceRequest { name: name.to_owned() };
         let id = self.inner.client()?.workspace(request).await?.into_inner().id;
         self.inner.workspaces().insert(name.to_owned(), id);
+        self.inner.remember().await;
         Ok(id)
     }
 

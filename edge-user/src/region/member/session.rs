@@ -137,6 +137,7 @@ async fn session(
     tracing::info!(gateway, host = welcome.host, "a gateway serves this machine");
     let link = Link::Connected { gateway: gateway.to_owned(), client: client.clone() };
     inner.link.send_replace(link);
+    inner.remember().await;
     // What began or ended since the announcement.
     tokio::spawn(catch_up(inner.clone(), announced));
 
@@ -148,6 +149,7 @@ async fn session(
                     return Err("the gateway closed the connection".to_owned());
                 };
                 if learn(inner, event)? {
+                    inner.remember().await;
                     send(&requests, seen(inner)).await?;
                 }
             }
