@@ -131,7 +131,8 @@ async fn a_tunnel_is_open_when_the_call_returns_and_closed_when_it_is_stopped() 
     assert!(text.contains("broken"), "{text}");
     assert!(gateway.public.lent().is_empty(), "nothing of the attempt is left");
     gateway.public.broken.store(false, Ordering::SeqCst);
-    let starts = (1..=10).map(|port| host.member.start_tunnel(&web.id, port, &raw()));
+    let options = raw();
+    let starts = (1..=10).map(|port| host.member.start_tunnel(&web.id, port, &options));
     futures::future::try_join_all(starts).await.unwrap();
     let (code, _) = refusal(host.member.start_tunnel(&web.id, 80, &raw()).await);
     assert_eq!(code, Code::ResourceExhausted);
