@@ -1,96 +1,81 @@
-//! What does one decision cost? Nanoseconds of `BPF_PROG_TEST_RUN` for each hook: a packet that is
-//! not ours, which pays one lookup, beside one that a tunnel maps to itself, which pays it all.
+//! What does one decision cost? Nanoseconds of `BPF_PROG_TEST_RUN` above a program that does
+//! nothing, for each hook: a packet of a tunnel, one that is not edge's, and one that is refused,
+//! with two tunnels in the tables and with ten thousand.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::Path,
-};
+use std::path::Path;
 
-use anyhow::Result;
-use edge_common::{
-    address::Address,
-    tables::{Settings, TunnelRow},
-    verdict::{Hook, Verdict},
-};
+use anyhow::{Context as _, Result, ensure};
+use edge_common::verdict::{Hook, Verdict};
 use edge_user::datapath::Datapath;
-use etherparse::PacketBuilder;
 
 use crate::{
+    empty::Empty,
+    frames::{Case, cases, fill},
     machine::Machine,
-    report::{Report, Row},
+    report::{Better, Measure, Report},
 };
 
-const ROUNDS: usize = 9;
 const REPEAT: u32 = 500_000;
 const PINS: &str = "/sys/fs/bpf/edge/bench";
+/// Pairs of tunnels in the tables.
+const SIZES: [u16; 2] = [1, 5_000];
 
-pub(crate) fn measure() -> Result<Report> {
-    let datapath = Datapath::load(Path::new(PINS))?;
-    let measured = rows(&datapath);
+pub(crate) fn measure(rounds: usize) -> Result<Report> {
+    let machine = Machine::here();
+    let measured = timed(rounds);
     std::fs::remove_dir_all(PINS).ok();
-    Ok(Report {
-        question: "cost of one decision, by hook and verdict",
-        unit: "ns",
-        machine: Machine::here(),
-        rows: measured?,
-    })
+    Ok(Report { question: "What does one decision cost?".to_owned(), machine, measures: measured? })
 }
 
-fn rows(datapath: &Datapath) -> Result<Vec<Row>> {
-    let public = SocketAddr::from(([192, 0, 2, 10], 20_000));
-    let elsewhere = SocketAddr::from(([192, 0, 2, 10], 20_001));
-    datapath.configure(&Settings {
-        mss_v4: 1460,
-        mss_v6: 1440,
-        pool: IpAddr::from(Ipv4Addr::new(100, 64, 0, 0)).into(),
-        pool_mask: Address {
-            words: [u32::MAX, u32::MAX, u32::MAX, u32::from_ne_bytes([255, 192, 0, 0])],
-        },
-        private: "fdaa::".parse::<IpAddr>()?.into(),
-        private_mask: "ffff::".parse::<IpAddr>()?.into(),
-        ..Settings::default()
-    })?;
-    // A run is fed what the last one left, so the rewrite must lead to itself.
-    let row = TunnelRow { container: public.into(), ifindex: 1, ..TunnelRow::default() };
-    datapath.add_tunnel(public.into(), row)?;
-    let cases = [
-        (Hook::XdpUplink, "xdp_uplink: not ours", elsewhere, Verdict::NotOurs),
-        (Hook::XdpUplink, "xdp_uplink: into a tunnel", public, Verdict::Tunnel),
-        (Hook::TcUplink, "tc_uplink: not ours", elsewhere, Verdict::NotOurs),
-        (Hook::TcUplink, "tc_uplink: into a tunnel", public, Verdict::Tunnel),
+fn timed(rounds: usize) -> Result<Vec<Measure>> {
+    let mut datapaths = Vec::new();
+    for size in SIZES {
+        let datapath = Datapath::load(&Path::new(PINS).join(size.to_string()))?;
+        fill(&datapath, size)?;
+        datapaths.push(datapath);
+    }
+    let empty = [Empty::passing(Hook::XdpUplink)?, Empty::passing(Hook::TcUplink)?];
+    let column = |name: &str, unit: &str| Measure::new(name, unit, Better::Less).apart();
+    let mut whole = column("in all, 2 tunnels", "ns");
+    let mut above = [
+        column("above an empty program, 2 tunnels", "ns"),
+        column("above an empty program, 10,000 tunnels", "ns"),
     ];
-    let mut rows: Vec<Row> = cases
-        .iter()
-        .map(|(_, name, ..)| Row { name: (*name).to_owned(), samples: Vec::new() })
-        .collect();
-    for _ in 0..ROUNDS {
-        for ((hook, name, to, verdict), row) in cases.iter().zip(&mut rows) {
-            let before = counted(datapath, *hook, *verdict)?;
-            let run = datapath.test_run(*hook, &segment(*to)?, None, REPEAT)?;
-            let hits = counted(datapath, *hook, *verdict)? - before;
-            anyhow::ensure!(hits == u64::from(REPEAT), "{name}: {hits} hits of {REPEAT} runs");
-            #[expect(clippy::cast_precision_loss, reason = "nanoseconds of one run")]
-            row.samples.push(run.duration.as_nanos() as f64);
+    let mut growth = column("growth", "×");
+    for _ in 0..rounds {
+        for case in cases()? {
+            let place = usize::from(case.hook != Hook::XdpUplink);
+            let floor = nanoseconds(empty[place].test_run(&case.frame, REPEAT)?);
+            whole.push(["xdp: empty program", "tcx: empty program"][place], floor);
+            let one = run(&datapaths[0], &case)?;
+            let many = run(&datapaths[1], &case)?;
+            whole.push(&case.name, one);
+            above[0].push(&case.name, one - floor);
+            above[1].push(&case.name, many - floor);
+            growth.push(&case.name, (many - floor) / (one - floor));
         }
     }
-    Ok(rows)
+    let [one, many] = above;
+    Ok(vec![whole, one, many, growth])
 }
 
-fn counted(datapath: &Datapath, hook: Hook, verdict: Verdict) -> Result<u64> {
+/// Mean time of one run; every single run must have come to the expected verdict.
+fn run(datapath: &Datapath, case: &Case) -> Result<f64> {
+    let before = counted(datapath, case.hook, case.verdict)?;
+    let run = datapath.test_run(case.hook, &case.frame, None, REPEAT)?;
+    let hits = counted(datapath, case.hook, case.verdict)? - before;
+    ensure!(hits == u64::from(REPEAT), "{}: {hits} hits of {REPEAT} runs", case.name);
+    Ok(nanoseconds(run.duration))
+}
+
+/// How many packets a hook has judged so.
+pub(crate) fn counted(datapath: &Datapath, hook: Hook, verdict: Verdict) -> Result<u64> {
     let rows = datapath.verdicts()?;
     let found = rows.iter().find(|(at, what, _)| *at == hook && *what == verdict);
-    Ok(found.map_or(0, |(.., count)| count.packets))
+    Ok(found.context("every verdict has a counter")?.2.packets)
 }
 
-/// A TCP segment of a running connection.
-fn segment(to: SocketAddr) -> Result<Vec<u8>> {
-    let IpAddr::V4(address) = to.ip() else { anyhow::bail!("{to} is not IPv4") };
-    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
-        .ipv4([192, 0, 2, 20], address.octets(), 64)
-        .tcp(40_000, to.port(), 1, 1000)
-        .ack(1);
-    let payload = [0; 64];
-    let mut frame = Vec::with_capacity(builder.size(payload.len()));
-    builder.write(&mut frame, &payload)?;
-    Ok(frame)
+#[expect(clippy::cast_precision_loss, reason = "nanoseconds of one run")]
+fn nanoseconds(duration: std::time::Duration) -> f64 {
+    duration.as_nanos() as f64
 }

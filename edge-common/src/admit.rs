@@ -96,6 +96,11 @@ impl ListKey {
         Self { tag: slot << 1 | address.is_v4() as u32, address }
     }
 
+    /// Whose list it is.
+    pub const fn slot(&self) -> u32 {
+        self.tag >> 1
+    }
+
     /// Where a network stands, and how many bits of the place count. The length is the family's
     /// own.
     pub const fn network(slot: u32, address: Address, length: u8) -> (u32, Self) {

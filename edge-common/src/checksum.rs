@@ -34,6 +34,12 @@ impl Difference {
         self.0
     }
 
+    /// A sum that a NIC is to complete, which the field holds as it is, after the change.
+    #[inline(always)]
+    pub const fn apply_to_partial(self, sum: u16) -> u16 {
+        fold(add(sum as u32, self.0))
+    }
+
     /// The checksum field after the change: `HC' = ~(~HC + m)` (RFC 1624, equation 3).
     #[inline(always)]
     pub const fn apply(self, checksum: u16) -> u16 {

@@ -186,7 +186,10 @@ pub fn container<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32)
     if sender.ifindex != ifindex {
         return Outcome::drop(Verdict::ForgedSource);
     }
-    if let Some(receiver) = tables.address(&headers.destination) {
+    // Most packets go elsewhere, and a lookup costs more than these comparisons.
+    if (inside(settings, &headers.destination) || headers.destination == settings.service)
+        && let Some(receiver) = tables.address(&headers.destination)
+    {
         return within_host(&headers, tables, settings, sender, receiver);
     }
     if sender.flags & AddressRow::SERVICE != 0 {

@@ -21,6 +21,20 @@ pub trait Packet {
         v6: bool,
     ) -> Option<()>;
 
+    /// Applies two differences to one checksum: one of addresses (`pseudo`), one of what the
+    /// checksum covers itself.
+    #[inline(always)]
+    fn fix_checksum_of_both(
+        &mut self,
+        at: usize,
+        addresses: Difference,
+        covered: Difference,
+        v6: bool,
+    ) -> Option<()> {
+        self.fix_checksum(at, addresses, true, v6)?;
+        self.fix_checksum(at, covered, false, v6)
+    }
+
     /// Whether it carries a VLAN tag that its bytes do not show: the kernel keeps it beside them.
     fn is_tagged(&self) -> bool;
 

@@ -27,11 +27,10 @@ pub fn tcp<P: Packet>(packet: &mut P, headers: &Headers, end: End, new: &Endpoin
     };
     let checksum = headers.transport + TCP_CHECKSUM;
     let addresses = address(packet, headers.v4, end, old, &new.address)?;
-    packet.fix_checksum(checksum, addresses, true, !headers.v4)?;
     let port = new.port as u16;
     packet.write(port_at, port.to_be_bytes())?;
     let ports = Difference::NONE.half(old_port.to_be(), port.to_be());
-    packet.fix_checksum(checksum, ports, false, !headers.v4)
+    packet.fix_checksum_of_both(checksum, addresses, ports, !headers.v4)
 }
 
 /// Rewrites the address at one end of the outer IP header, mends the IPv4 header's own checksum

@@ -164,7 +164,8 @@ impl Judged {
 pub trait Tables {
     /// The host's settings, once the daemon has written them.
     fn settings(&self) -> Option<&Settings>;
-    /// The container (or service) on this host that owns an address.
+    /// The container (or service) on this host that owns an address. All of them lie within the
+    /// settings' ranges, but for the service's own.
     fn address(&self, address: &Address) -> Option<&AddressRow>;
     /// The raw tunnel behind a public endpoint.
     fn tunnel(&self, public: &Endpoint) -> Option<&TunnelRow>;

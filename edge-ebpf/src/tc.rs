@@ -155,6 +155,28 @@ impl Packet for Skb {
         self.ctx.skb.l4_csum_replace(at, 0, difference.raw().into(), flags).ok()
     }
 
+    /// The kernel alone knows whether a skb's checksum is left for the NIC to finish. What its
+    /// helper makes of the addresses tells, and spares calling it again: most of a rewrite's cost.
+    #[inline(always)]
+    fn fix_checksum_of_both(
+        &mut self,
+        at: usize,
+        addresses: Difference,
+        covered: Difference,
+        v6: bool,
+    ) -> Option<()> {
+        let before = u16::from_ne_bytes(self.read(at)?);
+        self.fix_checksum(at, addresses, true, v6)?;
+        let after = u16::from_ne_bytes(self.read(at)?);
+        let finished = after == addresses.apply(before);
+        let partial = after == addresses.apply_to_partial(before);
+        match (finished, partial) {
+            (true, false) => self.write(at, covered.apply(after).to_ne_bytes()),
+            (false, true) => Some(()),
+            _ => self.fix_checksum(at, covered, false, v6),
+        }
+    }
+
     #[inline(always)]
     fn is_tagged(&self) -> bool {
         // SAFETY: the kernel passes a valid context.

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use edge_common::{
     checksum::Difference,
     decide::{self, Action, Outcome},
-    packet::Packet,
+    packet::{NETWORK, Packet},
     tables::Judged,
     verdict::Hook,
 };
@@ -21,10 +21,8 @@ use crate::{
 /// `xdp_uplink`.
 #[inline(always)]
 pub(crate) fn uplink(ctx: XdpContext) -> u32 {
-    // A large frame may lie in several buffers, of which the program reads the first.
-    // SAFETY: the kernel passes a valid context.
-    let bytes = unsafe { bpf_xdp_get_buff_len(ctx.ctx) };
     let mut frame = Frame { ctx };
+    let bytes = frame.len();
     let mut outcome = decide::uplink(&mut frame, &Maps);
     let code = match outcome.action {
         Action::Pass | Action::PassToListener => XDP_PASS,
@@ -50,6 +48,27 @@ struct Frame {
 }
 
 impl Frame {
+    /// Bytes of the whole frame. A large one may lie in several buffers, of which the program
+    /// reads the first; the kernel is asked only if an IP packet does not end there.
+    #[inline(always)]
+    fn len(&self) -> u64 {
+        let first = self.ctx.data_end() - self.ctx.data();
+        let end = match self.read::<8>(12) {
+            Some([0x08, 0x00, _, _, high, low, _, _]) => {
+                NETWORK + usize::from(u16::from_be_bytes([high, low]))
+            }
+            Some([0x86, 0xdd, _, _, _, _, high, low]) => {
+                NETWORK + 40 + usize::from(u16::from_be_bytes([high, low]))
+            }
+            _ => usize::MAX,
+        };
+        if end <= first {
+            return first as u64;
+        }
+        // SAFETY: the kernel passes a valid context.
+        unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) }
+    }
+
     #[inline(always)]
     fn leave(&mut self, judged: Judged) -> Option<()> {
         // Another program, or a driver, may have left metadata of its own: this takes its place.

@@ -2,13 +2,14 @@
 
 mod answers;
 mod caller;
+mod connection;
 mod life;
 
-use std::{collections::HashSet, io, path::Path, pin::Pin};
+use std::{collections::HashSet, io, os::fd::OwnedFd, path::Path, pin::Pin, time::Duration};
 
 use futures::Stream;
 use tokio::{net::UnixListener, sync::mpsc};
-use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
@@ -22,11 +23,15 @@ use crate::{
         tunnel::TunnelOptions,
     },
     wire::admin::{
-        AttachEvent, AttachRequest, ListContainersRequest, ListContainersResponse,
-        ListTunnelsRequest, ListTunnelsResponse, StatusRequest, StatusResponse,
+        AttachEvent, AttachRequest, DownEvent, DownRequest, ListContainersRequest,
+        ListContainersResponse, ListTunnelsRequest, ListTunnelsResponse, StatusRequest,
+        StatusResponse,
         admin_server::{Admin, AdminServer},
     },
 };
+
+/// For the last words of a daemon to reach `edge down`.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Answers the commands.
 pub struct AdminService {
@@ -36,6 +41,27 @@ pub struct AdminService {
     pub status: StatusResponse,
     /// One task for each container.
     pub tasks: TaskTracker,
+    /// Asks the daemon to end.
+    pub down: mpsc::Sender<Leaver>,
+}
+
+/// Who asked the daemon to end for good, and waits to hear what was removed.
+#[derive(Debug)]
+pub struct Leaver(mpsc::Sender<Result<DownEvent, Status>>);
+
+impl Leaver {
+    /// Names something that is gone.
+    pub async fn tell(&self, removed: impl Into<String>) {
+        let event = DownEvent { removed: removed.into() };
+        // Who does not wait, or does not read, does not care.
+        tokio::time::timeout(FAREWELL, self.0.send(Ok(event))).await.ok();
+    }
+
+    /// Everything is gone. Gives the news a moment to leave the process.
+    pub async fn done(self) {
+        self.tell("").await;
+        tokio::time::timeout(FAREWELL, self.0.closed()).await.ok();
+    }
 }
 
 /// Serves the commands on a socket until the shutdown.
@@ -45,20 +71,27 @@ pub async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let shutdown = service.lives.shutdown.clone();
     let containers = service.lives.containers.clone();
+    let incoming = connection::incoming(listener, containers.clone());
     let from_host = move |request| caller::from_host(&containers, request);
     tonic::transport::Server::builder()
         .add_service(AdminServer::with_interceptor(service, from_host))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned())
+        .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
         .await
 }
 
-/// Makes the socket, for root and the members of a group only.
-pub fn bind(path: &Path, group: Option<&str>) -> anyhow::Result<UnixListener> {
+/// Makes the socket, for root and the members of a group only; or goes on with an earlier
+/// daemon's, which gets the same mode.
+pub fn bind(
+    path: &Path,
+    group: Option<&str>,
+    inherited: Option<OwnedFd>,
+) -> anyhow::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt as _;
 
     use anyhow::Context as _;
 
-    if let Err(error) = std::fs::remove_file(path)
+    if inherited.is_none()
+        && let Err(error) = std::fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
     {
         return Err(error).with_context(|| format!("{}: cannot be replaced", path.display()));
@@ -71,19 +104,24 @@ pub fn bind(path: &Path, group: Option<&str>) -> anyhow::Result<UnixListener> {
         ),
         None => None,
     };
-    let listener = UnixListener::bind(path)
-        .with_context(|| format!("{}: the socket cannot be made", path.display()))?;
+    let listener = match inherited {
+        Some(open) => UnixListener::from_std(open.into()),
+        None => UnixListener::bind(path),
+    };
+    let listener =
+        listener.with_context(|| format!("{}: the socket cannot be made", path.display()))?;
     let mode = if group.is_some() { 0o660 } else { 0o600 };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    if let Some(group) = group {
-        nix::unistd::chown(path, None, Some(group.gid))?;
-    }
+    let owner = group.map_or(nix::unistd::Gid::from_raw(0), |group| group.gid);
+    nix::unistd::chown(path, None, Some(owner))?;
     Ok(listener)
 }
 
 #[tonic::async_trait]
 impl Admin for AdminService {
     type AttachStream = Pin<Box<dyn Stream<Item = Result<AttachEvent, Status>> + Send>>;
+
+    type DownStream = ReceiverStream<Result<DownEvent, Status>>;
 
     async fn attach(
         &self,
@@ -128,6 +166,16 @@ impl Admin for AdminService {
         _request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
         Ok(Response::new(self.status.clone()))
+    }
+
+    async fn down(
+        &self,
+        _request: Request<DownRequest>,
+    ) -> Result<Response<Self::DownStream>, Status> {
+        let (events, stream) = mpsc::channel(16);
+        let asked = self.down.send(Leaver(events)).await;
+        asked.map_err(|_ends| Status::unavailable("daemon: it is about to end; try again"))?;
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
 

@@ -37,7 +37,12 @@ pub struct Place {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the daemon: gateway and host of a one-machine region
+    ///
+    /// Ctrl-C ends everything and leaves nothing. SIGTERM is a stop for a restart: relayed
+    /// connections may finish, and containers keep their tunnels for the next daemon.
     Up(UpArgs),
+    /// End the daemon and everything of it; without one, remove what a dead one left
+    Down,
     /// Run a program in a container of its own, with tunnels to its ports
     ///
     /// The container has its own network, processes, IPC, host name and mounts, and no

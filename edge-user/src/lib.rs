@@ -9,6 +9,8 @@ pub mod error;
 pub mod gateway;
 pub mod host;
 pub mod metrics;
+mod places;
 pub mod region;
 pub mod up;
+mod watched;
 pub mod wire;

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Parser;
 use edge_user::{
     cli::{Cli, Command},
-    commands::{attach, ca, check, containers, forward, tunnels},
+    commands::{attach, ca, check, containers, down, forward, tunnels},
     error::{self, Error},
     host, up,
 };
@@ -23,6 +23,7 @@ fn dispatch(Cli { place, command }: Cli) -> anyhow::Result<ExitCode> {
         // Before any runtime: it moves to other namespaces, which a thread does for itself only.
         Command::Init(args) => Ok(host::init::main(&args)),
         Command::Up(args) => serve(up::run(place, args)),
+        Command::Down => wait_any(down::down(place)),
         Command::Run(args) => wait(host::run::run(&place, &args)),
         Command::Forward(args) => wait_any(forward::forward(args)),
         Command::Attach(args) => done(attach::attach(&place, &args)),

@@ -4,43 +4,128 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
-use axum::{Router, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    http::{HeaderValue, StatusCode, header},
+    middleware::map_response,
+    response::Response,
+    routing::get,
+};
 use prometheus::{
     IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
+use tokio_util::sync::CancellationToken;
 
-use crate::datapath::Datapath;
+use crate::{datapath::Datapath, places::Turnover, watched::Watched};
 
-/// Serves `/metrics`, `/livez` and `/readyz` until the process ends.
-pub fn serve(listener: TcpListener, registry: Registry, ready: Arc<AtomicBool>) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let app = Router::new()
-        .route("/metrics", get(move || async move { exposition(&registry) }))
-        .route("/livez", get(|| async { "alive\n" }))
-        .route("/readyz", get(move || async move { readiness(&ready) }));
-    std::thread::Builder::new().name("edge-metrics".into()).spawn(move || {
-        let served = runtime.block_on(async {
-            axum::serve(tokio::net::TcpListener::from_std(listener)?, app).await
-        });
-        if let Err(error) = served {
-            tracing::error!(%error, "metrics are no longer served");
-        }
-    })?;
-    Ok(())
+/// Connections to the admin address at a time; with one more the oldest goes.
+const CONNECTIONS: usize = 64;
+/// How long such a connection may last: a scrape takes milliseconds, and who comes again dials
+/// again.
+const LIFE: Duration = Duration::from_secs(30);
+
+/// What answers `/metrics`, `/livez` and `/readyz` on one socket.
+pub struct Exposition {
+    /// None once it is served.
+    listener: Option<TcpListener>,
+    registry: Registry,
+    ready: Arc<AtomicBool>,
+    leave: CancellationToken,
 }
 
-/// Opens the admin address.
-pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+impl Exposition {
+    /// Of this registry; not ready yet.
+    pub fn new(listener: TcpListener, registry: Registry) -> Self {
+        let (ready, leave) = Default::default();
+        Self { listener: Some(listener), registry, ready, leave }
+    }
+
+    /// Begins to answer, until the process ends or [`Self::leave`].
+    ///
+    /// # Errors
+    /// If the kernel refuses a thread or what it needs.
+    pub fn serve(&mut self) -> io::Result<()> {
+        let Some(listener) = self.listener.take() else { return Ok(()) };
+        listener.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (registry, ready) = (self.registry.clone(), self.ready.clone());
+        let app = Router::new()
+            .route("/metrics", get(move || async move { exposition(&registry) }))
+            .route("/livez", get(|| async { "alive\n" }))
+            .route("/readyz", get(move || async move { readiness(&ready) }))
+            .layer(map_response(one_answer));
+        let leave = self.leave.clone().cancelled_owned();
+        std::thread::Builder::new().name("edge-metrics".into()).spawn(move || {
+            let served = runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                let turnover = Turnover::new(CONNECTIONS, CONNECTIONS);
+                let visitors = Visitors { listener, turnover };
+                axum::serve(visitors, app).with_graceful_shutdown(leave).await
+            });
+            if let Err(error) = served {
+                tracing::error!(%error, "metrics are no longer served");
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Whether clients and commands are served.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
+    }
+
+    /// Another process answers on the same socket from now on.
+    pub fn leave(&self) {
+        self.leave.cancel();
+    }
+}
+
+/// Ends a connection with its first answer: a row of requests sent ahead would keep the one thread
+/// busy for longer than others wait.
+async fn one_answer(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Whoever comes to the admin address: neither a slow reader nor one that says nothing keeps
+/// another out.
+struct Visitors {
+    listener: tokio::net::TcpListener,
+    turnover: Turnover<()>,
+}
+
+impl axum::serve::Listener for Visitors {
+    type Io = Watched<tokio::net::TcpStream, ()>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        // It waits out a lack of open files.
+        let (stream, peer) = axum::serve::Listener::accept(&mut self.listener).await;
+        (Watched::passing(stream, LIFE, self.turnover.enter(()), ()), peer)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// Opens the admin address, unless an earlier daemon's socket has it.
+pub fn bind(address: SocketAddr, inherited: Option<OwnedFd>) -> anyhow::Result<TcpListener> {
     use anyhow::Context as _;
+    let inherited = inherited.map(TcpListener::from);
+    if let Some(listener) = inherited.filter(|own| own.local_addr().is_ok_and(|at| at == address)) {
+        return Ok(listener);
+    }
     TcpListener::bind(address).with_context(|| {
         format!("metrics address {address}: cannot be used; choose another with --admin")
     })

@@ -34,6 +34,7 @@ pub struct Edge {
     instance: String,
     folder: TempDir,
     arguments: Vec<String>,
+    environment: Vec<(String, PathBuf)>,
     daemon: Option<Running>,
 }
 
@@ -100,7 +101,14 @@ impl Edge {
         let folder = tempfile::Builder::new().prefix("edge-test-").tempdir();
         let folder = folder.expect("cannot make a temporary folder");
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        Self { netns: netns.clone(), instance, folder, arguments, daemon: None }
+        Self {
+            netns: netns.clone(),
+            instance,
+            folder,
+            arguments,
+            environment: Vec::new(),
+            daemon: None,
+        }
     }
 
     /// Starts the daemon again after [`Self::stop`] or [`Self::kill9`], with the same state.
@@ -112,6 +120,34 @@ impl Edge {
         let mut daemon = command.running();
         daemon.wait_line("ready", PATIENCE);
         self.daemon = Some(daemon);
+    }
+
+    /// Gives a variable to all that is started from now on.
+    pub fn set(&mut self, name: &str, value: &Path) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Lets a new daemon take over from the running one, with further arguments; returns the old
+    /// one, which drains.
+    #[track_caller]
+    pub fn replace(&mut self, arguments: &[&str]) -> Running {
+        let mut daemon = self.successor(arguments);
+        daemon.wait_line("ready", PATIENCE);
+        self.daemon.replace(daemon).expect("the daemon was stopped by this test")
+    }
+
+    /// Starts what would take over, whatever becomes of it.
+    #[track_caller]
+    pub fn successor(&self, arguments: &[&str]) -> Running {
+        self.successor_in(&self.netns, arguments)
+    }
+
+    /// The same in some namespace.
+    #[track_caller]
+    pub fn successor_in(&self, netns: &NetNs, arguments: &[&str]) -> Running {
+        let mut command = self.command_in(netns);
+        command.arg("up").arg("--replace").arg("--state-dir").arg(self.folder.path());
+        command.args(&self.arguments).args(arguments).running()
     }
 
     /// The name that its pins, links and sockets carry.
@@ -143,9 +179,14 @@ impl Edge {
 
     /// A command of this instance, for what the helpers below do not do.
     pub fn command(&self) -> Command {
-        let mut command = self.netns.command(program());
+        self.command_in(&self.netns)
+    }
+
+    fn command_in(&self, netns: &NetNs) -> Command {
+        let mut command = netns.command(program());
         command.args(["--instance", &self.instance]);
         command.arg("--run-dir").arg(self.folder.path().join("run"));
+        command.envs(self.environment.iter().cloned());
         command
     }
 
@@ -209,6 +250,11 @@ impl Edge {
     #[track_caller]
     pub fn kill9(&mut self) {
         self.daemon.take().expect("the daemon was stopped by this test").kill();
+    }
+
+    /// Lets go of a daemon that has ended by itself.
+    pub fn forget(&mut self) {
+        self.daemon = None;
     }
 
     #[track_caller]

@@ -51,6 +51,11 @@ impl Tenant {
         self.container.i6pn.parse().expect("an IPv6 address")
     }
 
+    /// The `edge attach` that holds it.
+    pub fn attach(&self) -> &Running {
+        &self.attach
+    }
+
     /// A tap on its one interface.
     #[track_caller]
     pub fn tap(&self) -> Tap {

@@ -51,21 +51,29 @@ impl Drop for Mirror {
 /// Connections to a [`Mirror`] on which bytes go to and fro and are compared.
 pub struct Transfers {
     stop: Arc<AtomicBool>,
-    each: Vec<(Arc<AtomicU64>, JoinHandle<io::Result<()>>)>,
+    broken: Arc<Mutex<Vec<String>>>,
+    each: Vec<(Arc<AtomicU64>, JoinHandle<()>)>,
 }
 
 impl Transfers {
     /// Opens so many.
     #[track_caller]
     pub fn start(from: &NetNs, to: SocketAddr, count: usize) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, broken) = <(Arc<AtomicBool>, Arc<Mutex<Vec<String>>>)>::default();
         let each = (0..count).map(|number| {
             let stream = dial(from, to).unwrap_or_else(|error| panic!("cannot dial {to}: {error}"));
             let (stop, moved) = (stop.clone(), Arc::new(AtomicU64::new(0)));
             let counter = moved.clone();
-            (counter, thread::spawn(move || go_on(stream, number as u64, &stop, &moved)))
+            let broken = broken.clone();
+            let go = move || {
+                if let Err(error) = go_on(stream, number as u64, &stop, &moved) {
+                    let what = format!("number {number}, after {moved:?} bytes: {error}");
+                    broken.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+                }
+            };
+            (counter, thread::spawn(go))
         });
-        Self { each: each.collect(), stop }
+        Self { each: each.collect(), stop, broken }
     }
 
     /// Waits until each has moved more; panics if one broke.
@@ -76,20 +84,25 @@ impl Transfers {
         // What is on the way already may come from before.
         let enough = |(now, before): (u64, &u64)| now >= before + 4 * CHUNK as u64;
         wait_for("each connection to move bytes", PATIENCE, || {
-            let ended = self.each.iter().find(|(_, thread)| thread.is_finished());
-            assert!(ended.is_none(), "a connection broke; see `finish`");
+            self.assert_whole();
             now().zip(&before).all(enough).then_some(())
         });
     }
 
     /// Ends them; panics if one broke, or gave back anything else than it got.
     #[track_caller]
-    pub fn finish(self) {
+    pub fn finish(mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        for (moved, thread) in self.each {
-            let ended = thread.join().expect("a thread that does not panic");
-            ended.unwrap_or_else(|error| panic!("broke after {moved:?} bytes: {error}"));
+        for (_, thread) in std::mem::take(&mut self.each) {
+            thread.join().expect("a thread that does not panic");
         }
+        self.assert_whole();
+    }
+
+    #[track_caller]
+    fn assert_whole(&self) {
+        let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(broken.is_empty(), "connections broke: {broken:#?}");
     }
 }
 

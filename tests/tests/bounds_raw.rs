@@ -229,3 +229,28 @@ fn a_container_cannot_go_beyond_what_the_operator_laid_down() {
     assert_eq!(own["allow"], serde_json::json!(["0.0.0.0/0"]));
     assert_eq!(own["bounds"]["connections"], serde_json::Value::Null);
 }
+
+#[test]
+fn a_list_outlives_the_daemon_and_goes_with_its_tunnel() {
+    let mut lab = with_strangers(&[]);
+    let rows = |lab: &Lab| lab.edge.metrics().value("edge_table_rows{table=\"LISTS\"}");
+    let listed = Site::new(&lab, "listed", &["--allow", Lab::CLIENT]);
+    lab.edge.kill9();
+    let outside = knock(&lab.internet, STRANGER, listed.at(Lab::PUBLIC));
+    let inside = knock(&lab.internet, Lab::CLIENT, listed.at(Lab::PUBLIC));
+    wait_for("a client without a daemon", PATIENCE, || connected(&inside).then_some(()));
+    assert!(!connected(&outside), "{STRANGER} is not on the list");
+
+    lab.edge.start();
+    assert_eq!(rows(&lab), 1.0);
+    let before = refused(&lab, "not_allowed");
+    let again = knock(&lab.internet, STRANGER, listed.at(Lab::PUBLIC));
+    wait_refused(&lab, "not_allowed", before);
+    assert!(!connected(&again) && !listed.met(STRANGER));
+
+    // A container that went while nobody looked takes its list with it, too.
+    lab.edge.kill9();
+    drop(listed);
+    lab.edge.start();
+    wait_for("the list to be gone", PATIENCE, || (rows(&lab) == 0.0).then_some(()));
+}

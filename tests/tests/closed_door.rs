@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use edge_common::tables::LAYOUT;
 use tests::{
     edge::Edge,
     lab::{Lab, PATIENCE},
@@ -133,7 +134,8 @@ fn syn<'a>(from: &'a Tap, own: SocketAddr, to: SocketAddr, at: &'a Tap) -> Probe
 
 /// Unpins every link of the instance, which detaches its programs.
 fn detach_programs(edge: &Edge) {
-    let pins = Path::new("/sys/fs/bpf/edge").join(edge.instance()).join("v1");
+    let pins = Path::new("/sys/fs/bpf/edge").join(edge.instance());
+    let pins = pins.join(format!("v{LAYOUT}/links"));
     let mut removed = 0;
     for pin in fs::read_dir(&pins).expect("the instance's pins") {
         fs::remove_file(pin.expect("a pin").path()).expect("removing a pin");

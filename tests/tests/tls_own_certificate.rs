@@ -2,7 +2,7 @@
 //! no way for a browser that coalesces connections to reach another tenant.
 
 use bytes::Bytes;
-use rcgen::{CertifiedKey, KeyPair};
+use rcgen::{CertificateParams, KeyPair};
 use tests::{
     edge::Tunnel,
     lab::{Lab, PATIENCE},
@@ -21,6 +21,8 @@ while True:
     with connection:
         connection.sendall(b'hello')
 ";
+/// 2040-01-01 in seconds since 1970: when the certificates below expire.
+const EXPIRY: f64 = 2_208_988_800.0;
 const H2C_SERVER: &str = env!("CARGO_BIN_EXE_h2c_server");
 
 /// A folder with a certificate and its key, as a renewal tool would leave them.
@@ -40,8 +42,10 @@ impl Files {
     /// Puts another pair in place, each file at once.
     fn renew(&self) {
         let names = vec![format!("*.{DOMAIN}")];
-        let CertifiedKey::<KeyPair> { cert, signing_key } =
-            rcgen::generate_simple_self_signed(names).expect("a certificate");
+        let signing_key = KeyPair::generate().expect("a key");
+        let mut wanted = CertificateParams::new(names).expect("names");
+        wanted.not_after = rcgen::date_time_ymd(2040, 1, 1);
+        let cert = wanted.self_signed(&signing_key).expect("a certificate");
         self.place("cert.pem", &cert.pem());
         self.place("key.pem", &signing_key.serialize_pem());
     }
@@ -71,6 +75,8 @@ fn renewed_files_are_served_and_broken_ones_are_not() {
     let (_container, tunnel) =
         lab.serve(&["--encrypted-port", "8000"], 8000, &["python3", "-c", GREETER]);
     assert!(tunnel.url.ends_with(&format!(".{DOMAIN}")), "{}", tunnel.url);
+    let expiry = lab.edge.metrics().value("edge_certificate_expiry_timestamp_seconds");
+    assert_eq!(expiry, EXPIRY);
     let served = |client: &TlsClient| served(client, &tunnel);
     let (first, forgetful) = (files.client(&lab), files.client(&lab));
     wait_for("a page under the first certificate", PATIENCE, || served(&first));

@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use tests::{
     edge,
     lab::{Lab, PATIENCE},
-    process::wait_for,
+    process::{Start as _, wait_for},
     tls::{TlsClient, converse, finish, host, receive},
 };
 
@@ -55,6 +55,29 @@ while True:
     connection, _ = listener.accept()
     threading.Thread(target=serve, args=(connection,), daemon=True).start()
 ";
+
+#[test]
+fn ports_of_clients_that_close_first_are_soon_used_again() {
+    let lab = Lab::new(&[]);
+    let (_container, tunnel) = lab.serve(ENCRYPTED, 8000, &["python3", "-u", "-c", MIRROR]);
+    // Eight ports of the relay stand for all that it has.
+    let service = lab.edge.folder().join("run/service.ns");
+    let mut command = lab.machine.command("nsenter");
+    command.arg(format!("--net={}", service.display()));
+    command.args(["sh", "-c", "echo 40000 40007 > /proc/sys/net/ipv4/ip_local_port_range"]);
+    command.output_of().ok();
+    let client = lab.tls();
+    for _ in 0..24 {
+        wait_for("a port of the relay", PATIENCE, || {
+            let mut stream = client.try_connect(host(&tunnel.url)).ok()?;
+            stream.write_all(b"hello").ok()?;
+            finish(&mut stream);
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).ok()?;
+            (answer == b"hello").then_some(())
+        });
+    }
+}
 
 #[test]
 fn a_client_that_has_said_all_still_gets_its_answer() {

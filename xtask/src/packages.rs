@@ -1,6 +1,12 @@
 //! The programs that building and testing call, and the Debian packages that hold them.
 
-use std::{path::Path, process::Command};
+use std::{
+    fs,
+    io::{ErrorKind, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
@@ -42,9 +48,40 @@ const PACKAGES: &[Package] = &[
     package("python3-venv", Python("import venv, ensurepip"), "Modal's own client"),
 ];
 
-/// Installs what is missing; says whether that was anything.
+/// What benchmarks compare edge with, and what reads the PROXY protocol in tests.
+const FIELD: &[Package] = &[
+    package("haproxy", Program("haproxy"), "a userspace proxy to compare with"),
+    package("nginx-light", Program("nginx"), "a userspace proxy to compare with"),
+    package(
+        "libnginx-mod-stream",
+        File("/usr/lib/nginx/modules/ngx_stream_module.so"),
+        "nginx in front of TCP and TLS",
+    ),
+    package("hitch", Program("hitch"), "a TLS proxy to compare with"),
+];
+
+/// Installs what building and testing lack; says whether that was anything.
 pub(crate) fn ensure() -> Result<bool> {
-    let missing: Vec<_> = PACKAGES.iter().filter(|package| !package.is_there()).collect();
+    ensure_all(PACKAGES)
+}
+
+/// Installs the field where it is lacking. None of it is started, now or at the next boot.
+pub(crate) fn ensure_field() -> Result<bool> {
+    if FIELD.iter().all(Package::is_there) {
+        return Ok(false);
+    }
+    let _quiet = NoServices::new()?;
+    let changed = ensure_all(FIELD)?;
+    if let Some(systemctl) = which("systemctl") {
+        let mut command = Command::new(systemctl);
+        command.args(["disable", "--quiet", "haproxy", "nginx", "hitch"]);
+        step::run("services", "benchmarks start their own", command)?;
+    }
+    Ok(changed)
+}
+
+fn ensure_all(packages: &[Package]) -> Result<bool> {
+    let missing: Vec<_> = packages.iter().filter(|package| !package.is_there()).collect();
     if missing.is_empty() {
         return Ok(false);
     }
@@ -88,6 +125,40 @@ impl Package {
                 .args(["-c", code])
                 .output()
                 .is_ok_and(|o| o.status.success()),
+        }
+    }
+}
+
+/// While it lives Debian's packages start no services (`invoke-rc.d(8)` asks this file).
+struct NoServices {
+    made: bool,
+}
+
+impl NoServices {
+    const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+    fn new() -> Result<Self> {
+        let opened =
+            fs::File::options().write(true).create_new(true).mode(0o755).open(Self::POLICY);
+        match opened {
+            Ok(mut file) => {
+                let made = Self { made: true };
+                file.write_all(b"#!/bin/sh\nexit 101\n").context(Self::POLICY)?;
+                Ok(made)
+            }
+            // The machine has a policy of its own.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Self { made: false }),
+            Err(error) => Err(error).context(Self::POLICY),
+        }
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.made
+            && let Err(error) = fs::remove_file(Self::POLICY)
+        {
+            step::note(Self::POLICY, &format!("not removed: {error}"));
         }
     }
 }

@@ -10,8 +10,14 @@ use crate::{build, setup, step, workspace::Workspace};
 /// What to measure.
 #[derive(clap::Args)]
 pub(crate) struct BenchOptions {
-    /// Names of benchmarks; all of them if none is given
+    /// What to ask: raw, decision, live, start, restart, tls, hostile; everything if nothing is named
     questions: Vec<String>,
+    /// How often everything is measured; each question has a default
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
+    /// Measure nothing: draw the plots and write the README's tables from the last results
+    #[arg(long)]
+    write_readme: bool,
 }
 
 /// What the lab's daemon is told.
@@ -24,9 +30,17 @@ pub(crate) struct LabOptions {
 
 /// Measures, prints the tables, and leaves the results under `bench/runs/`.
 pub(crate) fn bench(workspace: &Workspace, options: &BenchOptions) -> Result<()> {
+    setup::for_bench(workspace)?;
     let mut command = prepared(workspace, "release")?;
+    command.env("EDGE_TOOLS", workspace.tools().join("bin"));
     command.args(["run", "--quiet", "--release", "--package", "bench", "--"]);
     command.args(&options.questions);
+    if let Some(rounds) = options.rounds {
+        command.arg(format!("--rounds={rounds}"));
+    }
+    if options.write_readme {
+        command.arg("--write-readme");
+    }
     step::live("benchmarks", "ratios of one interleaved run; the machine should be idle", command)
 }
 

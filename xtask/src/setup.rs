@@ -9,7 +9,7 @@ use nix::unistd::geteuid;
 use crate::{
     packages, step,
     toolchain::Toolchain,
-    tools::{BPF_LINKER, CARGO_DENY, ensure_venv},
+    tools::{BORE, BPF_LINKER, CARGO_DENY, RATHOLE, ensure_venv},
     workspace::Workspace,
 };
 
@@ -18,6 +18,8 @@ const BPFFS: &str = "/sys/fs/bpf";
 /// Everything that `build` and `test` need.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let mut changed = packages::ensure()?;
+    // Tests put two of them behind tunnels.
+    changed |= packages::ensure_field()?;
     let before = Toolchain::find().is_some();
     let toolchain = for_build(workspace)?;
     changed |= !before;
@@ -34,6 +36,14 @@ pub(crate) fn for_build(workspace: &Workspace) -> Result<Toolchain> {
     let toolchain = Toolchain::ensure()?;
     BPF_LINKER.ensure(workspace)?;
     Ok(toolchain)
+}
+
+/// What benchmarks compare edge with.
+pub(crate) fn for_bench(workspace: &Workspace) -> Result<()> {
+    packages::ensure_field()?;
+    RATHOLE.ensure(workspace)?;
+    BORE.ensure(workspace)?;
+    Ok(())
 }
 
 /// What starting `edge` needs, beyond its build.

@@ -10,16 +10,30 @@ use crate::{step, workspace::Workspace};
 pub(crate) struct Tool {
     name: &'static str,
     version: &'static str,
+    /// Its cargo features in place of the default ones, if they matter.
+    features: Option<&'static str>,
+    /// Whether its own lock file still builds.
+    locked: bool,
     why: &'static str,
 }
 
 /// The last release that loads the compiler's own LLVM 22; later ones link a system LLVM 23.
-pub(crate) const BPF_LINKER: Tool =
-    Tool { name: "bpf-linker", version: "0.10.4", why: "links the BPF half" };
+pub(crate) const BPF_LINKER: Tool = tool("bpf-linker", "0.10.4", "links the BPF half");
 
 /// Reads `deny.toml`.
 pub(crate) const CARGO_DENY: Tool =
-    Tool { name: "cargo-deny", version: "0.20.2", why: "checks licences and dependencies" };
+    tool("cargo-deny", "0.20.2", "checks licences and dependencies");
+
+/// Without TLS and encryption: raw bytes are compared with raw bytes. Its lock file names a `time`
+/// that this compiler refuses.
+pub(crate) const RATHOLE: Tool = Tool {
+    features: Some("client,server"),
+    locked: false,
+    ..tool("rathole", "0.5.0", "a userspace tunnel to compare with")
+};
+
+/// Another.
+pub(crate) const BORE: Tool = tool("bore-cli", "0.6.0", "a userspace tunnel to compare with");
 
 /// The release of Modal's client that the wire contract was read from.
 const MODAL: &str = "1.6.4";
@@ -32,8 +46,14 @@ impl Tool {
         }
         let mut command = workspace.cargo();
         let version = format!("={}", self.version);
-        command.args(["install", self.name, "--version", &version, "--locked", "--force"]);
+        command.args(["install", self.name, "--version", &version, "--force"]);
+        if self.locked {
+            command.arg("--locked");
+        }
         command.arg("--root").arg(workspace.tools());
+        if let Some(features) = self.features {
+            command.args(["--no-default-features", "--features", features]);
+        }
         // A folder of its own, so that a build of the workspace need not wait.
         command.arg("--target-dir").arg(workspace.tools().join("build"));
         step::run(self.name, self.why, command)?;
@@ -44,8 +64,16 @@ impl Tool {
     fn is_there(&self, workspace: &Workspace) -> bool {
         let record = fs::read_to_string(workspace.tools().join(".crates.toml"));
         let entry = format!("\"{} {} ", self.name, self.version);
-        workspace.tool(self.name).exists() && record.is_ok_and(|text| text.contains(&entry))
+        let line = record.ok().and_then(|text| {
+            text.lines().find(|line| line.starts_with(&entry)).map(ToOwned::to_owned)
+        });
+        let program = line.as_deref().and_then(|line| line.split_once("[\"")?.1.split('"').next());
+        program.is_some_and(|program| workspace.tool(program).exists())
     }
+}
+
+const fn tool(name: &'static str, version: &'static str, why: &'static str) -> Tool {
+    Tool { name, version, features: None, locked: true, why }
 }
 
 /// Makes the Python environment with Modal's client; says whether it had to.

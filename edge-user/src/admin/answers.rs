@@ -76,7 +76,9 @@ pub(super) fn claim_status(error: &ClaimError) -> Status {
 
 pub(super) fn start_status(error: &StartError) -> Status {
     let code = match error {
-        StartError::InvalidPort(_) | StartError::H2Unencrypted => Code::InvalidArgument,
+        StartError::InvalidPort(_)
+        | StartError::H2Unencrypted
+        | StartError::ProxyProtocolUnencrypted => Code::InvalidArgument,
         StartError::AlreadyForwarded(_) => Code::AlreadyExists,
         StartError::TooMany(_) | StartError::Port(_) => Code::ResourceExhausted,
         StartError::ContainerEnded(_) => Code::FailedPrecondition,

@@ -7,32 +7,58 @@ use tonic::{Request, Status, transport::server::UdsConnectInfo};
 
 use crate::host::{containers::Containers, netns::NetNs};
 
+/// Who is at the other end of the socket.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Caller {
+    /// The host.
+    Host,
+    /// This container, by name and id.
+    Container {
+        /// As its owner calls it.
+        name: String,
+        /// Unique.
+        id: String,
+    },
+    /// A process that cannot be seen might be anybody's; why it cannot.
+    Unknown(String),
+}
+
+impl Caller {
+    /// Whoever has this process id.
+    pub(super) fn of(containers: &Containers, pid: Option<i32>) -> Self {
+        let pid = pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
+        let Some(pid) = pid else {
+            let why = "its process is not visible to the daemon (another PID namespace)";
+            return Self::Unknown(why.into());
+        };
+        let namespace = NetNs::of_process(pid);
+        match namespace.and_then(|namespace| containers.by_namespace(&namespace)) {
+            Ok(None) => Self::Host,
+            Ok(Some(attached)) => {
+                let container = &attached.container;
+                Self::Container { name: container.name.clone(), id: container.id.clone() }
+            }
+            Err(error) => {
+                Self::Unknown(format!("the network of process {pid} is unknown: {error}"))
+            }
+        }
+    }
+}
+
 /// Lets a call pass unless its caller is in an attached container's network.
 pub(super) fn from_host(
     containers: &Containers,
     request: Request<()>,
 ) -> Result<Request<()>, Status> {
     let peer = request.extensions().get::<UdsConnectInfo>();
-    let pid = peer.and_then(|peer| peer.peer_cred).and_then(|credentials| credentials.pid());
-    let pid = pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
-    judge(containers, pid)?;
-    Ok(request)
-}
-
-fn judge(containers: &Containers, pid: Option<u32>) -> Result<(), Status> {
-    // A process that cannot be seen might be anybody's.
-    let Some(pid) = pid else {
-        return Err(refused("its process is not visible to the daemon (another PID namespace)"));
-    };
-    let found = NetNs::of_process(pid).and_then(|namespace| containers.by_namespace(&namespace));
-    match found {
-        Ok(None) => Ok(()),
-        Ok(Some(attached)) => {
-            let name = &attached.container.name;
-            tracing::warn!(pid, container = attached.container.id, "a container gave a command");
+    let credentials = peer.and_then(|peer| peer.peer_cred);
+    match Caller::of(containers, credentials.and_then(|credentials| credentials.pid())) {
+        Caller::Host => Ok(request),
+        Caller::Container { name, id } => {
+            tracing::warn!(container = id, "a container gave a command");
             Err(refused(&format!("it is inside container {name:?}")))
         }
-        Err(error) => Err(refused(&format!("the network of process {pid} is unknown: {error}"))),
+        Caller::Unknown(why) => Err(refused(&why)),
     }
 }
 

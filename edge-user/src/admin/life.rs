@@ -14,6 +14,7 @@ use crate::{
         steering::KernelSteering,
     },
     region::{
+        gate::{Gate, Pass, TakenOver},
         tunnel::TunnelOptions,
         tunnels::{Owner, Tunnels},
     },
@@ -34,6 +35,8 @@ pub struct Lives {
     pub tunnels: Arc<Tunnels<KernelSteering>>,
     /// What the kernel carries for them.
     pub steering: Arc<KernelSteering>,
+    /// Whether they are still this daemon's.
+    pub gate: Gate,
     /// Where the daemon's keys and its store are.
     pub state_dir: PathBuf,
     /// The daemon goes; containers stay for the next one.
@@ -55,6 +58,10 @@ enum End {
 impl Lives {
     /// A new container, from the call that attaches it.
     pub(super) async fn attach(self, wanted: Request, ports: Ports, events: Events) {
+        let pass = match self.gate.pass().await {
+            Ok(pass) => pass,
+            Err(error) => return taken_over(&events, error).await,
+        };
         let attached = match self.containers.attach(wanted).await {
             Ok(attached) => attached,
             Err(error) => {
@@ -65,11 +72,15 @@ impl Lives {
             }
         };
         tracing::info!(id = attached.container.id, name = attached.container.name, "attached");
-        self.hold(&attached, &ports, &events).await;
+        self.hold(&attached, &ports, &events, pass).await;
     }
 
     /// One that outlived an earlier daemon, from the call that claims it.
     pub(super) async fn resume(self, resume: Resume, ports: Ports, events: Events) {
+        let pass = match self.gate.pass().await {
+            Ok(pass) => pass,
+            Err(error) => return taken_over(&events, error).await,
+        };
         let attached = match self.containers.claim(&resume.container, &resume.token) {
             Ok(attached) => attached,
             Err(error) => {
@@ -79,7 +90,7 @@ impl Lives {
             }
         };
         tracing::info!(id = attached.container.id, name = attached.container.name, "claimed");
-        self.hold(&attached, &ports, &events).await;
+        self.hold(&attached, &ports, &events, pass).await;
     }
 
     /// Puts this daemon's program on the wire of a container that was adopted. If that fails the
@@ -103,6 +114,8 @@ impl Lives {
             () = tokio::time::sleep(lease) => {}
         }
         let container = &orphan.attached.container;
+        // A successor gives its owner a lease of its own.
+        let Ok(_pass) = self.gate.pass().await else { return };
         // Whoever claims it from now on finds it gone.
         if self.containers.give_up(&container.id) {
             let (id, name) = (&container.id, &container.name);
@@ -113,8 +126,10 @@ impl Lives {
         }
     }
 
-    async fn hold(&self, attached: &Attached, ports: &Ports, events: &Events) {
-        let end = match self.start(attached, ports, events).await {
+    async fn hold(&self, attached: &Attached, ports: &Ports, events: &Events, pass: Pass) {
+        let started = self.start(attached, ports, events).await;
+        drop(pass);
+        let end = match started {
             Ok(()) => tokio::select! {
                 biased;
                 () = self.ending.cancelled() => End::Ended,
@@ -127,6 +142,7 @@ impl Lives {
             }
         };
         match end {
+            // The end of the call says so.
             End::Kept => return,
             End::Ended => {
                 let name = &attached.container.name;
@@ -138,7 +154,10 @@ impl Lives {
             }
             End::Left => {}
         }
-        self.end(attached).await;
+        // A successor finds that nobody claims it.
+        if let Ok(_pass) = self.gate.pass().await {
+            self.end(attached).await;
+        }
     }
 
     async fn end(&self, attached: &Attached) {
@@ -190,4 +209,8 @@ impl Lives {
         }
         Ok(())
     }
+}
+
+async fn taken_over(events: &Events, error: TakenOver) {
+    events.send(Err(Status::unavailable(error.to_string()))).await.ok();
 }

@@ -3,11 +3,10 @@
 use std::fs;
 
 use super::Finding;
+use crate::up::open_files;
 
 /// Fewer than this, and a busy gateway runs out before its memory does.
 const ENOUGH: u64 = 65_536;
-/// Listeners, containers' namespaces, the store, the log.
-const OWN: u64 = 1_000;
 
 /// The limit on open files of the daemon, or of one that would be started from here.
 pub(super) fn look(daemon: Option<u32>) -> Finding {
@@ -28,10 +27,10 @@ fn judge(limit: Option<u64>) -> Finding {
     let Some(limit) = limit else {
         return Finding::ok(NAME, "no limit known", "each relayed connection takes two");
     };
-    let connections = limit.saturating_sub(OWN) / 2;
+    let connections = open_files::connections(limit);
     let meaning = format!(
-        "each relayed connection takes two: room for about {connections} at a time; what the \
-         kernel steers takes none"
+        "each relayed connection takes two: room for about {connections} at a time, then new \
+         ones are refused; what the kernel steers takes none"
     );
     if limit >= ENOUGH {
         return Finding::ok(NAME, limit, meaning);
@@ -61,7 +60,7 @@ mod tests {
     fn few_files_are_few_connections() {
         let few = judge(Some(20_000));
         assert_eq!(few.state, State::Slower);
-        assert!(few.meaning.contains("about 9500 "), "{}", few.meaning);
+        assert!(few.meaning.contains("about 8750 "), "{}", few.meaning);
         assert_eq!(judge(Some(ENOUGH)).state, State::Ok);
         assert_eq!(judge(Some(10)).state, State::Slower);
     }

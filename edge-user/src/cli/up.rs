@@ -66,10 +66,31 @@ pub struct UpArgs {
     /// What holds for a tunnel whose owner says nothing; a container cannot go beyond it.
     #[command(flatten)]
     pub bounds: BoundsArgs,
+    /// Connections of all tunnels that userspace serves at a time; one more is reset [default: as
+    /// many as the limit on open files leaves room for]
+    #[arg(long, value_name = "N", help_heading = "Bounds")]
+    pub total_connections: Option<usize>,
+    /// Clients that have not finished their TLS handshake, at a time, half of them from one
+    /// source; with one more the oldest is reset [default: a quarter of the connections, 4096
+    /// at most]
+    #[arg(long, value_name = "N", help_heading = "Bounds")]
+    pub unfinished_handshakes: Option<usize>,
+    /// Time for a client's first message, and again for the rest of its handshake
+    #[arg(long, value_name = "DURATION", default_value = "10s",
+          value_parser = humantime::parse_duration, help_heading = "Bounds")]
+    pub handshake_deadline: Duration,
 
     /// Keys, names and leases that outlive the daemon [default: /var/lib/edge/<INSTANCE>]
     #[arg(long, env = "EDGE_STATE_DIR", value_name = "DIR", help_heading = "Operation")]
     pub state_dir: Option<PathBuf>,
+    /// Take over from the running daemon of this name without refusing a client; without one,
+    /// just start
+    #[arg(long, help_heading = "Operation")]
+    pub replace: bool,
+    /// How long relayed connections may go on after SIGTERM, or after a successor took over
+    #[arg(long, value_name = "DURATION", default_value = "30s",
+          value_parser = humantime::parse_duration, help_heading = "Operation")]
+    pub drain: Duration,
     /// Where /metrics, /livez and /readyz answer
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464", help_heading = "Operation")]
     pub admin: SocketAddr,

@@ -6,19 +6,19 @@ use std::{
 };
 
 use tokio::signal::unix::{SignalKind, signal};
-use tonic::Streaming;
 
 use super::{
-    client::{attach_request, connect, refusal},
-    output::announcement,
+    client::{attach_request, connect},
+    hold::Hold,
 };
 use crate::{
     cli::{AttachArgs, Place},
     error::{Error, say},
-    wire::admin::{AttachEvent, AttachRequest, attach_event::Event},
+    wire::admin::AttachRequest,
 };
 
-/// Attaches the namespace until SIGINT or SIGTERM, or until the daemon ends it.
+/// Attaches the namespace until SIGINT or SIGTERM, or until the daemon ends it. While the daemon is
+/// away the attachment waits for it; interrupted then, it ends with its lease.
 pub async fn attach(place: &Place, args: &AttachArgs) -> Result<(), Error> {
     let netns = for_the_daemon(&args.netns).map_err(|e| {
         Error::failure(args.netns.display(), e, "`ip netns list` names those in /run/netns")
@@ -36,8 +36,10 @@ pub async fn attach(place: &Place, args: &AttachArgs) -> Result<(), Error> {
     let mut interrupt = stop(SignalKind::interrupt())?;
     let mut terminate = stop(SignalKind::terminate())?;
     let hold = async {
-        let reply = connect(place).await?.attach(request).await;
-        hold(reply.map_err(|status| refusal(&status))?.into_inner()).await
+        let (attached, hold) = Hold::take(connect(place).await?, place, request).await?;
+        let container = attached.container.unwrap_or_default();
+        say(format_args!("{} is attached: {}, {}", container.name, container.ipv4, container.i6pn));
+        Err(hold.keep().await)
     };
     // Closing the call, as dropping it does, is what detaches.
     tokio::select! {
@@ -58,27 +60,4 @@ fn for_the_daemon(path: &Path) -> io::Result<PathBuf> {
         }
         _ => Err(io::ErrorKind::IsADirectory.into()),
     }
-}
-
-async fn hold(mut events: Streaming<AttachEvent>) -> Result<(), Error> {
-    while let Some(event) = events.message().await.map_err(|status| refusal(&status))? {
-        match event.event {
-            Some(Event::Attached(attached)) => {
-                let container = attached.container.unwrap_or_default();
-                say(format_args!(
-                    "{} is attached: {}, {}",
-                    container.name, container.ipv4, container.i6pn
-                ));
-            }
-            Some(Event::Tunnel(tunnel)) => say(announcement(&tunnel)),
-            Some(Event::Warning(text)) => say(text),
-            // Of a newer daemon.
-            None => {}
-        }
-    }
-    Err(Error::failure(
-        "daemon",
-        "it ended the container's attachment",
-        "see the log of `edge up`, and attach again",
-    ))
 }

@@ -5,6 +5,8 @@ pub mod ca;
 pub mod check;
 pub mod client;
 pub mod containers;
+pub mod down;
 pub mod forward;
+pub mod hold;
 pub mod output;
 pub mod tunnels;

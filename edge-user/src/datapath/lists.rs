@@ -1,10 +1,10 @@
-//! Who may use which tunnel: rows of networks.
+//! Who may send to a tunnel, in the kernel's one trie for all lists.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use aya::{
     Ebpf,
-    maps::{LpmTrie, MapData, lpm_trie::Key},
+    maps::{LpmTrie, MapData, MapError, lpm_trie::Key},
 };
 use edge_common::admit::ListKey;
 use ipnet::IpNet;
@@ -14,59 +14,83 @@ use super::{Datapath, DatapathError, lock, tables};
 const NAME: &str = "LISTS";
 
 impl Datapath {
-    /// Puts a network on the list of a slot's tunnel.
-    pub fn list(&self, slot: u32, network: IpNet) -> Result<(), DatapathError> {
-        let (bits, key) = place(slot, network);
-        let mut lists = lock(&self.lists);
-        lists.stale.remove(&(bits, key));
-        lists
-            .rows
-            .insert(&Key::new(bits, key), 1, 0)
-            .map_err(|error| DatapathError::Table(NAME, Box::new(error)))
-    }
-
-    /// Takes it off; fine if it is not there.
-    pub fn unlist(&self, slot: u32, network: IpNet) -> Result<(), DatapathError> {
-        let (bits, key) = place(slot, network);
-        lock(&self.lists).remove(bits, key)
+    /// Makes these networks the list of a slot's tunnel; none of another remains on it. Without
+    /// any, nobody is let in where the tunnel's row says that there is a list.
+    pub fn set_list(&self, slot: u32, networks: &[IpNet]) -> Result<(), DatapathError> {
+        lock(&self.lists).set(slot, networks)
     }
 }
 
-/// The lists of all tunnels.
+/// The trie, and what is in it.
 pub(super) struct Lists {
-    rows: LpmTrie<MapData, ListKey, u32>,
-    /// Of an earlier daemon, and not written again by this one.
-    stale: HashSet<(u32, ListKey)>,
+    trie: LpmTrie<MapData, ListKey, u32>,
+    of: HashMap<u32, HashSet<Entry>>,
+    /// Slots that an earlier daemon listed for, and this one has not.
+    stale: HashSet<u32>,
 }
+
+/// How many bits count, and of which place.
+type Entry = (u32, ListKey);
 
 impl Lists {
-    /// Takes them out of the loaded object.
+    /// Takes it out of the loaded object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
-        let rows: LpmTrie<MapData, ListKey, u32> = tables::take(ebpf, NAME)?;
-        let keys = rows.keys().map(|key| key.map(|key| (key.prefix_len(), key.data())));
-        let stale = keys.collect::<Result<_, _>>();
-        let stale = stale.map_err(|error| DatapathError::Table(NAME, Box::new(error)))?;
-        Ok(Self { rows, stale })
+        let trie: LpmTrie<_, ListKey, u32> = tables::take(ebpf, NAME)?;
+        let mut of: HashMap<_, HashSet<Entry>> = HashMap::new();
+        for key in trie.keys() {
+            let key = key.map_err(failed)?;
+            let (bits, place) = (key.prefix_len(), key.data());
+            of.entry(place.slot()).or_default().insert((bits, place));
+        }
+        let stale = of.keys().copied().collect();
+        Ok(Self { trie, of, stale })
     }
 
     /// Removes what this daemon has not written again.
     pub(super) fn settle(&mut self) -> Result<(), DatapathError> {
-        for (bits, key) in std::mem::take(&mut self.stale) {
-            self.remove(bits, key)?;
+        for slot in std::mem::take(&mut self.stale) {
+            self.set(slot, &[])?;
         }
         Ok(())
     }
 
+    /// How many networks there are.
     pub(super) fn len(&self) -> usize {
-        self.rows.keys().count()
+        self.of.values().map(HashSet::len).sum()
     }
 
-    fn remove(&mut self, bits: u32, key: ListKey) -> Result<(), DatapathError> {
-        self.stale.remove(&(bits, key));
-        tables::gone(NAME, self.rows.remove(&Key::new(bits, key)))
+    fn set(&mut self, slot: u32, networks: &[IpNet]) -> Result<(), DatapathError> {
+        self.stale.remove(&slot);
+        let place = |net: &IpNet| ListKey::network(slot, net.network().into(), net.prefix_len());
+        let wanted: HashSet<Entry> = networks.iter().map(place).collect();
+        let present = self.of.remove(&slot).unwrap_or_default();
+        // Should one fail, what is in the trie is still known.
+        let mut now = present.clone();
+        let changed = self.change(&present, &wanted, &mut now);
+        if !now.is_empty() {
+            self.of.insert(slot, now);
+        }
+        changed
+    }
+
+    fn change(
+        &mut self,
+        present: &HashSet<Entry>,
+        wanted: &HashSet<Entry>,
+        now: &mut HashSet<Entry>,
+    ) -> Result<(), DatapathError> {
+        for entry in wanted.difference(present) {
+            self.trie.insert(&Key::new(entry.0, entry.1), 1, 0).map_err(failed)?;
+            now.insert(*entry);
+        }
+        for entry in present.difference(wanted) {
+            tables::gone(NAME, self.trie.remove(&Key::new(entry.0, entry.1)))?;
+            now.remove(entry);
+        }
+        Ok(())
     }
 }
 
-fn place(slot: u32, network: IpNet) -> (u32, ListKey) {
-    ListKey::network(slot, network.network().into(), network.prefix_len())
+fn failed(error: MapError) -> DatapathError {
+    DatapathError::Table(NAME, Box::new(error))
 }

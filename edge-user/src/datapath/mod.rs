@@ -20,7 +20,8 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData, MapError, PerCpuArray, SockMap},
     programs::{
-        ProgramError, SchedClassifier, SkLookup, TestRun, TestRunOptions, Xdp, links::LinkError,
+        ProgramError, SchedClassifier, SkLookup, TestRun, TestRunAttrs, TestRunOptions, Xdp,
+        links::LinkError,
     },
 };
 use edge_common::{
@@ -165,6 +166,11 @@ impl Datapath {
         &self.inheritance
     }
 
+    /// Finds the links that are pinned now: another daemon may have taken them up since.
+    pub fn look_for_links(&self) {
+        lock(&self.pins).look();
+    }
+
     /// Ends the adoption: rows that were not written again and links that were not taken up are
     /// removed, and so is all that other layouts left.
     pub fn settle(&self) -> Result<(), DatapathError> {
@@ -212,6 +218,32 @@ impl Datapath {
             context: context_out,
             duration: result.duration,
         })
+    }
+
+    /// Runs `xdp_uplink` over so many copies of a frame, in batches, as if they came in by an
+    /// interface of this thread's namespace: they really go where they are sent.
+    pub fn live_frames(
+        &self,
+        frame: &[u8],
+        ifindex: u32,
+        repeat: u32,
+        batch: u32,
+    ) -> Result<(), DatapathError> {
+        // `xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
+        let context = [0, frame.len() as u32, 0, ifindex, 0, 0];
+        let context: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&context),
+            repeat,
+            attrs: TestRunAttrs::new().xdp_live_frames(batch),
+            ..TestRunOptions::new()
+        };
+        let name = Hook::XdpUplink.label();
+        attach::program::<Xdp>(&mut lock(&self.programs), name)?
+            .test_run(options)
+            .map_err(|error| DatapathError::Program(name, Box::new(error)))?;
+        Ok(())
     }
 
     /// Attaches `sk_raw_ports` to a network namespace, so that these listening sockets, the first

@@ -44,17 +44,23 @@ impl Pins {
         let own = root.join(format!("v{LAYOUT}"));
         let mut pins = Self { root: root.to_owned(), own, inherited: BTreeMap::new() };
         make(&pins.own.join("links"))?;
-        for version in versions(root) {
+        pins.look();
+        Ok(pins)
+    }
+
+    /// Finds the links that are pinned now, of whatever layout.
+    pub(super) fn look(&mut self) {
+        self.inherited.clear();
+        for version in versions(&self.root) {
             // Once, links lay beside where tables lie now.
             for folder in [version.join("links"), version] {
                 for (name, path) in entries(&folder) {
                     if name.starts_with("tcx-") || name.starts_with("xdp-") {
-                        pins.inherited.entry(name).or_insert(path);
+                        self.inherited.entry(name).or_insert(path);
                     }
                 }
             }
         }
-        Ok(pins)
     }
 
     /// What the link of an interface is called. A BPF file system takes no dots, which VLANs'

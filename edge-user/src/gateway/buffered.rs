@@ -5,7 +5,9 @@
 //! for each.
 
 use std::{
+    cell::Cell,
     io::{self, IoSlice},
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -20,7 +22,13 @@ use tokio_util::io::poll_read_buf;
 /// Bytes read by one system call at most.
 pub(super) const BUFFER: usize = 64 * 1024;
 
-/// A TCP stream with a read buffer of [`BUFFER`] bytes, allocated when bytes arrive and freed
+thread_local! {
+    /// A buffer that nobody uses now: the next connection to read on this thread takes it, so that
+    /// a request costs no allocation of this size.
+    static SPARE: Cell<BytesMut> = Cell::default();
+}
+
+/// A TCP stream with a read buffer of [`BUFFER`] bytes, taken when bytes arrive and given back
 /// when they are consumed.
 #[derive(Debug)]
 pub(super) struct Buffered {
@@ -36,6 +44,14 @@ impl Buffered {
     pub(super) fn tcp(&self) -> &TcpStream {
         &self.stream
     }
+
+    /// Without bytes to keep.
+    fn give_back(&mut self) {
+        let buffer = mem::take(&mut self.unread);
+        if buffer.capacity() > 0 {
+            SPARE.set(buffer);
+        }
+    }
 }
 
 impl AsyncBufRead for Buffered {
@@ -43,8 +59,11 @@ impl AsyncBufRead for Buffered {
         let this = self.get_mut();
         while this.unread.is_empty() {
             if this.stream.poll_read_ready(context)?.is_pending() {
-                this.unread = BytesMut::new();
+                this.give_back();
                 return Poll::Pending;
+            }
+            if this.unread.capacity() == 0 {
+                this.unread = SPARE.take();
             }
             this.unread.reserve(BUFFER);
             // Unlike try_read_buf, this takes a short read as the sign that no more is there
@@ -58,7 +77,12 @@ impl AsyncBufRead for Buffered {
     }
 
     fn consume(self: Pin<&mut Self>, amount: usize) {
-        self.get_mut().unread.advance(amount);
+        let this = self.get_mut();
+        this.unread.advance(amount);
+        if this.unread.is_empty() && amount > 0 {
+            // Of a buffer that was read to its end, `capacity` would say that there is none.
+            this.unread.reserve(1);
+        }
     }
 }
 

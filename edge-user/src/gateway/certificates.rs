@@ -7,6 +7,7 @@ use std::{
     time::SystemTime,
 };
 
+use prometheus::{PullingGauge, Registry};
 use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
@@ -53,6 +54,22 @@ impl Certificates {
     /// requests over an HTTP/2 connection to another (RFC 9113, section 9.1.1).
     pub fn shared(&self) -> bool {
         matches!(self.0, Source::Operator(_))
+    }
+
+    /// Registers when the operator's certificate expires. Those of edge's own authority renew
+    /// themselves and have no such metric.
+    ///
+    /// # Errors
+    /// If the registry has a metric of this name.
+    pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        let Source::Operator(files) = &self.0 else { return Ok(()) };
+        let files = Arc::downgrade(files);
+        let expiry = PullingGauge::new(
+            "edge_certificate_expiry_timestamp_seconds",
+            "When the operator's certificate that is served expires, in seconds since 1970",
+            Box::new(move || files.upgrade().map_or(f64::NAN, |files| files.expiry())),
+        )?;
+        registry.register(Box::new(expiry))
     }
 
     fn issue(&self, name: &str) -> Result<Leaf, AuthorityError> {

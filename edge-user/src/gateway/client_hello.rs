@@ -10,9 +10,8 @@ use tokio::{
 
 use super::{buffered::Buffered, closing, metrics::Handshake};
 
-/// A fatal alert `unrecognized_name` (RFC 6066, section 3) in a record of TLS 1.2, which
-/// clients of every version read before keys are agreed on.
-const UNRECOGNIZED_NAME: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x70];
+/// The alert `unrecognized_name` (RFC 6066, section 3).
+const UNRECOGNIZED_NAME: u8 = 112;
 
 /// A client that has said whom it wants.
 pub(super) struct Hello {
@@ -79,7 +78,13 @@ pub(super) async fn read(
 
 /// Says that no such name is known here, and hangs up.
 pub(super) async fn refuse_name(hello: Box<Hello>) {
-    answer(hello.stream, &UNRECOGNIZED_NAME).await;
+    refuse(hello, UNRECOGNIZED_NAME).await;
+}
+
+/// Sends a fatal alert of this description, and hangs up: in a record of TLS 1.2, which clients
+/// of every version read before keys are agreed on.
+pub(super) async fn refuse(hello: Box<Hello>, description: u8) {
+    answer(hello.stream, &[0x15, 0x03, 0x03, 0x00, 0x02, 0x02, description]).await;
 }
 
 enum Bad {

@@ -28,6 +28,9 @@ enum Phase {
     Open,
     /// The reader is at its end; the writer has yet to be told.
     Closing,
+    /// The writer broke. What the reader still says is thrown away: it may be busy saying it, and
+    /// deaf meanwhile to what the other direction brings.
+    Deaf,
     Ended,
 }
 
@@ -79,6 +82,14 @@ impl<'a, C: FnMut(&[u8])> Flow<'a, C> {
                     self.end(told.err());
                 }
                 Phase::Closing => self.end(None),
+                Phase::Deaf => match reader.as_mut().poll_fill_buf(context) {
+                    Poll::Ready(Ok(bytes @ [_, ..])) => {
+                        let amount = bytes.len();
+                        reader.as_mut().consume(amount);
+                    }
+                    Poll::Ready(_) => self.phase = Phase::Ended,
+                    Poll::Pending => return Poll::Ready(Ok(())),
+                },
                 Phase::Ended => return Poll::Ready(Ok(())),
             }
         }
@@ -91,7 +102,7 @@ impl<'a, C: FnMut(&[u8])> Flow<'a, C> {
 
     /// Whether nothing more will be moved.
     pub(super) fn ended(&self) -> bool {
-        matches!(self.phase, Phase::Ended)
+        matches!(self.phase, Phase::Deaf | Phase::Ended)
     }
 
     /// Why the writer broke, if it did.
@@ -105,9 +116,9 @@ impl<'a, C: FnMut(&[u8])> Flow<'a, C> {
     }
 
     fn end(&mut self, broken: Option<io::Error>) {
+        self.phase = if broken.is_some() { Phase::Deaf } else { Phase::Ended };
         self.broken = broken;
         self.passed = BytesMut::new();
-        self.phase = Phase::Ended;
     }
 
     /// One piece: `Ok(true)` if there may be more, `Ok(false)` at the reader's end, `Err` if

@@ -4,13 +4,15 @@ use prometheus::{
     IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
 };
 
-use super::h2_guard::Refusal;
+use super::{denial::Denial, h2_guard::Refusal};
 use crate::region::tunnel::{DialError, Tunnel};
 
 /// The gateway's counters, registered once.
 #[derive(Debug)]
 pub struct Metrics {
     handshakes: IntCounterVec,
+    handshaking: IntGauge,
+    denials: IntCounterVec,
     dial_errors: IntCounterVec,
     h2_refusals: IntCounterVec,
     tls: PathMetrics,
@@ -36,6 +38,10 @@ pub(super) enum Handshake {
     Timeout,
     /// The client went away.
     Closed,
+    /// The tunnel's list or its bounds do not let the client in.
+    Denied,
+    /// Newer clients took its place.
+    Displaced,
     /// Anything else: no common version or cipher, a certificate the client refused.
     Failed,
 }
@@ -57,7 +63,7 @@ pub(super) struct PathMetrics {
     bytes_out: IntCounter,
 }
 
-/// Counts one relayed connection while it lives.
+/// Counts one connection while it lives.
 pub(super) struct OpenConnection(IntGauge);
 
 impl Metrics {
@@ -86,7 +92,20 @@ impl Metrics {
             Opts::new("edge_h2_refusals_total", "HTTP/2 connections closed by the guard"),
             &["reason"],
         )?;
+        let handshaking = IntGauge::new(
+            "edge_handshakes_unfinished",
+            "Clients that have not finished their TLS handshake or their plain HTTP request",
+        )?;
+        let denials = IntCounterVec::new(
+            Opts::new("edge_clients_denied_total", "Clients that userspace did not serve"),
+            &["reason"],
+        )?;
+        for reason in Denial::LABELS {
+            denials.with_label_values(&[reason]);
+        }
         register(registry, &handshakes)?;
+        register(registry, &handshaking)?;
+        register(registry, &denials)?;
         register(registry, &open)?;
         register(registry, &bytes)?;
         register(registry, &dial_errors)?;
@@ -97,18 +116,35 @@ impl Metrics {
             bytes_out: bytes.with_label_values(&[label, "out"]),
         };
         let (tls, userspace) = (path("tls"), path("userspace"));
-        Ok(Self { handshakes, dial_errors, h2_refusals, tls, userspace })
+        Ok(Self { handshakes, handshaking, denials, dial_errors, h2_refusals, tls, userspace })
     }
 
     pub(super) fn handshake(&self, outcome: Handshake) {
         self.handshakes.with_label_values(&[outcome.label()]).inc();
     }
 
+    /// Counts a client that has yet to finish its handshake, while the guard lives.
+    pub(super) fn handshaking(&self) -> OpenConnection {
+        self.handshaking.inc();
+        OpenConnection(self.handshaking.clone())
+    }
+
+    /// Counts a client that is not served.
+    pub(super) fn denied(&self, denial: &Denial) {
+        self.denials.with_label_values(&[denial.label()]).inc();
+    }
+
+    /// The same, and tells the tunnel's owner why.
+    pub(super) fn denied_at(&self, tunnel: &Tunnel, denial: &Denial) {
+        self.denied(denial);
+        tunnel.stats.failed(denial.to_string());
+    }
+
     /// Counts a failed dial, tells the tunnel's owner why, and logs it.
     pub(super) fn dial_failed(&self, tunnel: &Tunnel, error: &DialError) {
         self.dial_errors.with_label_values(&[error.label()]).inc();
         tunnel.stats.failed(error.to_string());
-        tracing::info!(reason = error.label(), %error, "container not reached");
+        tracing::info!(tunnel = tunnel.id, reason = error.label(), %error, "container not reached");
     }
 
     pub(super) fn h2_refused(&self, refusal: &Refusal) {
@@ -134,6 +170,8 @@ impl Handshake {
             Self::TooLong => "too_long",
             Self::Timeout => "timeout",
             Self::Closed => "closed",
+            Self::Denied => "denied",
+            Self::Displaced => "displaced",
             Self::Failed => "failed",
         }
     }

@@ -4,9 +4,11 @@
 //! In reading order: [`Gateway`] accepts; `tls` or `raw` finds the tunnel, dials its container
 //! and hands both ends to `relay`, which moves bytes by two `flow`s. [`certificates`] says
 //! what a client is shown, `tunnel_tls` keeps each tunnel's sessions apart, and `h2_guard`
-//! each tenant's requests. `apology` and `redirect` are for browsers.
+//! each tenant's requests. `admission` keeps clients to the tunnel's bounds, and `denial` is why
+//! one is not served. `apology` and `redirect` are for browsers.
 
 mod accept;
+mod admission;
 mod apology;
 pub mod authority;
 pub mod authority_error;
@@ -14,6 +16,7 @@ mod buffered;
 pub mod certificates;
 mod client_hello;
 mod closing;
+mod denial;
 mod flow;
 mod h2_frames;
 mod h2_guard;
@@ -21,6 +24,7 @@ mod hpack;
 mod key_files;
 pub mod metrics;
 pub mod operator_files;
+mod proxy_header;
 mod raw;
 mod redirect;
 mod relay;
@@ -29,14 +33,23 @@ mod tests;
 mod tls;
 mod tunnel_tls;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, Span, field};
 
-use self::{certificates::Certificates, metrics::Metrics, tunnel_tls::TunnelConfigs};
-use crate::region::tunnel::{Dial, Directory};
+use self::{
+    admission::Admission, certificates::Certificates, denial::Denial, metrics::Metrics,
+    tunnel_tls::TunnelConfigs,
+};
+use crate::{
+    places::Turnover,
+    region::{
+        bounds::Source,
+        tunnel::{Dial, Directory},
+    },
+};
 
 /// Bounds on what clients may take of the gateway.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +63,11 @@ pub struct Limits {
     /// When a connection closed in one direction is given up for silence in the other. One
     /// open in both directions is never.
     pub half_closed_idle: Duration,
+    /// Connections of all tunnels at a time. Each takes two open files; one more is reset.
+    pub connections: usize,
+    /// Clients that have not finished their handshake, or their plain HTTP request, at a time;
+    /// half of them from one source. With one more the oldest is reset.
+    pub handshakes: usize,
 }
 
 impl Default for Limits {
@@ -59,6 +77,8 @@ impl Default for Limits {
             hello_bytes: 64 * 1024,
             first_request: Duration::from_secs(2),
             half_closed_idle: Duration::from_secs(300),
+            connections: 8192,
+            handshakes: 2048,
         }
     }
 }
@@ -70,6 +90,8 @@ pub struct Gateway<D, T> {
     configs: TunnelConfigs,
     metrics: Metrics,
     limits: Limits,
+    handshakes: Turnover<Source>,
+    admission: Admission,
     connections: TaskTracker,
     abort: CancellationToken,
 }
@@ -97,6 +119,8 @@ impl<D: Directory, T: Dial> Gateway<D, T> {
             configs: TunnelConfigs::new(Arc::new(certificates)),
             metrics,
             limits,
+            handshakes: Turnover::new(limits.handshakes, limits.handshakes.div_ceil(2)),
+            admission: Admission::new(),
             connections: TaskTracker::new(),
             abort: CancellationToken::new(),
         })
@@ -144,21 +168,29 @@ impl<D: Directory, T: Dial> Gateway<D, T> {
         let local = listener.local_addr().ok().map(field::display);
         let span = tracing::info_span!("listener", ?kind, local);
         let take = |client: TcpStream| {
-            let peer = client.peer_addr().ok().map(field::display);
+            // Who has gone already has no address.
+            let Ok(peer) = client.peer_addr() else { return };
             let span =
-                tracing::info_span!(parent: None, "client", ?kind, peer, tunnel = field::Empty);
+                tracing::debug_span!(parent: None, "client", ?kind, %peer, tunnel = field::Empty);
+            if self.connections.len() >= self.limits.connections {
+                let denial = Denial::OpenFiles(self.limits.connections);
+                self.metrics.denied(&denial);
+                tracing::debug!(parent: &span, %denial, "reset");
+                closing::reset(&client);
+                return;
+            }
             let gateway = self.clone();
-            self.connections.spawn(gateway.client(kind, client).instrument(span));
+            self.connections.spawn(gateway.client(kind, client, peer).instrument(span));
         };
         accept::accept(listener, shutdown, take).instrument(span).await;
     }
 
-    async fn client(self: Arc<Self>, kind: Kind, client: TcpStream) {
+    async fn client(self: Arc<Self>, kind: Kind, client: TcpStream, peer: SocketAddr) {
         let end = match kind {
             // Boxed, so that none takes the room of the largest.
-            Kind::Tls => Box::pin(tls::serve(&self, client)).await,
-            Kind::Raw => Box::pin(raw::serve(&self, client)).await,
-            Kind::Redirect => Box::pin(redirect::serve(&self, client)).await,
+            Kind::Tls => Box::pin(tls::serve(&self, client, peer)).await,
+            Kind::Raw => Box::pin(raw::serve(&self, client, peer)).await,
+            Kind::Redirect => Box::pin(redirect::serve(&self, client, peer)).await,
         };
         tracing::debug!(parent: Span::current(), end, "connection over");
     }

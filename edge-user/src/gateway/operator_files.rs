@@ -136,6 +136,14 @@ impl OperatorFiles {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// When what is served expires, in seconds since 1970.
+    pub(super) fn expiry(&self) -> f64 {
+        let current = self.current();
+        let leaf = current.cert.first().and_then(|leaf| parse_x509_certificate(leaf).ok());
+        // Seconds of any date fit.
+        leaf.map_or(f64::NAN, |(_, leaf)| leaf.validity().not_after.timestamp() as f64)
+    }
+
     /// Takes what is on disk now; whether it was new.
     fn reload(&self) -> Result<bool, OperatorFileError> {
         let content = Content::read(&self.certificate, &self.key)?;

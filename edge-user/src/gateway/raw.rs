@@ -4,6 +4,8 @@
 //! Nothing is read before the container is reached, so that protocols work whose server speaks
 //! first, and nothing is ever guessed from the bytes.
 
+use std::net::SocketAddr;
+
 use tokio::net::TcpStream;
 use tracing::Span;
 
@@ -20,6 +22,7 @@ use crate::region::tunnel::{Dial, Directory};
 pub(super) async fn serve<D: Directory, T: Dial>(
     gateway: &Gateway<D, T>,
     client: TcpStream,
+    peer: SocketAddr,
 ) -> String {
     // One listener serves all ports: the local address keeps the one that was dialled.
     let port = match client.local_addr().and_then(|local| {
@@ -35,6 +38,14 @@ pub(super) async fn serve<D: Directory, T: Dial>(
         return format!("reset: no tunnel on port {port}");
     };
     Span::current().record("tunnel", tracing::field::display(&tunnel.id));
+    let _admitted = match gateway.admission.admit(&tunnel, peer.ip(), Way::Userspace) {
+        Ok(admitted) => admitted,
+        Err(denial) => {
+            gateway.metrics.denied_at(&tunnel, &denial);
+            closing::reset(&client);
+            return format!("reset: {denial}");
+        }
+    };
     tunnel.stats.connected();
     let dialled = tokio::select! {
         biased;
@@ -64,6 +75,7 @@ pub(super) async fn serve<D: Directory, T: Dial>(
         metrics: gateway.metrics.path(Way::Userspace),
         guard: None,
         half_closed_idle: gateway.limits.half_closed_idle,
+        idle: tunnel.options.bounds.idle,
         abort: &gateway.abort,
     };
     relay(Buffered::new(client), Buffered::new(container), terms).await.to_string()

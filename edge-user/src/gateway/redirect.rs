@@ -1,5 +1,7 @@
 //! Plain HTTP: sends browsers that were given a name without `https://` to the TLS port.
 
+use std::net::SocketAddr;
+
 use http::{StatusCode, Uri, header, uri::Authority};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt},
@@ -7,8 +9,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Gateway, buffered::Buffered, closing};
-use crate::region::tunnel::{Dial, Directory};
+use super::{Gateway, buffered::Buffered, closing, denial::Denial};
+use crate::region::{
+    bounds::Source,
+    tunnel::{Dial, Directory},
+};
 
 /// Bytes of request line and headers that are read at most.
 const MAX_REQUEST: usize = 8 * 1024;
@@ -27,7 +32,10 @@ struct Request {
 pub(super) async fn serve<D: Directory, T: Dial>(
     gateway: &Gateway<D, T>,
     client: TcpStream,
+    peer: SocketAddr,
 ) -> String {
+    let _handshaking = gateway.metrics.handshaking();
+    let mut turn = gateway.handshakes.enter(Source::of(peer.ip()));
     let mut client = Buffered::new(client);
     let answered = async {
         let answer = match timeout(gateway.limits.hello, read(&mut client)).await {
@@ -44,6 +52,11 @@ pub(super) async fn serve<D: Directory, T: Dial>(
     tokio::select! {
         answered = answered => answered,
         () = gateway.abort.cancelled() => "the gateway stopped".to_owned(),
+        crowd = turn.displaced() => {
+            let denial = Denial::from(crowd);
+            gateway.metrics.denied(&denial);
+            denial.to_string()
+        }
     }
 }
 

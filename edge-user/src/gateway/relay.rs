@@ -43,6 +43,8 @@ pub(super) struct Terms<'a> {
     pub(super) guard: Option<H2Guard>,
     /// A connection that is closed in one direction and silent for so long is given up.
     pub(super) half_closed_idle: Duration,
+    /// The same of one that is open in both directions; none may be silent for ever.
+    pub(super) idle: Option<Duration>,
     /// Cancelled when the gateway gives up its connections.
     pub(super) abort: &'a CancellationToken,
 }
@@ -56,7 +58,7 @@ pub(super) enum End {
     TunnelEnded,
     /// The gateway stopped first.
     Aborted,
-    /// One side closed, the other said nothing more.
+    /// Silent for too long: in both directions, or in the one that is still open.
     Idle,
     /// The client's connection broke.
     ClientBroke(io::Error),
@@ -127,7 +129,9 @@ async fn copy(
     };
     let mut inward = Flow::new(count_in, terms.guard.as_mut());
     let mut outward = Flow::new(count_out, None);
-    let mut idle = Idle::new(terms.half_closed_idle);
+    let mut idle = Idle::default();
+    let (open_idle, half_closed_idle) = (terms.idle, terms.half_closed_idle);
+    let half_closed_idle = open_idle.map_or(half_closed_idle, |idle| idle.min(half_closed_idle));
     poll_fn(|context| {
         match inward.poll(context, client, container, outward.broken().is_none()) {
             Poll::Ready(Err(Fault::Read(error))) => return Poll::Ready(End::ClientBroke(error)),
@@ -152,8 +156,11 @@ async fn copy(
                 (None, Some(error)) => End::ClientBroke(error),
                 (None, None) => End::Finished,
             }),
-            (false, false) => Poll::Pending,
-            _ => idle.poll(context, moved).map(|()| End::Idle),
+            (false, false) => match open_idle {
+                Some(limit) => idle.poll(context, moved, limit).map(|()| End::Idle),
+                None => Poll::Pending,
+            },
+            _ => idle.poll(context, moved, half_closed_idle).map(|()| End::Idle),
         }
     })
     .await
@@ -189,24 +196,21 @@ async fn farewell(
     }
 }
 
-/// Watches a half-closed connection for silence.
+/// Watches a connection for silence.
+#[derive(Default)]
 struct Idle {
-    limit: Duration,
-    /// Runs since this count of bytes was seen.
-    running: Option<(u64, Pin<Box<Sleep>>)>,
+    /// The limit that runs since this count of bytes was seen.
+    running: Option<(Duration, u64, Pin<Box<Sleep>>)>,
 }
 
 impl Idle {
-    fn new(limit: Duration) -> Self {
-        Self { limit, running: None }
-    }
-
     /// Ready when `moved`, a count of bytes, has not changed between two looks that lie the
     /// limit apart; so after one limit of silence at least and two at most.
-    fn poll(&mut self, context: &mut Context<'_>, moved: u64) -> Poll<()> {
-        let limit = self.limit;
-        let (seen, sleep) =
-            self.running.get_or_insert_with(|| (moved, Box::pin(tokio::time::sleep(limit))));
+    fn poll(&mut self, context: &mut Context<'_>, moved: u64, limit: Duration) -> Poll<()> {
+        // Another one begins when a connection is closed in one direction.
+        self.running = self.running.take().filter(|(running, ..)| *running == limit);
+        let start = || (limit, moved, Box::pin(tokio::time::sleep(limit)));
+        let (_, seen, sleep) = self.running.get_or_insert_with(start);
         loop {
             ready!(sleep.as_mut().poll(context));
             if *seen == moved {
@@ -224,7 +228,7 @@ impl fmt::Display for End {
             Self::Finished => formatter.write_str("both sides closed"),
             Self::TunnelEnded => formatter.write_str("the tunnel ended"),
             Self::Aborted => formatter.write_str("the gateway stopped"),
-            Self::Idle => formatter.write_str("half closed and silent"),
+            Self::Idle => formatter.write_str("silent for too long"),
             Self::ClientBroke(error) => write!(formatter, "the client's connection broke: {error}"),
             Self::ContainerBroke(error) => {
                 write!(formatter, "the container's connection broke: {error}")

@@ -19,6 +19,7 @@ use super::callers::Callers;
 use crate::{
     region::{
         bounds::Asked,
+        gate::{Gate, TakenOver},
         ports::PortError,
         steering::Steering,
         tunnel::{Container, TunnelOptions},
@@ -35,7 +36,9 @@ use crate::{
 pub const SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 10);
 
 /// Connections of one container at a time; one more is closed at once.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS_EACH: usize = 64;
+/// Connections of all containers.
+const CONNECTIONS: usize = 1024;
 /// Calls of one connection at a time; more wait.
 const CALLS: u32 = 32;
 /// Bytes of a request. The largest that is served has a dozen.
@@ -62,9 +65,10 @@ pub async fn serve<C: Callers, S: Steering>(
     listener: TcpListener,
     callers: Arc<C>,
     tunnels: Arc<Tunnels<S>>,
+    gate: Gate,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ApiError> {
-    let service = ModalClientServer::new(Api { callers, tunnels });
+    let service = ModalClientServer::new(Api { callers, tunnels, gate });
     let stopping = CancellationToken::new();
     let told = async {
         shutdown.await;
@@ -76,7 +80,10 @@ pub async fn serve<C: Callers, S: Steering>(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_service(service.max_decoding_message_size(MESSAGE))
-        .serve_with_incoming_shutdown(connection::incoming(listener, CONNECTIONS), told);
+        .serve_with_incoming_shutdown(
+            connection::incoming(listener, CONNECTIONS, CONNECTIONS_EACH),
+            told,
+        );
     tokio::select! {
         served = server => Ok(served?),
         () = async { stopping.cancelled().await; tokio::time::sleep(GRACE).await } => {
@@ -107,6 +114,7 @@ pub fn environment(container: &Container) -> Vec<(String, String)> {
 struct Api<C, S> {
     callers: Arc<C>,
     tunnels: Arc<Tunnels<S>>,
+    gate: Gate,
 }
 
 #[tonic::async_trait]
@@ -123,6 +131,7 @@ impl<C: Callers, S: Steering> ModalClient for Api<C, S> {
         &self,
         request: Request<TunnelStartRequest>,
     ) -> Result<Response<TunnelStartResponse>, Status> {
+        let _pass = self.gate.pass().await.map_err(taken_over)?;
         let (container, peer) = self.caller(&request)?;
         let key = text(&request, "x-idempotency-key");
         let retry = text(&request, "x-retry-attempt").unwrap_or_default();
@@ -156,6 +165,7 @@ impl<C: Callers, S: Steering> ModalClient for Api<C, S> {
         &self,
         request: Request<TunnelStopRequest>,
     ) -> Result<Response<TunnelStopResponse>, Status> {
+        let _pass = self.gate.pass().await.map_err(taken_over)?;
         let (container, _) = self.caller(&request)?;
         let exists = self.tunnels.stop(&container, request.get_ref().port).await;
         Ok(Response::new(TunnelStopResponse { exists }))
@@ -181,11 +191,18 @@ fn text<'r, T>(request: &'r Request<T>, name: &str) -> Option<&'r str> {
     request.metadata().get(name)?.to_str().ok()
 }
 
+/// The package calls again, over a connection to the other daemon.
+fn taken_over(error: TakenOver) -> Status {
+    Status::unavailable(error.to_string())
+}
+
 /// The package retries UNAVAILABLE, and turns the others into errors of its own.
 fn status(error: &StartError) -> Status {
     let words = error.to_string();
     match error {
-        StartError::InvalidPort(_) | StartError::H2Unencrypted => Status::invalid_argument(words),
+        StartError::InvalidPort(_)
+        | StartError::H2Unencrypted
+        | StartError::ProxyProtocolUnencrypted => Status::invalid_argument(words),
         StartError::AlreadyForwarded(_) => Status::already_exists(words),
         StartError::TooMany(_) | StartError::Port(PortError::Exhausted { .. }) => {
             Status::resource_exhausted(words)

@@ -24,18 +24,17 @@ use hickory_proto::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::Semaphore,
-    task::JoinSet,
     time::timeout,
 };
+use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use self::{
     question::Question,
     upstream::{Transport, Upstreams},
 };
-use super::callers::{Callers, Places};
-use crate::region::tunnel::Container;
+use super::callers::Callers;
+use crate::{places::Places, region::tunnel::Container};
 
 /// Queries of one container that are being answered at a time; others are dropped, and the
 /// container's resolver asks again.
@@ -44,8 +43,12 @@ const QUERIES_EACH: usize = 256;
 const QUERIES: usize = 1024;
 /// TCP connections of one container at a time.
 const CONNECTIONS_EACH: usize = 16;
+/// TCP connections of all containers.
+const CONNECTIONS: usize = 256;
 /// A TCP connection without a query for this long is closed.
 const IDLE: Duration = Duration::from_secs(10);
+/// What is under way when the daemon stops may take this much longer.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// The name that is a container's own private address, and the zone around it.
 const OWN_NAME: &str = "i6pn.modal.local";
 const OWN_ZONE: &str = "modal.local";
@@ -96,14 +99,17 @@ async fn serve_with<C, L>(
         locate,
         domain,
         upstreams,
-        each: Places::new(QUERIES_EACH),
-        all: Semaphore::new(QUERIES),
+        queries: Places::new(QUERIES),
+        tasks: TaskTracker::new(),
     });
     tokio::select! {
         () = serve_udp(&dns, udp) => {}
         () = serve_tcp(&dns, &tcp) => {}
         () = shutdown => tracing::debug!("DNS for containers ends"),
     }
+    // Another daemon may have the sockets by now, but not these queries.
+    dns.tasks.close();
+    timeout(FAREWELL, dns.tasks.wait()).await.ok();
 }
 
 struct Dns<C, L> {
@@ -111,8 +117,9 @@ struct Dns<C, L> {
     locate: L,
     domain: String,
     upstreams: Upstreams,
-    each: Places,
-    all: Semaphore,
+    queries: Places<IpAddr>,
+    /// Queries and connections that are under way.
+    tasks: TaskTracker,
 }
 
 /// What this server says of a name by itself.
@@ -123,7 +130,7 @@ enum Local {
     Nothing,
 }
 
-/// Receives queries for ever; those under way are given up when this is dropped.
+/// Receives queries for ever.
 async fn serve_udp<C, L>(dns: &Arc<Dns<C, L>>, udp: UdpSocket)
 where
     C: Callers,
@@ -131,9 +138,7 @@ where
 {
     let udp = Arc::new(udp);
     let mut buffer = vec![0; usize::from(u16::MAX)];
-    let mut tasks = JoinSet::new();
     loop {
-        while tasks.try_join_next().is_some() {}
         let (length, peer) = match udp.recv_from(&mut buffer).await {
             Ok(received) => received,
             Err(error) => {
@@ -141,16 +146,16 @@ where
                 continue;
             }
         };
-        let (dns, udp, query) = (dns.clone(), udp.clone(), buffer[..length].to_vec());
+        let (here, udp, query) = (dns.clone(), udp.clone(), buffer[..length].to_vec());
         let span = tracing::debug_span!("dns", source = %peer, transport = "udp");
         let work = async move {
-            if let Some(reply) = dns.answer(&query, peer.ip(), Transport::Udp).await
+            if let Some(reply) = here.answer(&query, peer.ip(), Transport::Udp).await
                 && let Err(error) = udp.send_to(&reply, peer).await
             {
                 tracing::debug!(%error, "a reply could not be sent");
             }
         };
-        tasks.spawn(work.instrument(span));
+        dns.tasks.spawn(work.instrument(span));
     }
 }
 
@@ -159,10 +164,8 @@ where
     C: Callers,
     L: Fn(&str) -> Option<Vec<IpAddr>> + Send + Sync + 'static,
 {
-    let places = Places::new(CONNECTIONS_EACH);
-    let mut tasks = JoinSet::new();
+    let places = Places::new(CONNECTIONS);
     loop {
-        while tasks.try_join_next().is_some() {}
         let (stream, peer) = match tcp.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -170,18 +173,18 @@ where
                 continue;
             }
         };
-        let Some(place) = places.take(peer.ip().to_canonical()) else {
+        let Some(place) = places.take(peer.ip().to_canonical(), CONNECTIONS_EACH) else {
             tracing::debug!(source = %peer, "too many DNS connections; one more was closed");
             continue;
         };
-        let dns = dns.clone();
+        let here = dns.clone();
         let span = tracing::debug_span!("dns", source = %peer, transport = "tcp");
         let work = async move {
-            let outcome = dns.connection(stream, peer).await;
+            let outcome = here.connection(stream, peer).await;
             tracing::debug!(?outcome, "connection closed");
             drop(place);
         };
-        tasks.spawn(work.instrument(span));
+        dns.tasks.spawn(work.instrument(span));
     }
 }
 
@@ -216,7 +219,7 @@ where
     /// The reply to a query; none to garbage.
     async fn answer(&self, query: &[u8], source: IpAddr, transport: Transport) -> Option<Vec<u8>> {
         let source = source.to_canonical();
-        let Some(_places) = self.each.take(source).zip(self.all.try_acquire().ok()) else {
+        let Some(_place) = self.queries.take(source, QUERIES_EACH) else {
             tracing::debug!("too many queries at a time; one more was dropped");
             return None;
         };

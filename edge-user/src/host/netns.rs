@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     os::unix::fs::MetadataExt,
     path::Path,
-    sync::mpsc,
+    sync::{Arc, Mutex, PoisonError, mpsc},
 };
 
 use nix::{
@@ -16,6 +16,7 @@ use nix::{
     sys::statfs::{NSFS_MAGIC, fstatfs},
 };
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::oneshot;
 
 use super::sys;
 
@@ -111,41 +112,81 @@ fn on_thread<R: Send>(job: impl FnOnce() -> io::Result<R> + Send) -> io::Result<
     })
 }
 
-/// Makes sockets in a namespace, on one thread that stays there: cheaper than a thread each.
+/// Makes sockets in a namespace, on one thread that stays there, and some of them ahead of time:
+/// a dial then neither starts a thread nor waits for one.
 #[derive(Debug)]
 pub struct SocketFactory {
-    requests: mpsc::Sender<Request>,
+    orders: mpsc::Sender<Order>,
+    stock: Arc<Mutex<Vec<Socket>>>,
 }
 
-type Request = tokio::sync::oneshot::Sender<io::Result<Socket>>;
+#[derive(Debug)]
+enum Order {
+    /// Fill the stock.
+    Stock,
+    /// One that is waited for; fill the stock, too.
+    One(oneshot::Sender<io::Result<Socket>>),
+}
+
+/// Sockets made ahead of time.
+const STOCK: usize = 32;
+/// With so many left more are ordered.
+const LOW: usize = STOCK - 4;
 
 impl SocketFactory {
     /// Starts the thread; it ends with the factory.
     pub fn start(namespace: &NetNs) -> io::Result<Self> {
         let file = namespace.file.try_clone()?;
-        let (requests, inbox) = mpsc::channel::<Request>();
+        let (orders, inbox) = mpsc::channel::<Order>();
         let (ready, entered) = mpsc::channel();
+        let stock = Arc::new(Mutex::new(Vec::with_capacity(STOCK)));
+        let made = stock.clone();
         std::thread::Builder::new().name("edge-sockets".into()).spawn(move || {
             let inside = setns(&file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
             let stay = inside.is_ok();
+            if stay {
+                fill(&made);
+            }
             if ready.send(inside).is_err() || !stay {
                 return;
             }
-            for reply in inbox {
-                // A caller that gave up meanwhile drops its socket.
-                let _unclaimed = reply.send(tcp_socket());
+            for order in inbox {
+                if let Order::One(reply) = order {
+                    // A caller that gave up meanwhile drops its socket.
+                    let _unclaimed = reply.send(tcp_socket());
+                }
+                fill(&made);
             }
         })?;
         entered.recv().map_err(|error| io::Error::other(error.to_string()))??;
-        Ok(Self { requests })
+        Ok(Self { orders, stock })
     }
 
     /// A non-blocking IPv4 TCP socket in the namespace; its route says what source it takes.
     pub async fn tcp(&self) -> io::Result<Socket> {
         let gone = || io::Error::other("the service namespace's thread is gone");
-        let (reply, answer) = tokio::sync::oneshot::channel();
-        self.requests.send(reply).map_err(|_returned| gone())?;
+        let (socket, left) = {
+            let mut stock = self.stock.lock().unwrap_or_else(PoisonError::into_inner);
+            (stock.pop(), stock.len())
+        };
+        if let Some(socket) = socket {
+            if left == LOW {
+                self.orders.send(Order::Stock).map_err(|_returned| gone())?;
+            }
+            return Ok(socket);
+        }
+        let (reply, answer) = oneshot::channel();
+        self.orders.send(Order::One(reply)).map_err(|_returned| gone())?;
         answer.await.map_err(|_closed| gone())?
+    }
+}
+
+/// Adds what is missing. What cannot be made now is reported to who orders one and waits.
+fn fill(stock: &Mutex<Vec<Socket>>) {
+    loop {
+        let missing = STOCK > stock.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let Some(Ok(socket)) = missing.then(tcp_socket) else { return };
+        stock.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
     }
 }
 

@@ -9,12 +9,12 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt as _;
 use nix::{sys::signal::Signal, unistd::geteuid};
 use tokio::{
     process::{Child, Command},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
-use tonic::Streaming;
 
 use super::{
     control::{self, AsyncControl, Report, Setup},
@@ -25,17 +25,15 @@ use super::{
 use crate::{
     cli::{Place, RunArgs},
     commands::{
-        client::{attach_request, connect, refusal},
-        output::announcement,
+        client::{attach_request, connect},
+        hold::Hold,
     },
     error::{Error, Kind, say},
-    wire::admin::{AttachEvent, AttachRequest, Attached, attach_event::Event},
+    wire::admin::{AttachRequest, Attached},
 };
 
 /// Where every daemon of the machine keeps its sockets and its keys.
 const HIDDEN: [&str; 2] = ["/run/edge", "/var/lib/edge"];
-/// For the daemon to wire a namespace; it takes milliseconds.
-const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between the SIGTERM and the SIGKILL of `--timeout`.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -49,7 +47,7 @@ pub async fn run(place: &Place, args: &RunArgs) -> Result<ExitCode, Error> {
     let _foreground = Foreground::hold();
     let mut container = Container::spawn(args)?;
     let mut early = Vec::new();
-    let events = {
+    let hold = {
         let mut start = pin!(container.start(place, args));
         loop {
             tokio::select! {
@@ -65,7 +63,7 @@ pub async fn run(place: &Place, args: &RunArgs) -> Result<ExitCode, Error> {
     for received in early {
         container.pass_on(received).await;
     }
-    container.supervise(events, &signals, args).await
+    container.supervise(hold, &signals, args).await
 }
 
 /// The container's first process and the way to talk to what grows out of it.
@@ -93,29 +91,16 @@ impl Container {
     }
 
     /// From bare namespaces to a running program.
-    async fn start(
-        &mut self,
-        place: &Place,
-        args: &RunArgs,
-    ) -> Result<Streaming<AttachEvent>, Error> {
-        let mut client = connect(place).await?;
+    async fn start(&mut self, place: &Place, args: &RunArgs) -> Result<Hold, Error> {
+        let client = connect(place).await?;
         self.expect(|report| matches!(report, Report::Unshared)).await?;
         let pid = self.process.id().unwrap_or_default();
         let request = AttachRequest { pid, ..attach_request(&args.container) };
-        let wired = async {
-            let reply = client.attach(request).await.map_err(|status| refusal(&status))?;
-            let mut events = reply.into_inner();
-            let attached = first_event(&mut events).await?;
-            Ok::<_, Error>((attached, events))
-        };
-        let (attached, events) = timeout(ATTACH_TIMEOUT, wired).await.map_err(|_elapsed| {
-            let cause = format!("no answer to Attach within {ATTACH_TIMEOUT:?}");
-            Error::failure("daemon", cause, "see the log of `edge up`")
-        })??;
+        let (attached, hold) = Hold::take(client, place, request).await?;
         let command = control::Command::Start(setup(attached, place));
         self.control.send(&command).await.map_err(broken)?;
         self.expect(|report| matches!(report, Report::Started)).await?;
-        Ok(events)
+        Ok(hold)
     }
 
     /// Waits for one report, or for the reason why it will not come.
@@ -137,17 +122,19 @@ impl Container {
     /// the program may have got hold of it.
     async fn supervise(
         mut self,
-        events: Streaming<AttachEvent>,
+        hold: Hold,
         signals: &Signals,
         args: &RunArgs,
     ) -> Result<ExitCode, Error> {
-        let mut events = Some(events);
+        let mut held = pin!(hold.keep().fuse());
         let mut deadline = Deadline::after(args.timeout);
         let status = loop {
             tokio::select! {
                 ended = self.process.wait() => break ended.map_err(broken)?,
                 received = signals.next() => self.pass_on(received.map_err(broken)?).await,
-                event = next_event(&mut events) => announce(event),
+                error = &mut held => say(format_args!(
+                    "{error}; the program runs on without a network, start it again to give it one"
+                )),
                 step = deadline.passed() => match step {
                     Step::Signal(signal) => self.signal(signal).await,
                     Step::Destroy => self.process.start_kill().map_err(broken)?,
@@ -217,41 +204,6 @@ impl Deadline {
 
     fn has_passed(&self) -> bool {
         self.steps.len() < Self::STEPS.len()
-    }
-}
-
-async fn first_event(events: &mut Streaming<AttachEvent>) -> Result<Attached, Error> {
-    while let Some(event) = events.message().await.map_err(|status| refusal(&status))? {
-        match event.event {
-            Some(Event::Attached(attached)) => return Ok(attached),
-            other => announce(Ok(other)),
-        }
-    }
-    Err(Error::failure("daemon", "it ended the call without an answer", "see the log of `edge up`"))
-}
-
-/// The next event; its error once, when the daemon is gone; then none for ever.
-async fn next_event(events: &mut Option<Streaming<AttachEvent>>) -> Result<Option<Event>, String> {
-    let Some(stream) = events else { return future::pending().await };
-    let cause = match stream.message().await {
-        Ok(Some(event)) => return Ok(event.event),
-        Ok(None) => "it ended the call".to_owned(),
-        Err(status) => status.message().to_owned(),
-    };
-    *events = None;
-    Err(cause)
-}
-
-fn announce(event: Result<Option<Event>, String>) {
-    match event {
-        Ok(Some(Event::Tunnel(tunnel))) => say(announcement(&tunnel)),
-        Ok(Some(Event::Warning(text))) => say(text),
-        // Of a newer daemon, or one that repeats itself.
-        Ok(Some(Event::Attached(_)) | None) => {}
-        Err(cause) => say(format_args!(
-            "daemon: it is gone ({cause}), and this container's tunnels are down; the program \
-             runs on, start it again when `edge up` runs"
-        )),
     }
 }
 

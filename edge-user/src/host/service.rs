@@ -5,7 +5,8 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    path::Path,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -19,6 +20,7 @@ use super::{
     links::Links,
     netns::{NetNs, SocketFactory},
     sockets::{self, Listening},
+    sysctl,
     wiring::{self, PeerError, Plan, Wired, WiringError},
 };
 use crate::region::tunnel::{Dial, DialError, Tunnel};
@@ -40,6 +42,7 @@ pub struct Service {
 }
 
 /// The sockets that serve containers.
+#[derive(Debug)]
 pub struct ServiceSockets {
     /// The API, port 80.
     pub api: TcpListener,
@@ -47,6 +50,18 @@ pub struct ServiceSockets {
     pub dns_tcp: TcpListener,
     /// DNS, port 53.
     pub dns_udp: UdpSocket,
+}
+
+impl ServiceSockets {
+    /// Those of an earlier daemon.
+    ///
+    /// # Errors
+    /// If they are something else.
+    pub fn inherited(api: OwnedFd, dns_tcp: OwnedFd, dns_udp: OwnedFd) -> io::Result<Self> {
+        let tcp = |open: OwnedFd| TcpListener::from_std(open.into());
+        let dns_udp = UdpSocket::from_std(dns_udp.into())?;
+        Ok(Self { api: tcp(api)?, dns_tcp: tcp(dns_tcp)?, dns_udp })
+    }
 }
 
 impl Service {
@@ -59,7 +74,7 @@ impl Service {
         mtu: u32,
         run_dir: &Path,
     ) -> Result<Self, WiringError> {
-        let pin = run_dir.join(PIN);
+        let pin = Self::pin_path(run_dir);
         // The first is what the relay's sockets speak from.
         let addresses = vec![containers.service_address().into(), SERVICE_ADDRESS.into()];
         let wiring = containers.wiring();
@@ -82,6 +97,7 @@ impl Service {
                 (namespace, wired, false)
             }
         };
+        spare_ports(&namespace).map_err(WiringError::Namespace)?;
         let sockets = SocketFactory::start(&namespace).map_err(WiringError::Namespace)?;
         Ok(Self { namespace, wired, adopted, sockets, containers })
     }
@@ -89,12 +105,22 @@ impl Service {
     /// Puts this daemon's program on the link of a namespace that was taken up, once all rows are
     /// there.
     pub fn relink(&self) -> Result<(), WiringError> {
-        if self.adopted { self.containers.wiring().relink(&self.wired) } else { Ok(()) }
+        if self.adopted { self.take_link() } else { Ok(()) }
+    }
+
+    /// Puts this daemon's program on the link, whatever is there.
+    pub fn take_link(&self) -> Result<(), WiringError> {
+        self.containers.wiring().relink(&self.wired)
+    }
+
+    /// Where its namespace is mounted.
+    pub fn pin_path(run_dir: &Path) -> PathBuf {
+        run_dir.join(PIN)
     }
 
     /// Lets go of the namespace in a run directory, whether a daemon runs or not.
     pub fn unpin(run_dir: &Path) -> io::Result<()> {
-        NetNs::unpin(&run_dir.join(PIN))
+        NetNs::unpin(&Self::pin_path(run_dir))
     }
 
     /// Opens the sockets that serve containers.
@@ -130,6 +156,16 @@ impl Service {
             _ => DialError::Io(port, refused),
         }
     }
+}
+
+/// The relay dials one address and port again and again, and where clients close first its own port
+/// rests: for a second, as with timestamps is safe (RFC 6191), instead of a minute, and nearly all
+/// ports may be taken. Else a tunnel would be out of them at 500 connections a second.
+fn spare_ports(namespace: &NetNs) -> io::Result<()> {
+    namespace.run(|| {
+        sysctl::write("net/ipv4/tcp_tw_reuse", "1")?;
+        sysctl::write("net/ipv4/ip_local_port_range", "1024 65535")
+    })
 }
 
 /// The namespace that an earlier daemon left, and the index of its veth.

@@ -131,9 +131,7 @@ impl KernelSteering {
 
     fn write(&self, rows: &Rows) -> anyhow::Result<()> {
         // Bounds first: there is no moment in which a tunnel is open to everybody.
-        for network in &rows.list {
-            self.datapath.list(rows.slot, *network)?;
-        }
+        self.datapath.set_list(rows.slot, &rows.list)?;
         if let Some(pace) = rows.pace {
             self.datapath.set_pace(rows.slot, pace)?;
         }
@@ -160,9 +158,7 @@ impl KernelSteering {
         for (endpoint, _) in &rows.forwards {
             self.datapath.remove_forward(*endpoint)?;
         }
-        for network in &rows.list {
-            self.datapath.unlist(rows.slot, *network)?;
-        }
+        self.datapath.set_list(rows.slot, &[])?;
         Ok(())
     }
 

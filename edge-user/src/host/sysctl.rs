@@ -24,9 +24,14 @@ pub struct SysctlError {
 }
 
 impl Sysctls {
+    /// Where it is recorded what they were.
+    pub fn record_path(run_dir: &Path) -> PathBuf {
+        run_dir.join("sysctl.json")
+    }
+
     /// Takes up the record in `run_dir`, if a daemon left one there.
     pub fn open(run_dir: &Path) -> io::Result<Self> {
-        let record = run_dir.join("sysctl.json");
+        let record = Self::record_path(run_dir);
         let before = match fs::read(&record) {
             Ok(bytes) => serde_json::from_slice(&bytes)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),

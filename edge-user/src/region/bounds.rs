@@ -16,7 +16,7 @@ pub use self::asked::{Asked, Defaults, Limit};
 /// What holds for a tunnel. `None` is no bound. The default has none at all; what a daemon
 /// holds its tunnels to unless told otherwise is [`Bounds::STANDARD`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Bounds {
     /// Relayed connections at a time, of the whole tunnel. What the kernel carries has no state
     /// and is not counted.
@@ -216,5 +216,7 @@ mod tests {
         let written = serde_json::to_string(&Bounds::STANDARD).unwrap();
         assert_eq!(serde_json::from_str::<Bounds>(&written).unwrap(), Bounds::STANDARD);
         assert_eq!(serde_json::from_str::<Bounds>("{}").unwrap(), Bounds::NONE);
+        // A bound that only a newer daemon knows must not be dropped in silence.
+        assert!(serde_json::from_str::<Bounds>(r#"{"bytes": 1}"#).is_err());
     }
 }

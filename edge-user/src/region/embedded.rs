@@ -18,11 +18,12 @@ mod writer;
 use std::{
     fs::File,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use futures::FutureExt as _;
+use futures::{FutureExt as _, StreamExt as _, stream};
 use redb::{Database, DatabaseError, StorageError};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
@@ -41,9 +42,20 @@ const HISTORY: usize = 8192;
 #[derive(Debug)]
 pub struct Embedded {
     path: PathBuf,
-    jobs: Option<mpsc::Sender<Job>>,
+    layout: &'static Layout,
+    /// Writes that are kept for those who watch.
+    memory: usize,
+    open: fn(&Path) -> Result<Database, DatabaseError>,
+    /// None while the store is closed.
+    writer: Mutex<Option<Writer>>,
+}
+
+/// The thread that has the file open.
+#[derive(Debug)]
+struct Writer {
+    jobs: mpsc::Sender<Job>,
     source: Source,
-    writer: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
 }
 
 /// Works on the tables, and returns how to tell its caller once the commit's outcome is known.
@@ -62,12 +74,13 @@ impl Embedded {
     }
 
     /// Opens `leased.redb` in the daemon's run directory, and makes both if they are not there.
-    /// An operation that has answered survives the daemon, but not the machine.
+    /// An operation that has answered survives the daemon, but not the machine. It keeps no
+    /// writes for those who watch, and tells them snapshots.
     ///
     /// # Errors
     /// As for [`Embedded::open`].
     pub fn open_leased(run_dir: &Path) -> Result<Self, StoreError> {
-        Self::at(run_dir, LEASED, &Layout::LEASED, HISTORY, |path| {
+        Self::at(run_dir, LEASED, &Layout::LEASED, 0, |path| {
             let options =
                 File::options().read(true).write(true).create(true).truncate(false).open(path);
             let file = options.map_err(|error| DatabaseError::Storage(StorageError::Io(error)))?;
@@ -89,9 +102,9 @@ impl Embedded {
     fn at(
         folder: &Path,
         name: &str,
-        layout: &Layout,
-        writes: usize,
-        open: impl FnOnce(&Path) -> Result<Database, DatabaseError>,
+        layout: &'static Layout,
+        memory: usize,
+        open: fn(&Path) -> Result<Database, DatabaseError>,
     ) -> Result<Self, StoreError> {
         let path = folder.join(name);
         std::fs::create_dir_all(folder).map_err(|error| StoreError::Open {
@@ -99,14 +112,38 @@ impl Embedded {
             cause: error.to_string(),
             remedy: "run as root, or choose a directory that the daemon may write",
         })?;
-        let database = open(&path).map_err(|error| file::refused(&path, &error))?;
-        let start = file::prepare(&database, &path, layout)?;
+        let store = Self { path, layout, memory, open, writer: Mutex::new(None) };
+        store.reopen()?;
+        Ok(store)
+    }
+
+    /// Waits for what is queued and lets go of the file. Until [`Self::reopen`] every operation
+    /// fails. Waits for the disk.
+    pub fn close(&self) {
+        let Some(Writer { jobs, thread, .. }) = self.writer().take() else { return };
+        drop(jobs);
+        if thread.join().is_err() {
+            tracing::error!(path = %self.path.display(), "the store's thread panicked");
+        }
+    }
+
+    /// Takes the file up again after [`Self::close`]. Waits for the disk.
+    ///
+    /// # Errors
+    /// As for [`Embedded::open`].
+    pub fn reopen(&self) -> Result<(), StoreError> {
+        let mut writer = self.writer();
+        if writer.is_some() {
+            return Ok(());
+        }
+        let path = &self.path;
+        let database = (self.open)(path).map_err(|error| file::refused(path, &error))?;
+        let start = file::prepare(&database, path, self.layout)?;
         let mut timers = Timers::default();
         for (lease, ttl) in start.leases {
             timers.start(lease, ttl, Instant::now());
         }
-        let (publisher, source) = history::history(start.revision, writes, path.clone());
-
+        let (publisher, source) = history::history(start.revision, self.memory, path.clone());
         let (jobs, queue) = mpsc::channel(QUEUE);
         let failed = |error: std::io::Error| StoreError::Failed {
             path: path.clone(),
@@ -115,11 +152,17 @@ impl Embedded {
         // Of the thread's own: the caller may have none, and it waits for a job or a lease's end.
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
-        let writer = std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("region-store".to_owned())
             .spawn(move || writer::run(&database, queue, timers, &publisher, &runtime))
             .map_err(failed)?;
-        Ok(Self { path, jobs: Some(jobs), source, writer: Some(writer) })
+        *writer = Some(Writer { jobs, source, thread });
+        Ok(())
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Option<Writer>> {
+        // What it guards is replaced as a whole.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn run<T: Send + 'static>(
@@ -127,8 +170,8 @@ impl Embedded {
         work: impl FnOnce(&mut Tables<'_>) -> Result<T, redb::Error> + Send + 'static,
     ) -> Answer<'_, T> {
         async move {
-            let jobs = self.jobs.as_ref().ok_or_else(|| stopped(&self.path))?;
-            ask(jobs, &self.path, work).await
+            let jobs = self.writer().as_ref().map(|writer| writer.jobs.clone());
+            ask(jobs.ok_or_else(|| closed(&self.path))?, &self.path, work).await
         }
         .boxed()
     }
@@ -144,7 +187,7 @@ impl Embedded {
 
 /// Has the writing thread do something, and waits until it is durable.
 async fn ask<T: Send + 'static>(
-    jobs: &mpsc::Sender<Job>,
+    jobs: mpsc::Sender<Job>,
     path: &Path,
     work: impl FnOnce(&mut Tables<'_>) -> Result<T, redb::Error> + Send + 'static,
 ) -> Result<T, StoreError> {
@@ -162,16 +205,18 @@ async fn ask<T: Send + 'static>(
         })
     });
     if jobs.send(job).await.is_err() {
-        return Err(stopped(path));
+        return Err(closed(path));
     }
+    // Or its thread would outlive a close by this call.
+    drop(jobs);
     match answered.await {
         Ok(outcome) => outcome.map_err(|cause| StoreError::Failed { path: path.to_owned(), cause }),
-        Err(_gone) => Err(stopped(path)),
+        Err(_gone) => Err(closed(path)),
     }
 }
 
-fn stopped(path: &Path) -> StoreError {
-    StoreError::Failed { path: path.to_owned(), cause: "its thread has stopped".to_owned() }
+fn closed(path: &Path) -> StoreError {
+    StoreError::Failed { path: path.to_owned(), cause: "it is closed".to_owned() }
 }
 
 /// The engine's error is not `Clone`, and every caller of a failed batch is told.
@@ -182,12 +227,7 @@ fn again(error: &redb::Error) -> redb::Error {
 impl Drop for Embedded {
     /// Waits for what is queued, so that the file is free again when this returns.
     fn drop(&mut self) {
-        self.jobs.take();
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
-        {
-            tracing::error!(path = %self.path.display(), "the store's thread panicked");
-        }
+        self.close();
     }
 }
 
@@ -231,7 +271,10 @@ impl Store for Embedded {
     }
 
     fn watch(&self, prefix: &str, after: Option<u64>) -> Watch {
-        self.source.watch(self.jobs.as_ref().map(mpsc::Sender::downgrade), prefix, after)
+        match self.writer().as_ref() {
+            Some(Writer { jobs, source, .. }) => source.watch(jobs.downgrade(), prefix, after),
+            None => stream::iter([Err(closed(&self.path))]).boxed(),
+        }
     }
 
     fn grant(&self, ttl: Duration) -> Answer<'_, LeaseId> {

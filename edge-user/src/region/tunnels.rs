@@ -23,7 +23,7 @@ use std::{
     time::Instant,
 };
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 pub use self::{error::StartError, owner::Owner, record::TunnelRecord};
@@ -66,6 +66,8 @@ pub struct Tunnels<S> {
     index: Index,
     metrics: Metrics,
     containers: Mutex<HashMap<String, Arc<Home>>>,
+    /// Starts, stops and ends that are under way.
+    works: TaskTracker,
 }
 
 /// A container's tunnels by port. It stays known after the container's end for as long as
@@ -110,8 +112,8 @@ impl<S: Steering> Tunnels<S> {
         registry: &prometheus::Registry,
     ) -> Result<Arc<Self>, prometheus::Error> {
         let metrics = Metrics::register(registry)?;
-        let (index, containers) = Default::default();
-        Ok(Arc::new(Self { steering, ports, settings, records, index, metrics, containers }))
+        let (index, containers, works) = Default::default();
+        Ok(Arc::new(Self { steering, ports, settings, records, index, metrics, containers, works }))
     }
 
     /// Makes a container's port public. The same idempotency key again is the same call again,
@@ -133,6 +135,9 @@ impl<S: Steering> Tunnels<S> {
         if options.h2 && options.unencrypted {
             return Err(StartError::H2Unencrypted);
         }
+        if options.proxy_protocol && options.unencrypted {
+            return Err(StartError::ProxyProtocolUnencrypted);
+        }
         let wanted = Wanted {
             container: container.clone(),
             port,
@@ -151,7 +156,7 @@ impl<S: Steering> Tunnels<S> {
             }
             outcome
         };
-        let outcome = tokio::spawn(work.instrument(span)).await;
+        let outcome = self.works.spawn(work.instrument(span)).await;
         let tunnel = outcome.unwrap_or(Err(StartError::Stopping))?;
         self.metrics.start.observe(begun.elapsed().as_secs_f64());
         Ok(tunnel)
@@ -177,7 +182,7 @@ impl<S: Steering> Tunnels<S> {
             tracing::info!(exists, "stopped");
             exists
         };
-        tokio::spawn(work.instrument(span)).await.unwrap_or(false)
+        self.works.spawn(work.instrument(span)).await.unwrap_or(false)
     }
 
     /// Ends all tunnels of a container; none can start in it any more. When this returns, its
@@ -185,18 +190,28 @@ impl<S: Steering> Tunnels<S> {
     pub async fn container_ended(self: &Arc<Self>, container: &Arc<Container>) {
         let (this, home) = (self.clone(), self.home(container));
         let span = tracing::info_span!("tunnels-end", container = container.id);
+        let id = container.id.clone();
         let work = async move {
             let mut state = home.state.lock().await;
             state.ended = true;
             let live = std::mem::take(&mut state.live);
             let closing = live.values().map(|live| this.close(&live.tunnel));
             futures::future::join_all(closing).await;
+            this.ports.release(&id).await;
             tracing::info!(tunnels = live.len(), "the container's tunnels have ended");
         };
-        if let Err(error) = tokio::spawn(work.instrument(span)).await {
+        if let Err(error) = self.works.spawn(work.instrument(span)).await {
             tracing::error!(%error, container = container.id, "its tunnels may not have ended");
         }
         self.containers().retain(|_, home| home.container.strong_count() > 0);
+    }
+
+    /// Waits for what is under way, also for callers that have gone away. Nobody must begin
+    /// anything meanwhile.
+    pub async fn settle(&self) {
+        self.works.close();
+        self.works.wait().await;
+        self.works.reopen();
     }
 
     /// Who may connect and how much, where an owner says nothing.
@@ -222,7 +237,7 @@ impl<S: Steering> Tunnels<S> {
                 return Err(StartError::TooMany(self.settings.per_container));
             }
             None => {
-                let raw = self.raw_port(&wanted.options).await?;
+                let raw = self.raw_port(&wanted).await?;
                 let host = names::tunnel_host(&self.settings.domain);
                 self.open(self.tunnel(&wanted, names::id("tu"), host, raw), &wanted).await?
             }
@@ -242,7 +257,7 @@ impl<S: Steering> Tunnels<S> {
                 let previous = live.tunnel.clone();
                 // With no port left, the tunnel stays as it is.
                 let raw = match &previous.raw {
-                    None => self.raw_port(&wanted.options).await?,
+                    None => self.raw_port(&wanted).await?,
                     Some(_) => None,
                 };
                 state.live.remove(&port);
@@ -269,9 +284,9 @@ impl<S: Steering> Tunnels<S> {
             Some(port) if closed && wanted.options.unencrypted => Some(port),
             Some(port) => {
                 if closed {
-                    self.ports.give_back(port).await;
+                    self.ports.give_back(&wanted.container.id, port);
                 }
-                self.raw_port(&wanted.options).await?
+                self.raw_port(wanted).await?
             }
         };
         let mut tunnel = self.tunnel(wanted, previous.id.clone(), previous.host.clone(), raw);
@@ -279,11 +294,12 @@ impl<S: Steering> Tunnels<S> {
         self.open(tunnel, wanted).await
     }
 
-    async fn raw_port(&self, options: &TunnelOptions) -> Result<Option<u16>, StartError> {
-        if !options.unencrypted {
+    async fn raw_port(&self, wanted: &Wanted) -> Result<Option<u16>, StartError> {
+        if !wanted.options.unencrypted {
             return Ok(None);
         }
-        Ok(Some(self.ports.take(|port| self.steering.in_use(port)).await?))
+        let in_use = |port| self.steering.in_use(port);
+        Ok(Some(self.ports.take(&wanted.container.id, in_use).await?))
     }
 
     fn tunnel(&self, wanted: &Wanted, id: String, host: String, raw: Option<u16>) -> Tunnel {
@@ -329,12 +345,12 @@ impl<S: Steering> Tunnels<S> {
         Ok(self.records.put(&tunnel.id, &record).await?)
     }
 
-    /// Ends a tunnel; its port's rest begins.
+    /// Ends a tunnel; its container keeps its port.
     async fn close(&self, tunnel: &Arc<Tunnel>) {
         if self.withdraw(tunnel).await
             && let Some(raw) = &tunnel.raw
         {
-            self.ports.give_back(raw.port).await;
+            self.ports.give_back(&tunnel.container.id, raw.port);
         }
     }
 

@@ -9,7 +9,10 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::Ipv4Net;
+
 use crate::{
+    error::{Error, Kind},
     host::{
         containers::{ContainerRecord, Containers, Orphan, Survivor},
         links::Links,
@@ -38,12 +41,26 @@ pub(super) fn tunnel_records(leased: &Arc<dyn Store>) -> Records<TunnelRecord> {
     Records::new(leased.clone(), "tunnel/")
 }
 
+/// Refuses a pool that would end a container: after a stop that is the operator's wish, but a
+/// successor is to keep what lives.
+pub(super) async fn refuse_loss(leased: &Arc<dyn Store>, pool: Ipv4Net) -> anyhow::Result<()> {
+    for (_, record) in container_records(leased).all().await? {
+        if !pool.contains(&record.ipv4) {
+            let cause = format!("container {:?} has {}, outside of it", record.name, record.ipv4);
+            let remedy = "keep the pool, or end the container before the upgrade";
+            let thing = format_args!("--ipv4-pool {pool}");
+            return Err(Error::new(Kind::Refused, thing, cause, remedy).into());
+        }
+    }
+    Ok(())
+}
+
 impl Left {
     /// Looks after all that is recorded; forgets what is gone.
     pub(super) async fn find(
         leased: &Arc<dyn Store>,
         links: &Links,
-        pool: ipnet::Ipv4Net,
+        pool: Ipv4Net,
     ) -> Result<Self, StoreError> {
         let records = container_records(leased);
         let mut containers = Vec::new();

@@ -2,15 +2,15 @@
 
 use std::{
     collections::HashSet,
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use anyhow::Context as _;
-use nix::fcntl::{Flock, FlockArg};
 
+use super::handover;
 use crate::{
     cli::{Place, UpArgs},
     datapath::{Datapath, Inheritance},
@@ -52,18 +52,7 @@ impl Machine {
                 tracing::info!(why, "the last daemon's tables are replaced by new ones");
             }
         }
-        Table {
-            name: table(place),
-            veth_prefix: veth_prefix.clone(),
-            pool: args.ipv4_pool,
-            raw_ports: args.raw_ports.first..=args.raw_ports.last,
-        }
-        .install()?;
-        let mut sysctls = sysctls(place)?;
-        sysctls.set("net/ipv4/ip_forward", "1")?;
-        let others = sysctls.original(RESERVED_PORTS)?;
-        let reserved = with_range(&others, args.raw_ports.first, args.raw_ports.last);
-        sysctls.set(RESERVED_PORTS, &reserved)?;
+        close_door(place, args)?;
         Ok(Self { links, datapath, veth_prefix })
     }
 
@@ -76,6 +65,35 @@ impl Machine {
         let keep = containers.iter().copied().chain([service]).collect();
         remove_veths(&self.links, &self.veth_prefix, &keep).await
     }
+}
+
+/// Makes the table and the kernel settings without which the machine would be an open router, or
+/// give raw ports to its own programs.
+pub(super) fn close_door(place: &Place, args: &UpArgs) -> anyhow::Result<()> {
+    Table {
+        name: table(place),
+        veth_prefix: veth_prefix(place.instance.as_str()),
+        pool: args.ipv4_pool,
+        raw_ports: args.raw_ports.first..=args.raw_ports.last,
+    }
+    .install()?;
+    let mut sysctls = sysctls(place)?;
+    sysctls.set("net/ipv4/ip_forward", "1")?;
+    let others = sysctls.original(RESERVED_PORTS)?;
+    let reserved = with_range(&others, args.raw_ports.first, args.raw_ports.last);
+    sysctls.set(RESERVED_PORTS, &reserved)?;
+    Ok(())
+}
+
+/// What of a daemon's is on the machine, in words.
+pub(super) fn remains(place: &Place) -> Vec<&'static str> {
+    let run_dir = place.run_dir();
+    let signs = [
+        (pins(place), "BPF programs and tables"),
+        (Service::pin_path(&run_dir), "the service namespace"),
+        (Sysctls::record_path(&run_dir), "changed kernel settings"),
+    ];
+    signs.into_iter().filter(|(path, _)| path.exists()).map(|(_, what)| what).collect()
 }
 
 /// Undoes everything that a daemon of this name did to the machine, whether it still runs or not;
@@ -95,7 +113,7 @@ pub(crate) async fn undo(place: &Place) -> Vec<anyhow::Error> {
     note(Service::unpin(&run_dir).context("the service namespace cannot be let go"));
     note(nft::remove(&table(place)).context("nftables table"));
     note(sysctls(place).map(|mut sysctls| sysctls.restore()));
-    for path in [Embedded::leased_path(&run_dir), place.socket()] {
+    for path in [Embedded::leased_path(&run_dir), place.socket(), handover::socket_path(&run_dir)] {
         note(gone(fs::remove_file(&path), &path));
     }
     failures
@@ -113,24 +131,30 @@ fn sysctls(place: &Place) -> anyhow::Result<Sysctls> {
     Sysctls::open(&place.run_dir()).context("sysctl.json in the run directory")
 }
 
-/// Makes the run directory this daemon's; refuses if another one of its name is there.
-pub(super) fn lock(place: &Place) -> anyhow::Result<Flock<File>> {
+/// Makes the run directory this daemon's; refuses if another one of its name is there. The lock
+/// is the open file's: it lasts until the last process that has it open closes it.
+pub(super) fn lock(place: &Place) -> anyhow::Result<File> {
     let run_dir = place.run_dir();
     fs::create_dir_all(&run_dir).with_context(|| {
         format!("{}: the run directory cannot be made; edge up needs root", run_dir.display())
     })?;
     let path = run_dir.join("lock");
     let file = File::create(&path).with_context(|| path.display().to_string())?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
-        let name = place.instance.as_str();
-        Error::new(
-            Kind::Refused,
-            format_args!("daemon {name:?}"),
-            format_args!("another one runs already ({errno})"),
-            "use that one, stop it, or give this one another --instance",
-        )
-        .into()
-    })
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let name = place.instance.as_str();
+            Err(Error::new(
+                Kind::Refused,
+                format_args!("daemon {name:?}"),
+                "another one runs already",
+                "use that one, take over from it with --replace, stop it, or give this one \
+                 another --instance",
+            )
+            .into())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| path.display().to_string()),
+    }
 }
 
 /// Interface names have 15 bytes: `ed`, four characters that stand for the instance, `-`, and

@@ -9,8 +9,9 @@ use std::{
 };
 
 use edge_user::wire::admin::{
-    AttachEvent, AttachRequest, Attached, Container, ListContainersRequest, ListContainersResponse,
-    ListTunnelsRequest, ListTunnelsResponse, StatusRequest, StatusResponse, Tunnel, Variable,
+    AttachEvent, AttachRequest, Attached, Container, DownEvent, DownRequest, ListContainersRequest,
+    ListContainersResponse, ListTunnelsRequest, ListTunnelsResponse, Resume, StatusRequest,
+    StatusResponse, Tunnel, Variable,
     admin_server::{Admin, AdminServer},
     attach_event::Event,
 };
@@ -34,6 +35,8 @@ pub(crate) struct Daemon {
 #[derive(Default)]
 struct Calls {
     attached: Vec<AttachRequest>,
+    /// The containers are nobody's any more.
+    forgotten: bool,
     open: Vec<mpsc::Sender<Result<AttachEvent, Status>>>,
 }
 
@@ -42,10 +45,16 @@ struct Script(Arc<Mutex<Calls>>);
 impl Daemon {
     pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let calls = Arc::new(Mutex::new(Calls::default()));
+        let mut daemon = Self { dir, calls: Arc::default(), stop: None, thread: None };
+        daemon.start_again();
+        daemon
+    }
+
+    /// Starts another one in the directory of one that has stopped.
+    pub(crate) fn start_again(&mut self) {
         let (stop, stopped) = oneshot::channel::<()>();
         let (listening, ready) = std::sync::mpsc::channel();
-        let (path, script) = (dir.path().join("edge.sock"), Script(Arc::clone(&calls)));
+        let (path, script) = (self.dir.path().join("edge.sock"), Script(Arc::clone(&self.calls)));
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(async {
@@ -59,7 +68,7 @@ impl Daemon {
             });
         });
         ready.recv().expect("a daemon");
-        Self { dir, calls, stop: Some(stop), thread: Some(thread) }
+        (self.stop, self.thread) = (Some(stop), Some(thread));
     }
 
     pub(crate) fn run_dir(&self) -> &Path {
@@ -97,12 +106,18 @@ impl Daemon {
         calls.open.iter().filter(|call| !call.is_closed()).count()
     }
 
-    /// Ends the daemon, leaving its directory.
+    /// Ends the daemon, leaving its directory and what it knows.
     pub(crate) fn stop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             thread.join().expect("a daemon that ended well");
         }
+        std::fs::remove_file(self.dir.path().join("edge.sock")).expect("its socket");
+    }
+
+    /// Lets it know of no container any more.
+    pub(crate) fn forget(&self) {
+        self.calls.lock().expect("calls").forgotten = true;
     }
 }
 
@@ -196,6 +211,13 @@ impl Admin for Script {
         if request.name == "taken" {
             return Err(Status::already_exists("taken: the name is in use; choose another"));
         }
+        if let Some(Resume { container, token }) = &request.resume {
+            let mut calls = self.0.lock().expect("calls");
+            if calls.forgotten || container != "co-1" || token != "secret" {
+                calls.attached.push(request);
+                return Err(Status::not_found("container co-1: not known; start it again"));
+            }
+        }
         let (events, stream) = mpsc::channel(8);
         let attached = Attached {
             container: Some(Container { pid: request.pid, ..container() }),
@@ -226,6 +248,15 @@ impl Admin for Script {
         _request: Request<ListTunnelsRequest>,
     ) -> Result<Response<ListTunnelsResponse>, Status> {
         Ok(Response::new(ListTunnelsResponse { tunnels: vec![tunnel()] }))
+    }
+
+    type DownStream = ReceiverStream<Result<DownEvent, Status>>;
+
+    async fn down(
+        &self,
+        _request: Request<DownRequest>,
+    ) -> Result<Response<Self::DownStream>, Status> {
+        Err(Status::unimplemented("this daemon plays its part only"))
     }
 
     async fn status(

@@ -94,8 +94,10 @@ pub fn rows() -> Rows {
 
 /// Writes the lists and paces into the kernel's tables; the rest is the scene's.
 pub fn install(datapath: &Datapath) -> Result<(), DatapathError> {
-    for (slot, network) in LISTS {
-        datapath.list(*slot, network.parse().expect("a network"))?;
+    for slot in SLOTS {
+        let own = LISTS.iter().filter(|(one, _)| *one == slot);
+        let own: Vec<_> = own.map(|(_, network)| network.parse().expect("a network")).collect();
+        datapath.set_list(slot, &own)?;
     }
     for (slot, row) in paces() {
         datapath.set_pace(slot, row)?;

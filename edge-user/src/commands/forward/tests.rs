@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     host::{api, callers::Callers},
     region::{
+        gate::Gate,
         tunnel::Container,
         tunnels::fake::{self, FakeSteering, Region},
     },
@@ -31,6 +32,7 @@ async fn served() -> (Region, String) {
             listener,
             Arc::new(OneCaller),
             tunnels,
+            Gate::default(),
             std::future::pending(),
         )
         .await

@@ -176,13 +176,18 @@ impl Lab {
         TlsConnector::from(config).connect(name, stream).await
     }
 
+    /// The metrics, as they are scraped.
+    pub(super) fn metrics(&self) -> String {
+        let mut bytes = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut bytes).unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
     /// Waits until the metrics, as they are scraped, contain `line`.
     pub(super) async fn counted(&self, line: &str) {
         let mut text = String::new();
         for _ in 0..500 {
-            let mut bytes = Vec::new();
-            TextEncoder::new().encode(&self.registry.gather(), &mut bytes).unwrap();
-            text = String::from_utf8(bytes).unwrap();
+            text = self.metrics();
             if text.lines().any(|found| found == line) {
                 return;
             }

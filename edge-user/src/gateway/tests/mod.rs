@@ -1,5 +1,6 @@
 //! What the gateway promises, tried end to end in one process.
 
+mod bounds;
 mod certificates;
 mod hello;
 mod http2;

@@ -177,6 +177,23 @@ async fn a_slow_reader_stops_the_writer() {
 }
 
 #[tokio::test]
+async fn a_client_that_goes_while_both_sides_are_full_ends_the_connection() {
+    let lab = Lab::new().await;
+    let (_tunnel, container) = lab.tunnel("a", TunnelOptions::default()).await;
+    let mut client = lab.connect("a", &[]).await;
+    let (container, _) = container.accept().await.unwrap();
+    // Gives back what it is sent, and reads no more before that is taken.
+    let (mut reader, mut writer) = container.into_split();
+    let echo = tokio::spawn(async move { tokio::io::copy(&mut reader, &mut writer).await });
+    let piece = vec![7; 1 << 20];
+    while timeout(Duration::from_millis(300), client.write(&piece)).await.is_ok() {}
+    drop(client);
+    // How the echo sees it end is the kernel's business.
+    timeout(SOON, echo).await.expect("an end").unwrap().ok();
+    lab.counted("edge_relay_connections{path=\"tls\"} 0").await;
+}
+
+#[tokio::test]
 async fn megabytes_arrive_as_they_were_sent() {
     let lab = Lab::new().await;
     let (_tunnel, container) = lab.tunnel("a", TunnelOptions::default()).await;

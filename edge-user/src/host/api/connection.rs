@@ -1,30 +1,30 @@
 //! Accepted connections: who is at the other end, and whether they are still there.
 
 use std::{
-    io::{IoSlice, Result},
+    io::Result,
     net::IpAddr,
-    pin::Pin,
     sync::{Arc, Weak},
-    task::{Context, Poll},
     time::Duration,
 };
 
 use futures::{Stream, stream};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-};
+use tokio::net::{TcpListener, TcpStream};
 use tonic::transport::server::Connected;
 
-use crate::host::callers::{Place, Places};
+use crate::{
+    places::{Place, Places},
+    watched::Watched,
+};
 
 /// A connection with its caller's identity.
-pub(super) struct Connection {
-    stream: TcpStream,
+type Connection = Watched<TcpStream, Guest>;
+
+/// What goes with a connection.
+pub(super) struct Guest {
     address: IpAddr,
     /// The only strong one: it goes with the connection.
     alive: Arc<()>,
-    _place: Place,
+    _place: Place<IpAddr>,
 }
 
 /// What a call knows of the connection it came over.
@@ -36,18 +36,19 @@ pub(super) struct Peer {
     pub(super) alive: Weak<()>,
 }
 
-/// Accepts connections for ever, as many at a time from each source.
+/// Accepts connections for ever, so many at a time in all and from each source.
 pub(super) fn incoming(
     listener: TcpListener,
+    all: usize,
     each: usize,
 ) -> impl Stream<Item = Result<Connection>> + Send {
-    stream::unfold((listener, Places::new(each)), |(listener, places)| async move {
-        let connection = accept(&listener, &places).await;
+    stream::unfold((listener, Places::new(all)), move |(listener, places)| async move {
+        let connection = accept(&listener, &places, each).await;
         Some((Ok(connection), (listener, places)))
     })
 }
 
-async fn accept(listener: &TcpListener, places: &Places) -> Connection {
+async fn accept(listener: &TcpListener, places: &Places<IpAddr>, each: usize) -> Connection {
     loop {
         let (stream, address) = match listener.accept().await {
             Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
@@ -58,8 +59,8 @@ async fn accept(listener: &TcpListener, places: &Places) -> Connection {
                 continue;
             }
         };
-        let Some(place) = places.take(address) else {
-            tracing::warn!(source = %address, "too many API connections; one more was closed");
+        let Some(place) = places.take(address, each) else {
+            tracing::debug!(source = %address, "too many API connections; one more was closed");
             continue;
         };
         if let Err(error) = stream.set_nodelay(true) {
@@ -67,11 +68,12 @@ async fn accept(listener: &TcpListener, places: &Places) -> Connection {
             continue;
         }
         tracing::debug!(source = %address, "API connection opened");
-        return Connection { stream, address, alive: Arc::new(()), _place: place };
+        let guest = Guest { address, alive: Arc::new(()), _place: place };
+        return Watched::http2(stream, guest);
     }
 }
 
-impl Drop for Connection {
+impl Drop for Guest {
     fn drop(&mut self) {
         tracing::debug!(source = %self.address, "API connection closed");
     }
@@ -81,46 +83,7 @@ impl Connected for Connection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        Peer { address: self.address, alive: Arc::downgrade(&self.alive) }
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let guest = self.held();
+        Peer { address: guest.address, alive: Arc::downgrade(&guest.alive) }
     }
 }

@@ -38,7 +38,8 @@ async fn serve_one() -> Served {
     let (stop, stopped) = oneshot::channel::<()>();
     let callers = Arc::new(OneCaller(fake::container(1)));
     let shutdown = async { drop(stopped.await) };
-    let serving = tokio::spawn(serve(listener, callers, region.tunnels.clone(), shutdown));
+    let serving =
+        tokio::spawn(serve(listener, callers, region.tunnels.clone(), Gate::default(), shutdown));
     Served { region, address, stop, serving }
 }
 
@@ -168,7 +169,7 @@ async fn strangers_are_refused() {
 async fn a_container_has_so_many_connections() {
     let served = serve_one().await;
     let mut clients = Vec::new();
-    for _ in 0..CONNECTIONS {
+    for _ in 0..CONNECTIONS_EACH {
         let mut client = served.client().await;
         client.client_hello(()).await.unwrap();
         clients.push(client);

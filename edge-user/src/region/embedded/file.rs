@@ -8,6 +8,7 @@ use super::tables::{self, Start};
 use crate::region::store::StoreError;
 
 /// The layout of tables and keys. Changed together with a way to read the old one.
+#[derive(Debug)]
 pub(super) struct Layout {
     /// What this edge writes.
     pub(super) written: u64,

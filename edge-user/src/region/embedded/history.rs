@@ -94,7 +94,7 @@ impl History {
 struct Watcher {
     source: Source,
     /// Weak: a watcher does not keep the store open.
-    jobs: Option<mpsc::WeakSender<Job>>,
+    jobs: mpsc::WeakSender<Job>,
     prefix: String,
     /// All writes up to here have been told; none before the first snapshot.
     seen: Option<u64>,
@@ -104,7 +104,7 @@ impl Source {
     /// Follows the prefix.
     pub(super) fn watch(
         &self,
-        jobs: Option<mpsc::WeakSender<Job>>,
+        jobs: mpsc::WeakSender<Job>,
         prefix: &str,
         after: Option<u64>,
     ) -> Watch {
@@ -134,22 +134,21 @@ impl Watcher {
                 return Ok(Seen::Changes(changes));
             }
             if self.source.head.changed().await.is_err() {
-                return Err(self.stopped());
+                return Err(self.closed());
             }
         }
     }
 
     async fn snapshot(&mut self) -> Result<Seen, StoreError> {
-        let jobs = self.jobs.as_ref().and_then(mpsc::WeakSender::upgrade);
-        let jobs = jobs.ok_or_else(|| self.stopped())?;
+        let jobs = self.jobs.upgrade().ok_or_else(|| self.closed())?;
         let prefix = self.prefix.clone();
-        let asked = ask(&jobs, &self.source.path, move |tables| tables.snapshot(&prefix));
+        let asked = ask(jobs, &self.source.path, move |tables| tables.snapshot(&prefix));
         let snapshot = asked.await?;
         self.seen = Some(snapshot.revision);
         Ok(Seen::Snapshot(snapshot))
     }
 
-    fn stopped(&self) -> StoreError {
-        super::stopped(&self.source.path)
+    fn closed(&self) -> StoreError {
+        super::closed(&self.source.path)
     }
 }

@@ -83,3 +83,20 @@ async fn what_is_leased_survives_and_has_a_layout_of_its_own() {
         assert_eq!(entry.value, json!({"port": 8000}));
     }
 }
+
+#[tokio::test]
+async fn a_closed_store_is_free_for_another_and_can_be_taken_up_again() {
+    let dir = tempfile::tempdir().unwrap();
+    for open in [Embedded::open, Embedded::open_leased] {
+        let ours = open(dir.path()).unwrap();
+        ours.put("key", json!(1)).await.unwrap();
+        ours.close();
+        assert!(ours.get("key").await.is_err());
+        let theirs = open(dir.path()).unwrap();
+        theirs.put("key", json!(2)).await.unwrap();
+        assert!(ours.reopen().is_err());
+        drop(theirs);
+        ours.reopen().unwrap();
+        assert_eq!(ours.get("key").await.unwrap().unwrap().value, json!(2));
+    }
+}

@@ -107,6 +107,48 @@ async fn a_revision_of_the_future_or_of_a_former_life_means_a_snapshot() {
 }
 
 #[tokio::test]
+async fn a_watch_ends_with_a_close_and_goes_on_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open(dir.path()).unwrap();
+    store.put("a", json!(1)).await.unwrap();
+    let lease = store.grant(LONG).await.unwrap();
+    store.transact(vec![], vec![put("b", json!(1), Some(lease))]).await.unwrap();
+    let (mut early, mut asked) = (store.watch("", None), store.watch("", None));
+    told(&mut asked).await;
+    store.close();
+    for mut watch in [early.by_ref(), asked.by_ref(), &mut store.watch("", None)] {
+        assert!(watch.next().await.unwrap().is_err(), "it says that the store is closed");
+        assert!(watch.next().await.is_none());
+    }
+    // Somebody else writes meanwhile.
+    let other = Embedded::open(dir.path()).unwrap();
+    other.put("a", json!(2)).await.unwrap();
+    drop(other);
+    store.reopen().unwrap();
+    let mut known = Known::default();
+    let mut watch = store.watch("", Some(2));
+    known.learn(told(&mut watch).await);
+    assert_eq!((known.snapshots, &known.entries["a"]), (1, &json!(2)));
+    store.keep_alive(lease).await.unwrap();
+    store.revoke(lease).await.unwrap();
+    known.learn(told(&mut watch).await);
+    assert_eq!(known.entries, BTreeMap::from([("a".to_owned(), json!(2))]));
+}
+
+#[tokio::test]
+async fn what_is_leased_is_told_as_snapshots() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open_leased(dir.path()).unwrap();
+    let mut watch = store.watch("", None);
+    let mut known = Known::default();
+    for number in 1..=3 {
+        store.put("a", json!(number)).await.unwrap();
+        known.learn(told(&mut watch).await);
+        assert_eq!((known.snapshots, &known.entries["a"]), (number, &json!(number)));
+    }
+}
+
+#[tokio::test]
 async fn a_lease_takes_its_keys_along_and_watchers_see_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = Embedded::open(dir.path()).unwrap();

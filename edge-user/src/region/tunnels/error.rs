@@ -11,6 +11,13 @@ pub enum StartError {
     /// `h2` and `unencrypted` exclude each other.
     #[error("H2 can only be used with encrypted ports")]
     H2Unencrypted,
+    /// `proxy_protocol` and `unencrypted` exclude each other: the kernel relays no bytes of its
+    /// own, and it shows programs who the client is anyway.
+    #[error(
+        "the PROXY protocol goes with encrypted ports only; over raw TCP programs see the client's \
+         own address: leave one of the two out"
+    )]
+    ProxyProtocolUnencrypted,
     /// The owner of the tunnel on this port still holds it.
     #[error("Port {0} is already forwarded")]
     AlreadyForwarded(u16),

@@ -51,7 +51,7 @@ impl<S: Steering> Tunnels<S> {
     pub async fn abandon(&self, id: &str, record: &TunnelRecord) {
         self.records.forget(id).await;
         if let Some(port) = record.raw {
-            self.ports.give_back(port).await;
+            self.ports.let_rest(port).await;
         }
     }
 
@@ -83,6 +83,9 @@ impl<S: Steering> Tunnels<S> {
         if let Err(source) = self.steering.resume(tunnel.clone()).await {
             self.close(&tunnel).await;
             return Err(StartError::Steering { port, source });
+        }
+        if tunnel.raw.is_some() {
+            self.ports.resume(&container.id);
         }
         self.index.insert(&tunnel);
         self.metrics.tunnels.inc();

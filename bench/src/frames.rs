@@ -1,0 +1,117 @@
+//! The frames that decisions are timed with, and the rows behind them. A run is fed what the last one left, so every tunnel leads from an endpoint to that same endpoint: each repeat is a hit.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use anyhow::Result;
+use edge_common::{
+    address::Address,
+    tables::{AddressRow, ForwardRow, Settings, TunnelRow},
+    verdict::{Hook, Verdict},
+};
+use edge_user::datapath::Datapath;
+use etherparse::PacketBuilder;
+
+/// A frame, and what a hook must make of it.
+pub(crate) struct Case {
+    pub(crate) hook: Hook,
+    pub(crate) name: String,
+    pub(crate) frame: Vec<u8>,
+    pub(crate) verdict: Verdict,
+}
+
+const PUBLIC: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// Where a tunnel of the first half leads, and one of the second half comes from.
+const OTHER_PUBLIC: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
+const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 20);
+const CONTAINER: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 5);
+/// The same for replies.
+const OTHER_CONTAINER: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 6);
+/// The first tunnel's public port; the others follow.
+const RAW: u16 = 20_000;
+/// The first forwarded port of the container; the others follow.
+const OWN: u16 = 8000;
+/// Behind no tunnel.
+const OTHER: u16 = 443;
+/// What the other of a pair adds to the port.
+const APART: u16 = 20_000;
+/// A context of `BPF_PROG_TEST_RUN` has the loopback interface unless it is told otherwise.
+const LOOPBACK: u32 = 1;
+
+/// Writes settings, two containers and so many pairs of tunnels.
+pub(crate) fn fill(datapath: &Datapath, pairs: u16) -> Result<()> {
+    datapath.configure(&settings()?)?;
+    let flags = AddressRow::EGRESS;
+    let container = AddressRow { ifindex: LOOPBACK, flags, ..AddressRow::default() };
+    for address in [CONTAINER, OTHER_CONTAINER] {
+        datapath.add_address(IpAddr::V4(address).into(), container)?;
+    }
+    for number in 0..pairs {
+        let slot = number.into();
+        let at = |address: Ipv4Addr, port: u16| SocketAddr::from((address, port + number)).into();
+        let public = [at(PUBLIC, RAW), at(OTHER_PUBLIC, RAW + APART)];
+        let own = [at(CONTAINER, OWN), at(OTHER_CONTAINER, OWN + APART)];
+        for (from, to) in [(0, 1), (1, 0)] {
+            let row = TunnelRow {
+                container: public[to],
+                ifindex: LOOPBACK,
+                slot,
+                ..TunnelRow::default()
+            };
+            datapath.add_tunnel(public[from], row)?;
+            let row = ForwardRow { public: own[to], uplink: LOOPBACK, slot };
+            datapath.add_forward(own[from], row)?;
+        }
+    }
+    Ok(())
+}
+
+/// The settings of a machine with edge's default addresses.
+pub(crate) fn settings() -> Result<Settings> {
+    Ok(Settings {
+        mss_v4: 1460,
+        mss_v6: 1440,
+        pool: IpAddr::from(Ipv4Addr::new(100, 64, 0, 0)).into(),
+        pool_mask: Address {
+            words: [u32::MAX, u32::MAX, u32::MAX, u32::from_ne_bytes([255, 192, 0, 0])],
+        },
+        private: "fdaa::".parse::<IpAddr>()?.into(),
+        private_mask: "ffff::".parse::<IpAddr>()?.into(),
+        ..Settings::default()
+    })
+}
+
+/// A hit, a miss and a refusal for each hook.
+pub(crate) fn cases() -> Result<Vec<Case>> {
+    let case = |hook, name: &str, from, to, verdict| -> Result<Case> {
+        Ok(Case { hook, name: name.to_owned(), frame: segment(from, to)?, verdict })
+    };
+    let client = (CLIENT, 40_000);
+    let mut cases = Vec::new();
+    for (hook, label) in [(Hook::XdpUplink, "xdp_uplink"), (Hook::TcUplink, "tc_uplink")] {
+        let inner = (CONTAINER, OTHER);
+        let hit = case(hook, &format!("{label}: hit"), client, (PUBLIC, RAW), Verdict::Tunnel)?;
+        let miss =
+            case(hook, &format!("{label}: miss"), client, (PUBLIC, OTHER), Verdict::NotOurs)?;
+        let refused = case(hook, &format!("{label}: refusal"), client, inner, Verdict::BareInner)?;
+        cases.extend([hit, miss, refused]);
+    }
+    let hook = Hook::TcContainer;
+    let forged = (Ipv4Addr::new(100, 64, 0, 7), OWN);
+    let hit = case(hook, "tc_container: hit", (CONTAINER, OWN), client, Verdict::Reply)?;
+    let miss = case(hook, "tc_container: miss", (CONTAINER, OTHER), client, Verdict::Egress)?;
+    let refused = case(hook, "tc_container: refusal", forged, client, Verdict::ForgedSource)?;
+    cases.extend([hit, miss, refused]);
+    Ok(cases)
+}
+
+/// A TCP segment of a running connection.
+pub(crate) fn segment(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Result<Vec<u8>> {
+    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+        .ipv4(from.0.octets(), to.0.octets(), 64)
+        .tcp(from.1, to.1, 1, 1000)
+        .ack(1);
+    let payload = [0; 64];
+    let mut frame = Vec::with_capacity(builder.size(payload.len()));
+    builder.write(&mut frame, &payload)?;
+    Ok(frame)
+}

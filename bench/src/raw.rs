@@ -1,0 +1,82 @@
+//! What does a raw TCP tunnel cost? The same client and server through the tunnel, through a plain
+//! router, through DNAT, and through userspace proxies and tunnels.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tests::process::Start as _;
+
+use crate::{
+    cpu::{self, Busy},
+    field::{Field, Path},
+    load,
+    machine::Machine,
+    report::{Better, Measure, Report},
+};
+
+/// Seconds of one stream.
+const STREAM: &str = "2";
+/// Time for small requests.
+const WHILE: Duration = Duration::from_secs(1);
+/// Connections at once, where there are several.
+const MANY: usize = 16;
+
+pub(crate) fn measure(rounds: usize) -> Result<Report> {
+    let machine = Machine::here();
+    let field = Field::new()?;
+    let mut measures = [
+        Measure::new("one stream", "Gbit/s", Better::More),
+        Measure::new("CPU of the whole machine", "s/GB", Better::Less),
+        Measure::new("round trips, 1 connection", "1/s", Better::More),
+        Measure::new("their p99", "µs", Better::Less),
+        Measure::new("round trips, 16 connections", "1/s", Better::More),
+        Measure::new("p99 of these", "µs", Better::Less),
+        Measure::new("new connections", "1/s", Better::More),
+    ];
+    for round in 1..=rounds {
+        println!("round {round} of {rounds}");
+        for path in &field.paths {
+            let values = once(path).with_context(|| path.name.clone())?;
+            for (measure, value) in measures.iter_mut().zip(values) {
+                measure.push(&path.name, value);
+            }
+        }
+    }
+    Ok(Report {
+        question: "What does a raw TCP tunnel cost?".to_owned(),
+        machine,
+        measures: measures.into(),
+    })
+}
+
+/// One round of one path, in the order of the measures.
+fn once(path: &Path) -> Result<[f64; 7]> {
+    let (gigabits, cpu) = stream(path)?;
+    let single = load::round_trips(&path.from, path.echo, 1, WHILE)?;
+    let many = load::round_trips(&path.from, path.echo, MANY, WHILE)?;
+    let new = load::new_connections(&path.from, path.echo, MANY, WHILE)?;
+    Ok([gigabits, cpu, single.rate, single.p99, many.rate, many.p99, new])
+}
+
+/// Gbit/s of one stream, and CPU seconds of the whole machine for each gigabyte of it.
+fn stream(path: &Path) -> Result<(f64, f64)> {
+    let (address, port) = (path.bulk.ip().to_string(), path.bulk.port().to_string());
+    let mut command = path.from.command("iperf3");
+    command.args(["--client", &address, "--port", &port, "--json"]);
+    command.args(["--affinity", &cpu::CLIENT.to_string()]);
+    // With small writes two CPUs measure the scheduler.
+    command.args(["--time", STREAM, "--length", "1M"]);
+    let (output, busy) = tests::process::wait_for("iperf3", tests::lab::PATIENCE, || {
+        let busy = Busy::start().ok()?;
+        let output = command.output_of();
+        // The server refuses while it closes its last test.
+        output.status.success().then_some((output, busy.time()))
+    });
+    let result: serde_json::Value = serde_json::from_str(&output.stdout)?;
+    let received = &result["end"]["sum_received"];
+    let field = |name: &str| {
+        received[name].as_f64().with_context(|| format!("iperf3 printed no {name}: {output}"))
+    };
+    let gigabytes = field("bytes")? / 1e9;
+    Ok((field("bits_per_second")? / 1e9, busy?.as_secs_f64() / gigabytes))
+}
