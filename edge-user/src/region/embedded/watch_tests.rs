@@ -116,7 +116,7 @@ async fn a_watch_ends_with_a_close_and_goes_on_after_it() {
     let (mut early, mut asked) = (store.watch("", None), store.watch("", None));
     told(&mut asked).await;
     store.close();
-    for mut watch in [early.by_ref(), asked.by_ref(), &mut store.watch("", None)] {
+    for watch in [early.by_ref(), asked.by_ref(), &mut store.watch("", None)] {
         assert!(watch.next().await.unwrap().is_err(), "it says that the store is closed");
         assert!(watch.next().await.is_none());
     }
