@@ -24,15 +24,22 @@ const KEYS: TableDefinition<'static, (u64, &str), ()> = TableDefinition::new("ke
 pub(super) struct Tables<'t> {
     meta: Table<'t, Text, u64>,
     entries: Table<'t, Text, (u64, Bytes)>,
-    leases: Table<'t, u64, u64>,
-    leased: Table<'t, Text, u64>,
-    keys: Table<'t, (u64, Text), ()>,
+    transaction: &'t WriteTransaction,
+    /// Not opened while no lease runs: each write would pay for it.
+    leases: Option<Leases<'t>>,
     timers: &'t mut Timers,
     revision: u64,
     wrote: bool,
     changes: Vec<Change>,
     /// The first failure; nothing of the transaction is then written.
     pub(super) failed: Option<redb::Error>,
+}
+
+/// The leases, and which keys they have.
+struct Leases<'t> {
+    lasting: Table<'t, u64, u64>,
+    of_keys: Table<'t, Text, u64>,
+    keys: Table<'t, (u64, Text), ()>,
 }
 
 /// What a file holds when it is opened.
@@ -76,9 +83,8 @@ impl<'t> Tables<'t> {
         Ok(Self {
             meta,
             entries: transaction.open_table(ENTRIES)?,
-            leases: transaction.open_table(LEASES)?,
-            leased: transaction.open_table(LEASED)?,
-            keys: transaction.open_table(KEYS)?,
+            transaction,
+            leases: None,
             timers,
             revision,
             wrote: false,
@@ -146,7 +152,7 @@ impl<'t> Tables<'t> {
         }
         for write in &writes {
             if let Write::Put { lease: Some(lease), .. } = write
-                && self.leases.get(lease)?.is_none()
+                && !self.lasts(*lease)?
             {
                 return Ok(Err(*lease));
             }
@@ -159,8 +165,9 @@ impl<'t> Tables<'t> {
                 Write::Put { key, value, lease } => {
                     self.put(&key, value)?;
                     if let Some(lease) = lease {
-                        self.leased.insert(key.as_str(), lease)?;
-                        self.keys.insert((lease, key.as_str()), ())?;
+                        let leases = self.leases()?;
+                        leases.of_keys.insert(key.as_str(), lease)?;
+                        leases.keys.insert((lease, key.as_str()), ())?;
                     }
                 }
             }
@@ -172,7 +179,8 @@ impl<'t> Tables<'t> {
         // Positive as a signed number, as etcd's are.
         let lease = (rand::random::<u64>() >> 1).max(1);
         self.wrote = true;
-        self.leases.insert(lease, u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))?;
+        let lasts = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        self.leases()?.lasting.insert(lease, lasts)?;
         self.timers.start(lease, ttl, Instant::now());
         Ok(lease)
     }
@@ -181,7 +189,7 @@ impl<'t> Tables<'t> {
         &mut self,
         lease: LeaseId,
     ) -> Result<Result<(), LeaseId>, redb::Error> {
-        if self.leases.get(lease)?.is_none() {
+        if !self.lasts(lease)? {
             return Ok(Err(lease));
         }
         self.timers.restart(lease, Instant::now());
@@ -190,12 +198,12 @@ impl<'t> Tables<'t> {
 
     /// Deletes a lease and its keys.
     pub(super) fn end(&mut self, lease: LeaseId) -> Result<(), redb::Error> {
-        if self.leases.remove(lease)?.is_none() {
+        let leases = self.leases()?;
+        if leases.lasting.remove(lease)?.is_none() {
             return Ok(());
         }
-        self.wrote = true;
         let mut keys = Vec::new();
-        for row in self.keys.range((lease, "")..)? {
+        for row in leases.keys.range((lease, "")..)? {
             let (row, _) = row?;
             let (of, key) = row.value();
             if of != lease {
@@ -203,6 +211,7 @@ impl<'t> Tables<'t> {
             }
             keys.push(key.to_owned());
         }
+        self.wrote = true;
         for key in keys {
             self.delete(&key)?;
         }
@@ -218,11 +227,32 @@ impl<'t> Tables<'t> {
 
     /// Takes a key from the lease that it has.
     fn release(&mut self, key: &str) -> Result<(), redb::Error> {
-        let lease = self.leased.remove(key)?.map(|lease| lease.value());
+        // A lease that the file has is one that runs.
+        if self.timers.is_empty() {
+            return Ok(());
+        }
+        let leases = self.leases()?;
+        let lease = leases.of_keys.remove(key)?.map(|lease| lease.value());
         if let Some(lease) = lease {
-            self.keys.remove((lease, key))?;
+            leases.keys.remove((lease, key))?;
         }
         Ok(())
+    }
+
+    fn lasts(&mut self, lease: LeaseId) -> Result<bool, redb::Error> {
+        Ok(self.leases()?.lasting.get(lease)?.is_some())
+    }
+
+    fn leases(&mut self) -> Result<&mut Leases<'t>, redb::Error> {
+        let leases = match self.leases.take() {
+            Some(open) => open,
+            None => Leases {
+                lasting: self.transaction.open_table(LEASES)?,
+                of_keys: self.transaction.open_table(LEASED)?,
+                keys: self.transaction.open_table(KEYS)?,
+            },
+        };
+        Ok(self.leases.insert(leases))
     }
 
     fn next(&mut self) -> u64 {

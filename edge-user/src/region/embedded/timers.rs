@@ -35,6 +35,11 @@ impl Timers {
         }
     }
 
+    /// Whether no lease runs.
+    pub(super) fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
     /// When the next lease ends.
     pub(super) fn next(&self) -> Option<Instant> {
         self.leases.values().map(|timer| timer.ends).min()
