@@ -49,7 +49,8 @@ fn a_web_server_answers_at_the_url_that_was_printed() {
     assert_eq!(socket(&tls_socket), (host(&url).to_owned(), 443));
     assert!(host(&url).ends_with(".r1.localhost"), "{url}");
 
-    let page = lab.https(&[&format!("{url}/a?b=c"), "-H", "User-Agent: test"]);
+    // The server begins to listen when it likes; until then there is a page that says so.
+    let page = lab.https(&["--fail", &format!("{url}/a?b=c"), "-H", "User-Agent: test"]);
     let name = host(&url);
     // Bytes are relayed, not requests: the program sees the client's headers and no others.
     let whole = format!(
