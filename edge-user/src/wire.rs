@@ -26,7 +26,7 @@ pub mod modal {
     tonic::include_proto!("modal.client");
 }
 
-/// What both contracts say of a tunnel's options (`proto/tunnel.proto`).
+/// What the contracts have in common about a tunnel's options (`proto/tunnel.proto`).
 #[allow(
     missing_docs,
     unused_qualifications,
@@ -35,4 +35,15 @@ pub mod modal {
 )]
 pub mod tunnel {
     tonic::include_proto!("edge.tunnel.v1");
+}
+
+/// What hosts say to the gateways of their region (`proto/region.proto`).
+#[allow(
+    missing_docs,
+    unused_qualifications,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
+pub mod region {
+    tonic::include_proto!("edge.region.v1");
 }

@@ -11,11 +11,13 @@ use std::{
     time::Duration,
 };
 
+use futures::{FutureExt as _, future::BoxFuture};
 use ipnet::Ipv4Net;
 use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::{
+    member::CallError,
     rest::Rests,
     store::{Store, StoreError},
 };
@@ -36,9 +38,18 @@ pub struct AddressPlan {
     pub rest: Duration,
 }
 
+/// Where a host's blocks come from.
+pub trait Blocks: Send + Sync + 'static {
+    /// The blocks that the host has, the one first that it had first.
+    fn own(&self) -> BoxFuture<'_, Result<Vec<Ipv4Net>, AddressError>>;
+
+    /// One more.
+    fn lease(&self) -> BoxFuture<'_, Result<Ipv4Net, AddressError>>;
+}
+
 /// Lends addresses to the containers of one host.
 pub struct Addresses {
-    store: Arc<dyn Store>,
+    blocks: Arc<dyn Blocks>,
     plan: AddressPlan,
     service: Ipv4Addr,
     rests: Rests,
@@ -69,14 +80,17 @@ pub enum AddressError {
         /// How long an address rests.
         rest: Duration,
     },
+    /// The region did not give a block.
+    #[error("no more container addresses: {0}")]
+    Region(#[from] CallError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl Addresses {
-    /// Reads the host's blocks from the store, and leases the first one if it has none. Addresses
-    /// in `lent` belong to containers that outlived the last daemon.
+    /// For the region of one machine, whose store has the blocks too. Leases the first one if
+    /// the host has none. Addresses in `lent` belong to containers that outlived the last daemon.
     ///
     /// # Errors
     /// [`AddressError::Exhausted`] if other hosts have all of the pool.
@@ -85,30 +99,34 @@ impl Addresses {
         plan: AddressPlan,
         lent: &BTreeSet<Ipv4Addr>,
     ) -> Result<Self, AddressError> {
-        let mut own = Vec::new();
-        for (key, entry) in store.list("block/").await? {
-            let block = key.strip_prefix("block/").and_then(|block| block.parse::<Ipv4Net>().ok());
-            if let Some(block) = block
-                && entry.read::<u16>(&key)? == plan.host
-                && plan.pool.contains(&block)
-            {
-                own.push(block);
-            }
-        }
+        let blocks = Arc::new(StoreBlocks { store: store.clone(), plan: plan.clone() });
+        Self::over(blocks, store, plan, lent).await
+    }
+
+    /// Of these blocks; the store is the host's own, and remembers rests. Leases the first block
+    /// if the host has none.
+    ///
+    /// # Errors
+    /// [`AddressError::Exhausted`] or [`AddressError::Region`] if there is no block.
+    pub async fn over(
+        blocks: Arc<dyn Blocks>,
+        store: Arc<dyn Store>,
+        plan: AddressPlan,
+        lent: &BTreeSet<Ipv4Addr>,
+    ) -> Result<Self, AddressError> {
+        let mut own = blocks.own().await?;
         if own.is_empty() {
-            own.push(lease(&*store, &plan).await?);
+            own.push(blocks.lease().await?);
         }
-        // The order of keys is that of text, in which .128 comes before .64.
-        own.sort_unstable();
         let first = own.first().and_then(|block| block.hosts().next());
         let service = first.ok_or_else(|| exhausted(&plan))?;
 
         let lent = lent.iter().copied().map(u32::from).collect();
-        let rests = Rests::load(store.clone(), "address/", plan.rest, 0, lent).await?;
+        let rests = Rests::load(store, "address/", plan.rest, 0, lent).await?;
         for block in own {
             rests.add(block.hosts().filter(|address| *address != service).map(u32::from));
         }
-        Ok(Self { store, plan, service, rests, leasing: Mutex::new(()) })
+        Ok(Self { blocks, plan, service, rests, leasing: Mutex::new(()) })
     }
 
     /// The service namespace's own address: the first of the first block.
@@ -139,7 +157,7 @@ impl Addresses {
             if let Some(address) = self.rests.take(|_| false).await? {
                 return Ok(address);
             }
-            let block = lease(&*self.store, &self.plan).await?;
+            let block = self.blocks.lease().await?;
             self.rests.add(block.hosts().map(u32::from));
         }
     }
@@ -155,6 +173,37 @@ impl Addresses {
                 | u128::from(host) << 48
                 | container,
         )
+    }
+}
+
+/// The blocks of the region of one machine.
+struct StoreBlocks {
+    store: Arc<dyn Store>,
+    plan: AddressPlan,
+}
+
+impl Blocks for StoreBlocks {
+    fn own(&self) -> BoxFuture<'_, Result<Vec<Ipv4Net>, AddressError>> {
+        async {
+            let mut own = Vec::new();
+            for (key, entry) in self.store.list("block/").await? {
+                let block = key.strip_prefix("block/").and_then(|block| block.parse().ok());
+                if let Some(block) = block
+                    && entry.read::<u16>(&key)? == self.plan.host
+                    && self.plan.pool.contains::<&Ipv4Net>(&block)
+                {
+                    own.push(block);
+                }
+            }
+            // The order of keys is that of text, in which .128 comes before .64.
+            own.sort_unstable();
+            Ok(own)
+        }
+        .boxed()
+    }
+
+    fn lease(&self) -> BoxFuture<'_, Result<Ipv4Net, AddressError>> {
+        lease(&*self.store, &self.plan).boxed()
     }
 }
 

@@ -1,46 +1,51 @@
-//! The store of a one-machine region: a file, written by one thread.
+//! The store of a region with one gateway: a file, written by one thread.
 //!
 //! A commit waits for the disk. So operations queue up for a thread that takes all that are
 //! waiting into one transaction: a hundred tunnels that start together wait for the disk once.
 //! What lives only as long as the machine runs lies in a second file, which waits for no disk.
 
+mod file;
+mod history;
 mod page_cache;
+mod tables;
 #[cfg(test)]
 mod tests;
+mod timers;
+#[cfg(test)]
+mod watch_tests;
+mod writer;
 
 use std::{
     fs::File,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
-use futures::FutureExt;
-use redb::{Database, DatabaseError, ReadableTable, StorageError, Table, TableDefinition};
+use futures::{FutureExt as _, StreamExt as _, stream};
+use redb::{Database, DatabaseError, StorageError};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use self::page_cache::PageCache;
-use super::store::{Answer, Entry, Store, StoreError};
+use self::{file::Layout, history::Source, page_cache::PageCache, tables::Tables, timers::Timers};
+use super::store::{Answer, Entry, LeaseId, Snapshot, Store, StoreError, Watch, Write};
 
-/// The layout of tables and keys. Changed together with a way to read the old one.
-const LAYOUT: u64 = 1;
-/// The same for what is leased: the form of every record in it.
-const LEASED_LAYOUT: u64 = 1;
 /// The file of what is leased, in the run directory.
 const LEASED: &str = "leased.redb";
 /// Operations that may wait for the writing thread; callers beyond that wait themselves.
 const QUEUE: usize = 1024;
-
-const ENTRIES: TableDefinition<'static, &str, (u64, &[u8])> = TableDefinition::new("entries");
-const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
+/// Writes that watchers may be behind before they are told a snapshot.
+const HISTORY: usize = 8192;
 
 /// A store in one file.
 #[derive(Debug)]
 pub struct Embedded {
     path: PathBuf,
-    layout: u64,
+    layout: &'static Layout,
+    /// Writes that are kept for those who watch.
+    memory: usize,
     open: fn(&Path) -> Result<Database, DatabaseError>,
     /// None while the store is closed.
     writer: Mutex<Option<Writer>>,
@@ -50,19 +55,13 @@ pub struct Embedded {
 #[derive(Debug)]
 struct Writer {
     jobs: mpsc::Sender<Job>,
+    source: Source,
     thread: JoinHandle<()>,
 }
 
 /// Works on the tables, and returns how to tell its caller once the commit's outcome is known.
 type Job = Box<dyn FnOnce(&mut Tables<'_>) -> Reply + Send>;
-type Reply = Box<dyn FnOnce(Result<(), Arc<redb::Error>>) + Send>;
-
-struct Tables<'t> {
-    entries: Table<'t, &'static str, (u64, &'static [u8])>,
-    revision: u64,
-    wrote: bool,
-    failed: Option<Arc<redb::Error>>,
-}
+type Reply = Box<dyn FnOnce(Result<(), String>) + Send>;
 
 impl Embedded {
     /// Opens `region.redb` in the daemon's state directory, and makes both if they are not there.
@@ -72,16 +71,17 @@ impl Embedded {
     /// [`StoreError::Open`] for a file that is locked, damaged or not readable,
     /// [`StoreError::Layout`] for one of another version.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
-        Self::at(state_dir, "region.redb", LAYOUT, |path| Database::create(path))
+        Self::remembering(state_dir, HISTORY)
     }
 
     /// Opens `leased.redb` in the daemon's run directory, and makes both if they are not there.
-    /// An operation that has answered survives the daemon, but not the machine.
+    /// An operation that has answered survives the daemon, but not the machine. It keeps no
+    /// writes for those who watch, and tells them snapshots.
     ///
     /// # Errors
     /// As for [`Embedded::open`].
     pub fn open_leased(run_dir: &Path) -> Result<Self, StoreError> {
-        Self::at(run_dir, LEASED, LEASED_LAYOUT, |path| {
+        Self::at(run_dir, LEASED, &Layout::LEASED, 0, |path| {
             let mut options = File::options();
             options.read(true).write(true).create(true).truncate(false);
             // It has the tokens by which owners claim their containers.
@@ -96,10 +96,17 @@ impl Embedded {
         run_dir.join(LEASED)
     }
 
+    /// As [`Embedded::open`], with a memory of so many writes for those who watch.
+    fn remembering(state_dir: &Path, writes: usize) -> Result<Self, StoreError> {
+        let create = |path: &Path| Database::create(path);
+        Self::at(state_dir, "region.redb", &Layout::DURABLE, writes, create)
+    }
+
     fn at(
         folder: &Path,
         name: &str,
-        layout: u64,
+        layout: &'static Layout,
+        memory: usize,
         open: fn(&Path) -> Result<Database, DatabaseError>,
     ) -> Result<Self, StoreError> {
         let path = folder.join(name);
@@ -108,7 +115,7 @@ impl Embedded {
             cause: error.to_string(),
             remedy: "run as root, or choose a directory that the daemon may write",
         })?;
-        let store = Self { path, layout, open, writer: Mutex::new(None) };
+        let store = Self { path, layout, memory, open, writer: Mutex::new(None) };
         store.reopen()?;
         Ok(store)
     }
@@ -116,7 +123,7 @@ impl Embedded {
     /// Waits for what is queued and lets go of the file. Until [`Self::reopen`] every operation
     /// fails. Waits for the disk.
     pub fn close(&self) {
-        let Some(Writer { jobs, thread }) = self.writer().take() else { return };
+        let Some(Writer { jobs, thread, .. }) = self.writer().take() else { return };
         drop(jobs);
         if thread.join().is_err() {
             tracing::error!(path = %self.path.display(), "the store's thread panicked");
@@ -133,14 +140,26 @@ impl Embedded {
             return Ok(());
         }
         let path = &self.path;
-        let database = (self.open)(path).map_err(|error| refused(path, &error))?;
-        prepare(&database, path, self.layout)?;
+        let database = (self.open)(path).map_err(|error| file::refused(path, &error))?;
+        let start = file::prepare(&database, path, self.layout)?;
+        let mut timers = Timers::default();
+        for (lease, ttl) in start.leases {
+            timers.start(lease, ttl, Instant::now());
+        }
+        let (publisher, source) = history::history(start.revision, self.memory, path.clone());
         let (jobs, queue) = mpsc::channel(QUEUE);
+        let failed = |error: std::io::Error| StoreError::Failed {
+            path: path.clone(),
+            cause: error.to_string(),
+        };
+        // Of the thread's own: the caller may have none, and it waits for a job or a lease's end.
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
         let thread = std::thread::Builder::new()
             .name("region-store".to_owned())
-            .spawn(move || write(&database, queue))
-            .map_err(|error| StoreError::Failed { path: path.clone(), cause: error.to_string() })?;
-        *writer = Some(Writer { jobs, thread });
+            .spawn(move || writer::run(&database, queue, timers, &publisher, &runtime))
+            .map_err(failed)?;
+        *writer = Some(Writer { jobs, source, thread });
         Ok(())
     }
 
@@ -153,37 +172,59 @@ impl Embedded {
         &self,
         work: impl FnOnce(&mut Tables<'_>) -> Result<T, redb::Error> + Send + 'static,
     ) -> Answer<'_, T> {
-        let (answer, answered) = oneshot::channel();
-        let job: Job = Box::new(move |tables| {
-            let done = work(tables);
-            if let Err(error) = &done {
-                tables.failed.get_or_insert_with(|| Arc::new(again(error)));
-            }
-            Box::new(move |committed| {
-                let outcome = match (committed, done) {
-                    (Ok(()), Ok(value)) => Ok(value),
-                    (Err(error), _) => Err(error.to_string()),
-                    (Ok(()), Err(error)) => Err(error.to_string()),
-                };
-                // A caller that went away no longer wants to know.
-                drop(answer.send(outcome));
-            })
-        });
         async move {
-            let stopped = || "it is closed".to_owned();
             let jobs = self.writer().as_ref().map(|writer| writer.jobs.clone());
-            let outcome = match jobs {
-                Some(jobs) if jobs.send(job).await.is_ok() => {
-                    // Or its thread would outlive a close by this call.
-                    drop(jobs);
-                    answered.await.unwrap_or_else(|_| Err(stopped()))
-                }
-                _ => Err(stopped()),
-            };
-            outcome.map_err(|cause| StoreError::Failed { path: self.path.clone(), cause })
+            ask(jobs.ok_or_else(|| closed(&self.path))?, &self.path, work).await
         }
         .boxed()
     }
+
+    /// The same for work that a lease which is no more forbids.
+    fn run_leased<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Tables<'_>) -> Result<Result<T, LeaseId>, redb::Error> + Send + 'static,
+    ) -> Answer<'_, T> {
+        async move { self.run(work).await?.map_err(StoreError::LeaseEnded) }.boxed()
+    }
+}
+
+/// Has the writing thread do something, and waits until it is durable.
+async fn ask<T: Send + 'static>(
+    jobs: mpsc::Sender<Job>,
+    path: &Path,
+    work: impl FnOnce(&mut Tables<'_>) -> Result<T, redb::Error> + Send + 'static,
+) -> Result<T, StoreError> {
+    let (answer, answered) = oneshot::channel();
+    let job: Job = Box::new(move |tables| {
+        let done = work(tables);
+        if let Err(error) = &done {
+            tables.failed.get_or_insert_with(|| again(error));
+        }
+        Box::new(move |committed| {
+            let outcome =
+                committed.and_then(|()| done.map_err(|error: redb::Error| error.to_string()));
+            // A caller that went away no longer wants to know.
+            drop(answer.send(outcome));
+        })
+    });
+    if jobs.send(job).await.is_err() {
+        return Err(closed(path));
+    }
+    // Or its thread would outlive a close by this call.
+    drop(jobs);
+    match answered.await {
+        Ok(outcome) => outcome.map_err(|cause| StoreError::Failed { path: path.to_owned(), cause }),
+        Err(_gone) => Err(closed(path)),
+    }
+}
+
+fn closed(path: &Path) -> StoreError {
+    StoreError::Failed { path: path.to_owned(), cause: "it is closed".to_owned() }
+}
+
+/// The engine's error is not `Clone`, and every caller of a failed batch is told.
+fn again(error: &redb::Error) -> redb::Error {
+    redb::Error::Io(std::io::Error::other(error.to_string()))
 }
 
 impl Drop for Embedded {
@@ -201,7 +242,7 @@ impl Store for Embedded {
 
     fn put<'a>(&'a self, key: &'a str, value: Value) -> Answer<'a, ()> {
         let key = key.to_owned();
-        self.run(move |tables| tables.put(&key, &value))
+        self.run(move |tables| tables.put(&key, value))
     }
 
     fn compare_and_swap<'a>(
@@ -210,152 +251,44 @@ impl Store for Embedded {
         expected: Option<u64>,
         value: Value,
     ) -> Answer<'a, bool> {
-        let key = key.to_owned();
-        self.run(move |tables| {
-            let matches = tables.get(&key)?.map(|entry| entry.revision) == expected;
-            if matches {
-                tables.put(&key, &value)?;
-            }
-            Ok(matches)
-        })
+        let write = Write::Put { key: key.to_owned(), value, lease: None };
+        self.transact(vec![(key.to_owned(), expected)], vec![write])
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> Answer<'a, bool> {
         let key = key.to_owned();
-        self.run(move |tables| {
-            tables.wrote = true;
-            Ok(tables.entries.remove(key.as_str())?.is_some())
-        })
+        self.run(move |tables| tables.delete(&key))
     }
 
-    fn list<'a>(&'a self, prefix: &'a str) -> Answer<'a, Vec<(String, Entry)>> {
+    fn snapshot<'a>(&'a self, prefix: &'a str) -> Answer<'a, Snapshot> {
         let prefix = prefix.to_owned();
-        self.run(move |tables| {
-            let mut found = Vec::new();
-            for row in tables.entries.range(prefix.as_str()..)? {
-                let (key, row) = row?;
-                if !key.value().starts_with(&prefix) {
-                    break;
-                }
-                found.push((key.value().to_owned(), entry(row.value())?));
-            }
-            Ok(found)
-        })
-    }
-}
-
-impl Tables<'_> {
-    fn get(&self, key: &str) -> Result<Option<Entry>, redb::Error> {
-        self.entries.get(key)?.map(|row| entry(row.value())).transpose()
+        self.run(move |tables| tables.snapshot(&prefix))
     }
 
-    fn put(&mut self, key: &str, value: &Value) -> Result<(), redb::Error> {
-        self.wrote = true;
-        self.revision += 1;
-        self.entries.insert(key, (self.revision, value.to_string().as_bytes()))?;
-        Ok(())
+    fn transact(
+        &self,
+        conditions: Vec<(String, Option<u64>)>,
+        writes: Vec<Write>,
+    ) -> Answer<'_, bool> {
+        self.run_leased(move |tables| tables.transact(&conditions, writes))
     }
-}
 
-fn entry((revision, bytes): (u64, &[u8])) -> Result<Entry, redb::Error> {
-    let value = serde_json::from_slice(bytes)
-        .map_err(|error| redb::Error::Corrupted(format!("a value is not JSON: {error}")))?;
-    Ok(Entry { value, revision })
-}
-
-/// The writing thread: ends when the store is dropped and its queue is empty.
-fn write(database: &Database, mut queue: mpsc::Receiver<Job>) {
-    let _span = tracing::info_span!("region-store").entered();
-    while let Some(first) = queue.blocking_recv() {
-        let mut jobs = vec![first];
-        while let Ok(next) = queue.try_recv() {
-            jobs.push(next);
-        }
-        let mut replies = Vec::with_capacity(jobs.len());
-        let outcome = commit(database, jobs, &mut replies).map_err(Arc::new);
-        if let Err(error) = &outcome {
-            tracing::error!(%error, "the region's state could not be written");
-        }
-        for reply in replies {
-            reply(outcome.clone());
+    fn watch(&self, prefix: &str, after: Option<u64>) -> Watch {
+        match self.writer().as_ref() {
+            Some(Writer { jobs, source, .. }) => source.watch(jobs.downgrade(), prefix, after),
+            None => stream::iter([Err(closed(&self.path))]).boxed(),
         }
     }
-    tracing::debug!("the store is closed");
-}
 
-fn commit(
-    database: &Database,
-    jobs: Vec<Job>,
-    replies: &mut Vec<Reply>,
-) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
-    let wrote = {
-        let mut meta = transaction.open_table(META)?;
-        let revision = meta.get("revision")?.map_or(0, |value| value.value());
-        let entries = transaction.open_table(ENTRIES)?;
-        let mut tables = Tables { entries, revision, wrote: false, failed: None };
-        replies.extend(jobs.into_iter().map(|job| job(&mut tables)));
-        if let Some(error) = &tables.failed {
-            return Err(again(error));
-        }
-        if tables.wrote {
-            meta.insert("revision", tables.revision)?;
-        }
-        tables.wrote
-    };
-    // A batch of reads does not wait for the disk.
-    if wrote { Ok(transaction.commit()?) } else { Ok(transaction.abort()?) }
-}
-
-/// Refuses a file of another layout; writes the layout into a new one.
-fn prepare(database: &Database, path: &Path, layout: u64) -> Result<(), StoreError> {
-    let found = || -> Result<u64, redb::Error> {
-        let transaction = database.begin_write()?;
-        let found = {
-            transaction.open_table(ENTRIES)?;
-            let mut meta = transaction.open_table(META)?;
-            let found = meta.get("layout")?.map(|value| value.value());
-            if found.is_none() {
-                meta.insert("layout", layout)?;
-            }
-            found.unwrap_or(layout)
-        };
-        transaction.commit()?;
-        Ok(found)
-    };
-    match found() {
-        Ok(found) if found == layout => Ok(()),
-        Ok(found) => Err(StoreError::Layout { path: path.to_owned(), found, known: layout }),
-        Err(error) => Err(damaged(path, error.to_string())),
+    fn grant(&self, ttl: Duration) -> Answer<'_, LeaseId> {
+        self.run(move |tables| tables.grant(ttl))
     }
-}
 
-fn refused(path: &Path, error: &DatabaseError) -> StoreError {
-    let remedy = match error {
-        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
-            "another edge daemon uses it: stop that one, or give this one its own --instance"
-        }
-        DatabaseError::UpgradeRequired(_) => {
-            "run the version of edge that wrote it, or move the file away"
-        }
-        DatabaseError::Storage(StorageError::Io(io))
-            if io.kind() != std::io::ErrorKind::InvalidData
-                && io.kind() != std::io::ErrorKind::UnexpectedEof =>
-        {
-            "check the file's owner and mode, the disk and its free space"
-        }
-        _ => return damaged(path, error.to_string()),
-    };
-    StoreError::Open { path: path.to_owned(), cause: error.to_string(), remedy }
-}
+    fn keep_alive(&self, lease: LeaseId) -> Answer<'_, ()> {
+        self.run_leased(move |tables| tables.keep_alive(lease))
+    }
 
-fn damaged(path: &Path, cause: String) -> StoreError {
-    let remedy = "the file is damaged or not edge's: restore it from a backup, or move it away \
-                  and let the region start anew";
-    StoreError::Open { path: path.to_owned(), cause, remedy }
-}
-
-/// The engine's error is not `Clone`, and every caller of a failed batch is told.
-fn again(error: &redb::Error) -> redb::Error {
-    redb::Error::Io(std::io::Error::other(error.to_string()))
+    fn revoke(&self, lease: LeaseId) -> Answer<'_, ()> {
+        self.run(move |tables| tables.end(lease))
+    }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::*;
+use super::{file::Layout, *};
 
 #[tokio::test]
 async fn entries_survive_and_revisions_grow() {
@@ -58,11 +58,12 @@ fn another_layout_is_refused() {
     drop(Embedded::open(dir.path()).unwrap());
     let database = Database::create(dir.path().join("region.redb")).unwrap();
     let transaction = database.begin_write().unwrap();
-    transaction.open_table(META).unwrap().insert("layout", LAYOUT + 1).unwrap();
+    let meta = redb::TableDefinition::<&str, u64>::new("meta");
+    transaction.open_table(meta).unwrap().insert("layout", Layout::DURABLE.written + 1).unwrap();
     transaction.commit().unwrap();
     drop(database);
     let error = Embedded::open(dir.path()).unwrap_err();
-    assert!(matches!(error, StoreError::Layout { found: 2, known: 1, .. }), "{error}");
+    assert!(matches!(error, StoreError::Layout { found: 3, known: 2, .. }), "{error}");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 use super::*;
 use crate::region::{
     embedded::Embedded,
-    store::{Answer, Entry},
+    store::{Answer, Entry, LeaseId, Snapshot, Watch, Write},
 };
 
 async fn rests(store: &Arc<dyn Store>, rest: Duration) -> Rests {
@@ -21,18 +21,22 @@ async fn take(rests: &Rests) -> Option<u32> {
     rests.take(|_| false).await.unwrap()
 }
 
+/// As if this much more time had passed since the numbers were given back.
+fn pass(rests: &Rests, time: Duration) {
+    rests.inner.state().resting.iter_mut().for_each(|(_, until)| *until -= time);
+}
+
 #[tokio::test]
 async fn reuse_is_least_recent_and_never_before_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path()).unwrap());
-    let rest = Duration::from_millis(150);
-    let rests = rests(&store, rest).await;
+    let rests = rests(&store, REST).await;
     assert_eq!([take(&rests).await, take(&rests).await], [Some(1), Some(2)]);
     rests.give_back(2).await;
     rests.give_back(1).await;
     assert_eq!(take(&rests).await, Some(3), "a fresh one comes first");
     assert_eq!(take(&rests).await, None, "both others rest");
-    tokio::time::sleep(rest).await;
+    pass(&rests, REST);
     let refused = rests.take(|number| number == 2).await.unwrap();
     assert_eq!(refused, Some(1), "the caller refused 2");
     assert_eq!(take(&rests).await, Some(2), "what was refused is not lost");
@@ -68,6 +72,7 @@ async fn what_is_no_longer_lent_is_forgotten() {
     after.forget_others().await;
     assert!(store.list("test/").await.unwrap().is_empty());
 }
+
 /// A store that counts who waits for it, and fails on demand.
 struct Watched {
     store: Embedded,
@@ -102,8 +107,28 @@ impl Store for Watched {
         self.store.delete(key)
     }
 
-    fn list<'a>(&'a self, prefix: &'a str) -> Answer<'a, Vec<(String, Entry)>> {
-        self.store.list(prefix)
+    fn snapshot<'a>(&'a self, prefix: &'a str) -> Answer<'a, Snapshot> {
+        self.store.snapshot(prefix)
+    }
+
+    fn transact(&self, when: Vec<(String, Option<u64>)>, writes: Vec<Write>) -> Answer<'_, bool> {
+        self.store.transact(when, writes)
+    }
+
+    fn watch(&self, prefix: &str, after: Option<u64>) -> Watch {
+        self.store.watch(prefix, after)
+    }
+
+    fn grant(&self, ttl: Duration) -> Answer<'_, LeaseId> {
+        self.store.grant(ttl)
+    }
+
+    fn keep_alive(&self, lease: LeaseId) -> Answer<'_, ()> {
+        self.store.keep_alive(lease)
+    }
+
+    fn revoke(&self, lease: LeaseId) -> Answer<'_, ()> {
+        self.store.revoke(lease)
     }
 }
 

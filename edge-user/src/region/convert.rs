@@ -1,0 +1,284 @@
+//! Records and views as they go over the wire, and back.
+//!
+//! What comes from another machine is checked here: a number out of range or an address that is
+//! none is a [`Malformed`], never a guess.
+
+use std::{str::FromStr, sync::Arc};
+
+use tonic::Status;
+
+use super::{
+    bounds::{Asked, Bounds, Defaults},
+    roster::{
+        About, Allotted, ContainerRecord, HostRecord, RegionSettings, Role, TunnelRecord, Uplink,
+    },
+    tunnel::{RawSocket, TunnelOptions},
+    view::{Difference, Host, Rows, View},
+};
+use crate::wire::{OptionsError, region as wire};
+
+/// A message that does not say what it must.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{field} {value:?} of a message cannot be understood; run the same version of edge on all machines of the region"
+)]
+pub struct Malformed {
+    field: &'static str,
+    value: String,
+}
+
+impl From<Malformed> for Status {
+    fn from(error: Malformed) -> Self {
+        Self::invalid_argument(error.to_string())
+    }
+}
+
+/// What a text says.
+pub(super) fn parse<T: FromStr>(field: &'static str, text: &str) -> Result<T, Malformed> {
+    text.parse().map_err(|_unreadable| Malformed { field, value: text.to_owned() })
+}
+
+fn parse_all<T: FromStr>(field: &'static str, texts: &[String]) -> Result<Vec<T>, Malformed> {
+    texts.iter().map(|text| parse(field, text)).collect()
+}
+
+/// A number of 16 bits.
+pub(super) fn short(field: &'static str, number: u32) -> Result<u16, Malformed> {
+    u16::try_from(number).map_err(|_large| Malformed { field, value: number.to_string() })
+}
+
+fn texts<T: ToString>(values: &[T]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
+}
+
+/// A machine's own words.
+pub(super) fn announcement(about: &About, containers: Vec<wire::Container>) -> wire::Announcement {
+    wire::Announcement {
+        version: about.version.clone(),
+        underlay: texts(&about.underlay),
+        uplinks: about.uplinks.iter().map(uplink).collect(),
+        public: texts(&about.public),
+        containers,
+    }
+}
+
+/// What a machine says of itself.
+pub(super) fn about(announced: &wire::Announcement) -> Result<About, Malformed> {
+    Ok(About {
+        version: announced.version.clone(),
+        underlay: parse_all("underlay address", &announced.underlay)?,
+        uplinks: announced.uplinks.iter().map(read_uplink).collect(),
+        public: parse_all("public address", &announced.public)?,
+    })
+}
+
+fn uplink(Uplink { interface, hook, mtu }: &Uplink) -> wire::Uplink {
+    wire::Uplink { interface: interface.clone(), hook: hook.clone(), mtu: *mtu }
+}
+
+fn read_uplink(wire::Uplink { interface, hook, mtu }: &wire::Uplink) -> Uplink {
+    Uplink { interface: interface.clone(), hook: hook.clone(), mtu: *mtu }
+}
+
+/// A container.
+pub(super) fn container(record: &ContainerRecord) -> wire::Container {
+    wire::Container {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        workspace: record.workspace.clone(),
+        workspace_id: record.workspace_id,
+        host: record.host.into(),
+        ipv4: record.ipv4.to_string(),
+        i6pn: record.i6pn.to_string(),
+    }
+}
+
+/// A container.
+pub(super) fn read_container(sent: &wire::Container) -> Result<ContainerRecord, Malformed> {
+    Ok(ContainerRecord {
+        id: sent.id.clone(),
+        name: sent.name.clone(),
+        workspace: sent.workspace.clone(),
+        workspace_id: sent.workspace_id,
+        host: short("host", sent.host)?,
+        ipv4: parse("IPv4 address", &sent.ipv4)?,
+        i6pn: parse("i6pn address", &sent.i6pn)?,
+    })
+}
+
+/// What holds for a tunnel.
+pub(super) fn options(options: &TunnelOptions) -> wire::TunnelOptions {
+    let TunnelOptions { unencrypted, h2, native_ipv6, .. } = *options;
+    wire::TunnelOptions { unencrypted, h2, native_ipv6, options: Some(options.into()) }
+}
+
+/// What holds for a tunnel.
+pub(super) fn read_options(sent: Option<&wire::TunnelOptions>) -> Result<TunnelOptions, Malformed> {
+    let Some(sent) = sent else { return Ok(TunnelOptions::default()) };
+    let malformed =
+        |error: OptionsError| Malformed { field: "tunnel option", value: error.to_string() };
+    let holds = sent.options.as_ref().map(Asked::try_from).transpose().map_err(malformed)?;
+    // Nothing is added to what was sent.
+    let none = Defaults { bounds: Bounds::NONE, allow: Arc::default() };
+    let wire::TunnelOptions { unencrypted, h2, native_ipv6, .. } = *sent;
+    let holds = none.for_operator(&holds.unwrap_or_default());
+    Ok(TunnelOptions { unencrypted, h2, native_ipv6, ..holds })
+}
+
+/// A tunnel.
+pub(super) fn tunnel(record: &TunnelRecord) -> wire::Tunnel {
+    let raw = record.place.raw.as_ref();
+    wire::Tunnel {
+        id: record.id.clone(),
+        container: record.container.clone(),
+        host: record.host.into(),
+        port: record.port.into(),
+        options: Some(options(&record.options)),
+        name: record.place.name.clone(),
+        tls_port: record.place.tls_port.into(),
+        raw_host: raw.map(|raw| raw.host.clone()),
+        raw_port: raw.map(|raw| raw.port.into()),
+    }
+}
+
+/// A tunnel.
+pub(super) fn read_tunnel(sent: &wire::Tunnel) -> Result<TunnelRecord, Malformed> {
+    let raw = match (&sent.raw_host, sent.raw_port) {
+        (Some(host), Some(port)) => {
+            Some(RawSocket { host: host.clone(), port: short("raw port", port)? })
+        }
+        _ => None,
+    };
+    Ok(TunnelRecord {
+        id: sent.id.clone(),
+        container: sent.container.clone(),
+        host: short("host", sent.host)?,
+        port: short("port", sent.port)?,
+        options: read_options(sent.options.as_ref())?,
+        place: Allotted {
+            name: sent.name.clone(),
+            tls_port: short("TLS port", sent.tls_port)?,
+            raw,
+        },
+    })
+}
+
+fn settings(settings: &RegionSettings) -> wire::Settings {
+    wire::Settings {
+        region: settings.region.clone(),
+        number: settings.number.into(),
+        domain: settings.domain.clone(),
+        ipv4_pool: settings.ipv4_pool.to_string(),
+        mtu: settings.mtu,
+        raw_host: settings.raw_host.clone(),
+        raw_first: settings.raw_ports.0.into(),
+        raw_last: settings.raw_ports.1.into(),
+        keys: settings.keys.clone(),
+    }
+}
+
+fn read_settings(sent: &wire::Settings) -> Result<Arc<RegionSettings>, Malformed> {
+    Ok(Arc::new(RegionSettings {
+        region: sent.region.clone(),
+        number: short("region number", sent.number)?,
+        domain: sent.domain.clone(),
+        ipv4_pool: parse("IPv4 pool", &sent.ipv4_pool)?,
+        mtu: sent.mtu,
+        raw_host: sent.raw_host.clone(),
+        raw_ports: (short("raw port", sent.raw_first)?, short("raw port", sent.raw_last)?),
+        keys: sent.keys.clone(),
+    }))
+}
+
+fn host(Host { record, alive }: &Host) -> wire::Host {
+    wire::Host {
+        id: record.id.into(),
+        gateway: record.role == Role::Gateway,
+        alive: *alive,
+        version: record.about.version.clone(),
+        underlay: texts(&record.about.underlay),
+        uplinks: record.about.uplinks.iter().map(uplink).collect(),
+        public: texts(&record.about.public),
+        blocks: texts(&record.blocks),
+        key: record.key.clone(),
+    }
+}
+
+fn read_host(sent: &wire::Host) -> Result<Host, Malformed> {
+    let record = HostRecord {
+        id: short("host", sent.id)?,
+        role: if sent.gateway { Role::Gateway } else { Role::Host },
+        key: sent.key.clone(),
+        blocks: parse_all("block", &sent.blocks)?,
+        about: About {
+            version: sent.version.clone(),
+            underlay: parse_all("underlay address", &sent.underlay)?,
+            uplinks: sent.uplinks.iter().map(read_uplink).collect(),
+            public: parse_all("public address", &sent.public)?,
+        },
+    };
+    Ok(Host { record, alive: sent.alive })
+}
+
+/// All of a view.
+pub(super) fn snapshot(view: &View) -> wire::Snapshot {
+    wire::Snapshot {
+        settings: Some(settings(&view.settings)),
+        hosts: view.hosts.values().map(|one| host(one)).collect(),
+        containers: view.containers.values().map(|one| container(one)).collect(),
+        tunnels: view.tunnels.values().map(|one| tunnel(one)).collect(),
+    }
+}
+
+/// All of a view.
+pub(super) fn read_snapshot(revision: u64, sent: wire::Snapshot) -> Result<View, Malformed> {
+    let wire::Snapshot { settings, hosts, containers, tunnels } = sent;
+    let all = wire::Changes { settings, hosts, containers, tunnels, ..wire::Changes::default() };
+    let mut view = View::default();
+    view.apply(read_changes(revision, all)?);
+    Ok(view)
+}
+
+/// What makes a view the next one.
+pub(super) fn changes(difference: &Difference) -> wire::Changes {
+    let Difference { settings: new, hosts, containers, tunnels, .. } = difference;
+    wire::Changes {
+        settings: new.as_deref().map(settings),
+        hosts: hosts.put.iter().map(|(_, one)| host(one)).collect(),
+        hosts_gone: hosts.gone.iter().map(|id| (*id).into()).collect(),
+        containers: containers.put.iter().map(|(_, one)| container(one)).collect(),
+        containers_gone: containers.gone.clone(),
+        tunnels: tunnels.put.iter().map(|(_, one)| tunnel(one)).collect(),
+        tunnels_gone: tunnels.gone.clone(),
+    }
+}
+
+/// What makes a view the next one.
+pub(super) fn read_changes(revision: u64, sent: wire::Changes) -> Result<Difference, Malformed> {
+    let hosts = sent.hosts.iter().map(|sent| {
+        let host = read_host(sent)?;
+        Ok((host.record.id, Arc::new(host)))
+    });
+    let containers = sent.containers.iter().map(|sent| {
+        let container = read_container(sent)?;
+        Ok((container.id.clone(), Arc::new(container)))
+    });
+    let tunnels = sent.tunnels.iter().map(|sent| {
+        let tunnel = read_tunnel(sent)?;
+        Ok((tunnel.id.clone(), Arc::new(tunnel)))
+    });
+    let hosts_gone = sent.hosts_gone.iter().map(|id| short("host", *id));
+    Ok(Difference {
+        revision,
+        settings: sent.settings.as_ref().map(read_settings).transpose()?,
+        hosts: Rows {
+            put: hosts.collect::<Result<_, Malformed>>()?,
+            gone: hosts_gone.collect::<Result<_, Malformed>>()?,
+        },
+        containers: Rows {
+            put: containers.collect::<Result<_, Malformed>>()?,
+            gone: sent.containers_gone,
+        },
+        tunnels: Rows { put: tunnels.collect::<Result<_, Malformed>>()?, gone: sent.tunnels_gone },
+    })
+}

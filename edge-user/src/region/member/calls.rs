@@ -1,0 +1,148 @@
+//! What a host asks of its region.
+
+use ipnet::Ipv4Net;
+use tonic::transport::Channel;
+
+use super::{CallError, Inner, Link, Member};
+use crate::{
+    region::{
+        convert,
+        roster::{ContainerRecord, TunnelRecord},
+        tunnel::TunnelOptions,
+    },
+    wire::region::{
+        DeleteContainerRequest, LeaseBlockRequest, PutContainerRequest, ReturnBlockRequest,
+        StartTunnelRequest, StopTunnelRequest, WorkspaceRequest, region_client::RegionClient,
+    },
+};
+
+/// Whether the region knows of something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// It does.
+    Now,
+    /// It will when a gateway can be reached.
+    Later,
+}
+
+impl Member {
+    /// Makes a container of this machine known, now or as soon as a gateway can be reached; its
+    /// name is its own only when the region knows.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] if its name is taken; then it is not remembered.
+    pub async fn put_container(&self, container: ContainerRecord) -> Result<Known, CallError> {
+        let id = container.id.clone();
+        // First remembered, then told: a session that begins in between finds it.
+        self.inner.containers().insert(id.clone(), container.clone());
+        let told = self.inner.put(&container).await;
+        if matches!(told, Err(CallError::Refused { .. })) {
+            self.inner.containers().remove(&id);
+        }
+        later(told)
+    }
+
+    /// A container of this machine has ended, and its tunnels with it.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] for one of another host.
+    pub async fn delete_container(&self, id: &str) -> Result<Known, CallError> {
+        self.inner.containers().remove(id);
+        self.inner.refused.send_if_modified(|refused| refused.remove(id).is_some());
+        later(self.inner.delete(id).await)
+    }
+
+    /// A block of the region's pool for containers of this machine. The view shows it soon
+    /// after, among the blocks of this host.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] if none is left, [`CallError::Unavailable`].
+    pub async fn lease_block(&self) -> Result<Ipv4Net, CallError> {
+        let answer = self.inner.client()?.lease_block(LeaseBlockRequest {}).await?.into_inner();
+        Ok(convert::parse("block", &answer.block)?)
+    }
+
+    /// Gives a block back that no container has an address of.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`], [`CallError::Unavailable`].
+    pub async fn return_block(&self, block: Ipv4Net) -> Result<(), CallError> {
+        let request = ReturnBlockRequest { block: block.to_string() };
+        self.inner.client()?.return_block(request).await?;
+        Ok(())
+    }
+
+    /// The id of a workspace. Asked for once only, so that it is known without a gateway too.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] for a bad name, [`CallError::Unavailable`].
+    pub async fn workspace(&self, name: &str) -> Result<u32, CallError> {
+        if let Some(id) = self.inner.workspaces().get(name) {
+            return Ok(*id);
+        }
+        let request = WorkspaceRequest { name: name.to_owned() };
+        let id = self.inner.client()?.workspace(request).await?.into_inner().id;
+        self.inner.workspaces().insert(name.to_owned(), id);
+        self.inner.remember().await;
+        Ok(id)
+    }
+
+    /// Makes a port of a container of this machine public; when this returns, clients are let
+    /// in. Who may take over whose tunnel is for the host to say before.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`], [`CallError::Unavailable`].
+    pub async fn start_tunnel(
+        &self,
+        container: &str,
+        port: u16,
+        options: &TunnelOptions,
+    ) -> Result<TunnelRecord, CallError> {
+        let request = StartTunnelRequest {
+            container: container.to_owned(),
+            port: port.into(),
+            options: Some(convert::options(options)),
+        };
+        let answer = self.inner.client()?.start_tunnel(request).await?.into_inner();
+        Ok(convert::read_tunnel(&answer.tunnel.unwrap_or_default())?)
+    }
+
+    /// Ends a tunnel. Answers whether there was one.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`], [`CallError::Unavailable`].
+    pub async fn stop_tunnel(&self, container: &str, port: u16) -> Result<bool, CallError> {
+        let request = StopTunnelRequest { container: container.to_owned(), port: port.into() };
+        Ok(self.inner.client()?.stop_tunnel(request).await?.into_inner().existed)
+    }
+}
+
+impl Inner {
+    /// The gateway that serves this machine.
+    pub(super) fn client(&self) -> Result<RegionClient<Channel>, CallError> {
+        match &*self.link.borrow() {
+            Link::Connected { client, .. } => Ok(client.clone()),
+            Link::Away { why, .. } => Err(CallError::Unavailable(why.clone())),
+        }
+    }
+
+    pub(super) async fn put(&self, container: &ContainerRecord) -> Result<(), CallError> {
+        let container = Some(convert::container(container));
+        self.client()?.put_container(PutContainerRequest { container }).await?;
+        Ok(())
+    }
+
+    pub(super) async fn delete(&self, id: &str) -> Result<(), CallError> {
+        let request = DeleteContainerRequest { id: id.to_owned() };
+        self.client()?.delete_container(request).await?;
+        Ok(())
+    }
+}
+
+fn later(told: Result<(), CallError>) -> Result<Known, CallError> {
+    match told {
+        Ok(()) => Ok(Known::Now),
+        Err(CallError::Unavailable(_)) => Ok(Known::Later),
+        Err(error) => Err(error),
+    }
+}

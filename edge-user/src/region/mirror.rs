@@ -1,0 +1,233 @@
+//! A gateway's copy of the region's state, kept current by a watch of the store, and what of it
+//! concerns one machine.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use futures::StreamExt as _;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    roster::{self, ContainerRecord, HostRecord, Presence, RegionSettings, Role, TunnelRecord},
+    store::{Change, Entry, Seen, Store, StoreError},
+    view::{Host, View},
+};
+
+/// Between two attempts to watch a store that failed.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// The region's state as of one revision.
+#[derive(Debug, Default)]
+pub struct State {
+    revision: u64,
+    settings: Arc<RegionSettings>,
+    hosts: BTreeMap<u16, HostRecord>,
+    present: BTreeMap<u16, Presence>,
+    containers: BTreeMap<String, Arc<ContainerRecord>>,
+    /// The containers of each workspace, and of each host.
+    by_workspace: HashMap<String, BTreeSet<String>>,
+    by_host: HashMap<u16, BTreeSet<String>>,
+    /// By key: container and port.
+    tunnels: BTreeMap<String, Arc<TunnelRecord>>,
+}
+
+/// The copy.
+#[derive(Debug)]
+pub struct Mirror {
+    state: RwLock<State>,
+    revision: watch::Sender<u64>,
+}
+
+impl Mirror {
+    /// Reads the state, and follows it until the shutdown.
+    ///
+    /// # Errors
+    /// The store's own; later failures are logged, and the copy stays as it was meanwhile.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        shutdown: CancellationToken,
+    ) -> Result<Arc<Self>, StoreError> {
+        let snapshot = store.snapshot(roster::PREFIX).await?;
+        let mirror = Arc::new(Self { state: RwLock::default(), revision: watch::channel(0).0 });
+        let after = snapshot.revision;
+        mirror.learn(Seen::Snapshot(snapshot));
+        let following = mirror.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = following.follow(store, after) => {}
+                () = shutdown.cancelled() => {}
+            }
+        });
+        Ok(mirror)
+    }
+
+    /// Tells of each new revision.
+    pub fn revisions(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    /// Looks at the state; others wait meanwhile.
+    pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn follow(&self, store: Arc<dyn Store>, mut after: u64) {
+        loop {
+            let mut watch = store.watch(roster::PREFIX, Some(after));
+            while let Some(seen) = watch.next().await {
+                match seen {
+                    Ok(seen) => after = self.learn(seen),
+                    Err(error) => {
+                        tracing::warn!(%error, "the region's state cannot be followed; what is known stays");
+                        break;
+                    }
+                }
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    fn learn(&self, seen: Seen) -> u64 {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        match seen {
+            Seen::Snapshot(snapshot) => {
+                *state = State::default();
+                for (key, Entry { value, revision }) in snapshot.entries {
+                    state.apply(Change { key, revision, value: Some(value) });
+                }
+                state.revision = snapshot.revision;
+            }
+            Seen::Changes(changes) => changes.into_iter().for_each(|change| state.apply(change)),
+        }
+        let revision = state.revision;
+        drop(state);
+        self.revision.send_replace(revision);
+        revision
+    }
+}
+
+impl State {
+    /// Of the last write in it.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// A machine that has joined.
+    pub fn host(&self, id: u16) -> Option<&HostRecord> {
+        self.hosts.get(&id)
+    }
+
+    /// The session of a machine that keeps its lease.
+    pub fn presence(&self, id: u16) -> Option<&Presence> {
+        self.present.get(&id)
+    }
+
+    /// All tunnels, those of hosts that are away too, and whether the host is there.
+    pub fn tunnels(&self) -> impl Iterator<Item = (&Arc<TunnelRecord>, bool)> {
+        self.tunnels.values().map(|tunnel| (tunnel, self.present.contains_key(&tunnel.host)))
+    }
+
+    /// A container, whether its host is there or not.
+    pub fn container(&self, id: &str) -> Option<&Arc<ContainerRecord>> {
+        self.containers.get(id)
+    }
+
+    /// What concerns this machine.
+    pub fn concerning(&self, machine: u16) -> View {
+        let all = self.hosts.get(&machine).is_some_and(|host| host.role == Role::Gateway);
+        let there = |host: &u16| self.present.contains_key(host);
+        let hosts = self.hosts.values().map(|record| {
+            let host = Host { record: record.clone(), alive: there(&record.id) };
+            (record.id, Arc::new(host))
+        });
+        let own = self.by_host.get(&machine).into_iter().flatten();
+        let workspaces: BTreeSet<&str> =
+            own.filter_map(|id| Some(self.containers.get(id)?.workspace.as_str())).collect();
+        let mine = workspaces.into_iter().filter_map(|name| self.by_workspace.get(name)).flatten();
+        let ids: Box<dyn Iterator<Item = &String>> =
+            if all { Box::new(self.containers.keys()) } else { Box::new(mine) };
+        let containers = ids.filter_map(|id| self.containers.get(id));
+        let tunnels = self.tunnels.values().filter(|tunnel| all || tunnel.host == machine);
+        View {
+            revision: self.revision,
+            settings: self.settings.clone(),
+            hosts: hosts.collect(),
+            containers: containers
+                .filter(|container| there(&container.host))
+                .map(|container| (container.id.clone(), container.clone()))
+                .collect(),
+            tunnels: tunnels
+                .filter(|tunnel| there(&tunnel.host))
+                .map(|tunnel| (tunnel.id.clone(), tunnel.clone()))
+                .collect(),
+        }
+    }
+
+    fn apply(&mut self, Change { key, revision, value }: Change) {
+        self.revision = revision;
+        let Some(rest) = key.strip_prefix(roster::PREFIX) else { return };
+        let (kind, id) = rest.split_once('/').unwrap_or((rest, ""));
+        match kind {
+            "settings" => self.settings = Arc::new(read(&key, value).unwrap_or_default()),
+            "host" => number(&mut self.hosts, &key, id, value),
+            "presence" => number(&mut self.present, &key, id, value),
+            "container" => self.put_container(id, read(&key, value)),
+            "tunnel" => match read(&key, value) {
+                Some(tunnel) => drop(self.tunnels.insert(id.to_owned(), Arc::new(tunnel))),
+                None => drop(self.tunnels.remove(id)),
+            },
+            _ => {}
+        }
+    }
+
+    fn put_container(&mut self, id: &str, record: Option<ContainerRecord>) {
+        if let Some(old) = self.containers.remove(id) {
+            remove(&mut self.by_workspace, &old.workspace, id);
+            remove(&mut self.by_host, &old.host, id);
+        }
+        if let Some(new) = record {
+            self.by_workspace.entry(new.workspace.clone()).or_default().insert(id.to_owned());
+            self.by_host.entry(new.host).or_default().insert(id.to_owned());
+            self.containers.insert(id.to_owned(), Arc::new(new));
+        }
+    }
+}
+
+fn number<T: DeserializeOwned>(
+    table: &mut BTreeMap<u16, T>,
+    key: &str,
+    id: &str,
+    value: Option<Value>,
+) {
+    let Ok(id) = id.parse() else { return };
+    match read(key, value) {
+        Some(record) => drop(table.insert(id, record)),
+        None => drop(table.remove(&id)),
+    }
+}
+
+fn remove<K: std::hash::Hash + Eq>(index: &mut HashMap<K, BTreeSet<String>>, key: &K, id: &str) {
+    if let Some(ids) = index.get_mut(key) {
+        ids.remove(id);
+        if ids.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
+/// A record that this version does not understand is as if it were not there.
+fn read<T: DeserializeOwned>(key: &str, value: Option<Value>) -> Option<T> {
+    match serde_json::from_value(value?) {
+        Ok(record) => Some(record),
+        Err(error) => {
+            tracing::error!(key, %error, "a record of the region cannot be understood; run one version of edge on all gateways");
+            None
+        }
+    }
+}

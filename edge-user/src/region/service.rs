@@ -1,0 +1,264 @@
+//! What a gateway answers the hosts of its region. Who asks is what the certificate says.
+
+mod tunnels;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
+    pin::Pin,
+    sync::{Arc, Mutex, Weak},
+};
+
+use futures::Stream;
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use rcgen::{CertificateSigningRequestParams, PublicKeyData as _};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    claims::Claims,
+    convert,
+    identity::{Authority, IdentityError, Peer, public_key_hash},
+    mirror::Mirror,
+    registry::{Follower, Registry},
+    roster::Role,
+    session::{Session, Sessions},
+};
+use crate::{
+    error::causes,
+    wire::region::{self as wire, region_server::Region},
+};
+
+/// Attempts to join that one address (IPv6: one /64) may make in a minute.
+const JOINS: NonZeroU32 = NonZeroU32::new(30).expect("not zero");
+/// Events on their way to one host.
+const EVENTS: usize = 4;
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The machine that the certificate names, if it showed one.
+    pub peer: Option<Arc<Peer>>,
+    /// Where it calls from.
+    pub address: SocketAddr,
+}
+
+/// Answers hosts.
+pub struct RegionService<R> {
+    pub(super) authority: Arc<Authority>,
+    pub(super) claims: Arc<Claims>,
+    pub(super) mirror: Arc<Mirror>,
+    pub(super) tunnels: Arc<Follower<R>>,
+    pub(super) sessions: Sessions,
+    pub(super) tasks: TaskTracker,
+    pub(super) shutdown: CancellationToken,
+    joins: DefaultKeyedRateLimiter<IpAddr>,
+    /// One start or stop of a container's tunnels at a time.
+    locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+impl<R> fmt::Debug for RegionService<R> {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.debug_struct("RegionService").field("authority", &self.authority).finish_non_exhaustive()
+    }
+}
+
+impl<R: Registry> RegionService<R> {
+    pub(super) fn new(
+        authority: Arc<Authority>,
+        claims: Arc<Claims>,
+        mirror: Arc<Mirror>,
+        tunnels: Arc<Follower<R>>,
+        sessions: Sessions,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let joins = RateLimiter::keyed(Quota::per_minute(JOINS));
+        let (tasks, locks) = Default::default();
+        Self { authority, claims, mirror, tunnels, sessions, tasks, shutdown, joins, locks }
+    }
+
+    /// The host that calls, if the region still knows it by this key.
+    async fn host<T>(&self, request: &Request<T>) -> Result<Arc<Peer>, Status> {
+        let caller = request.extensions().get::<Caller>();
+        let peer = caller.and_then(|caller| caller.peer.clone()).ok_or_else(|| {
+            Status::unauthenticated(
+                "this call needs a host's certificate; join the region first, with a token",
+            )
+        })?;
+        if peer.region != self.authority.region() {
+            return Err(Status::permission_denied(format!(
+                "the certificate is of region {}, and this gateway is of {}; name a gateway of the host's own region",
+                peer.region,
+                self.authority.region()
+            )));
+        }
+        if peer.has_expired() {
+            return Err(Status::unauthenticated(
+                "the host's certificate has expired; join anew with a new token",
+            ));
+        }
+        let record = self.claims.record(peer.id).await?;
+        if record.key != peer.key_hash() || record.role != peer.role {
+            return Err(super::claims::ClaimError::UnknownHost(peer.id).into());
+        }
+        Ok(peer)
+    }
+}
+
+#[tonic::async_trait]
+impl<R: Registry> Region for Arc<RegionService<R>> {
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<wire::SessionEvent, Status>> + Send>>;
+
+    async fn join(
+        &self,
+        request: Request<wire::JoinRequest>,
+    ) -> Result<Response<wire::JoinResponse>, Status> {
+        let address = request.extensions().get::<Caller>().map(|caller| caller.address);
+        let address = address.map_or(Ipv6Addr::UNSPECIFIED.into(), |address| network(address.ip()));
+        self.joins.retain_recent();
+        if self.joins.check_key(&address).is_err() {
+            return Err(Status::resource_exhausted(format!(
+                "more than {JOINS} attempts to join came from this network within a minute; wait, then try again"
+            )));
+        }
+        let wire::JoinRequest { secret, signing_request } = request.into_inner();
+        let signing_request = CertificateSigningRequestParams::from_der(&signing_request.into())
+            .map_err(|error| Status::invalid_argument(IdentityError::Request(error).to_string()))?;
+        let key = public_key_hash(&signing_request.public_key.subject_public_key_info());
+        let host = self.claims.join(&secret, &key).await.inspect_err(|error| {
+            tracing::warn!(%address, %error, "a machine may not join");
+        })?;
+        let certificate =
+            self.authority.admit(Role::Host, host, &signing_request).map_err(internal)?;
+        tracing::info!(host, %address, "a machine has joined");
+        Ok(Response::new(wire::JoinResponse {
+            host: host.into(),
+            region: self.authority.region().to_owned(),
+            certificate: certificate.to_vec(),
+            authority: self.authority.certificate().to_vec(),
+        }))
+    }
+
+    async fn renew(
+        &self,
+        request: Request<wire::RenewRequest>,
+    ) -> Result<Response<wire::RenewResponse>, Status> {
+        let peer = self.host(&request).await?;
+        let renewed = self.authority.renew(peer.role, peer.id, &peer.public_key);
+        let certificate = renewed.map_err(internal)?.to_vec();
+        Ok(Response::new(wire::RenewResponse { certificate }))
+    }
+
+    async fn session(
+        &self,
+        request: Request<Streaming<wire::SessionRequest>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let peer = self.host(&request).await?;
+        let (events, stream) = mpsc::channel(EVENTS);
+        let session = Session {
+            claims: self.claims.clone(),
+            mirror: self.mirror.clone(),
+            sessions: self.sessions.clone(),
+            peer,
+            events,
+            shutdown: self.shutdown.clone(),
+        };
+        self.tasks.spawn(session.run(request.into_inner()));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn lease_block(
+        &self,
+        request: Request<wire::LeaseBlockRequest>,
+    ) -> Result<Response<wire::LeaseBlockResponse>, Status> {
+        let peer = self.host(&request).await?;
+        let block = self.claims.lease_block(peer.id).await?.to_string();
+        Ok(Response::new(wire::LeaseBlockResponse { block }))
+    }
+
+    async fn return_block(
+        &self,
+        request: Request<wire::ReturnBlockRequest>,
+    ) -> Result<Response<wire::ReturnBlockResponse>, Status> {
+        let peer = self.host(&request).await?;
+        let block = request.into_inner().block;
+        let block = block.parse().map_err(|_unreadable| {
+            Status::invalid_argument(format!("{block:?} is no block; name one as 100.64.0.64/26"))
+        })?;
+        self.claims.return_block(peer.id, block).await?;
+        Ok(Response::new(wire::ReturnBlockResponse {}))
+    }
+
+    async fn workspace(
+        &self,
+        request: Request<wire::WorkspaceRequest>,
+    ) -> Result<Response<wire::WorkspaceResponse>, Status> {
+        self.host(&request).await?;
+        let id = self.claims.workspace(&request.into_inner().name).await?;
+        Ok(Response::new(wire::WorkspaceResponse { id }))
+    }
+
+    async fn put_container(
+        &self,
+        request: Request<wire::PutContainerRequest>,
+    ) -> Result<Response<wire::PutContainerResponse>, Status> {
+        let peer = self.host(&request).await?;
+        let container = request.into_inner().container.unwrap_or_default();
+        let container = convert::read_container(&container)?;
+        self.claims.put_container(peer.id, container).await?;
+        Ok(Response::new(wire::PutContainerResponse {}))
+    }
+
+    async fn delete_container(
+        &self,
+        request: Request<wire::DeleteContainerRequest>,
+    ) -> Result<Response<wire::DeleteContainerResponse>, Status> {
+        let peer = self.host(&request).await?;
+        let id = request.into_inner().id;
+        let existed = self.claims.delete_container(peer.id, &id).await?;
+        Ok(Response::new(wire::DeleteContainerResponse { existed }))
+    }
+
+    async fn start_tunnel(
+        &self,
+        request: Request<wire::StartTunnelRequest>,
+    ) -> Result<Response<wire::StartTunnelResponse>, Status> {
+        let peer = self.host(&request).await?;
+        // In a task of its own: a host that goes away half-way leaves nothing half-made.
+        let (this, request) = (self.clone(), request.into_inner());
+        let started = self.tasks.spawn(async move { this.start(peer.id, request).await }).await;
+        let tunnel = started.map_err(|_panicked| stopping())??;
+        Ok(Response::new(wire::StartTunnelResponse { tunnel: Some(convert::tunnel(&tunnel)) }))
+    }
+
+    async fn stop_tunnel(
+        &self,
+        request: Request<wire::StopTunnelRequest>,
+    ) -> Result<Response<wire::StopTunnelResponse>, Status> {
+        let peer = self.host(&request).await?;
+        let (this, request) = (self.clone(), request.into_inner());
+        let stopped = self.tasks.spawn(async move { this.stop(peer.id, request).await }).await;
+        let existed = stopped.map_err(|_panicked| stopping())??;
+        Ok(Response::new(wire::StopTunnelResponse { existed }))
+    }
+}
+
+/// What one person is likely to have all of.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 => v4,
+    }
+}
+
+fn internal(error: IdentityError) -> Status {
+    Status::internal(causes(&error))
+}
+
+fn stopping() -> Status {
+    Status::unavailable("the gateway stops; another one, or this one again, will serve the host")
+}
