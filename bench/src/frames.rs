@@ -58,7 +58,8 @@ pub(crate) fn fill(datapath: &Datapath, pairs: u16) -> Result<()> {
                 ..TunnelRow::default()
             };
             datapath.add_tunnel(public[from], row)?;
-            let row = ForwardRow { public: own[to], uplink: LOOPBACK, slot };
+            let row =
+                ForwardRow { public: own[to], uplink: LOOPBACK, slot, ..ForwardRow::default() };
             datapath.add_forward(own[from], row)?;
         }
     }

@@ -12,6 +12,7 @@ pub mod address;
 pub mod admit;
 pub mod checksum;
 pub mod decide;
+pub mod hosts;
 pub mod icmp;
 pub mod packet;
 pub mod refuse;

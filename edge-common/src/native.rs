@@ -12,6 +12,7 @@ use crate::{
     address::{Address, Endpoint},
     admit::{Bucket, ListKey, PaceRow, SourceKey},
     checksum::Difference,
+    hosts::{BlockRow, HostRow, PathMtu, PeerRow, UnderlayRow},
     packet::Packet,
     tables::{AddressRow, ForwardRow, ListenerRow, Settings, Tables, TunnelRow},
 };
@@ -71,10 +72,22 @@ pub struct Rows {
     pub lists: Vec<(u32, ListKey)>,
     /// Paces by slot.
     pub paces: HashMap<u32, PaceRow>,
+    /// Interfaces towards the underlay.
+    pub underlays: HashMap<u32, UnderlayRow>,
+    /// Addresses of the underlay.
+    pub peers: HashMap<Address, PeerRow>,
+    /// Other hosts by number.
+    pub hosts: HashMap<u32, HostRow>,
+    /// Address blocks by network.
+    pub blocks: HashMap<u32, BlockRow>,
+    /// What is known of ways when the decision begins.
+    pub path_mtus: HashMap<u32, PathMtu>,
     /// The clock, in nanoseconds.
     pub now: u64,
     /// What the decisions write.
     pub buckets: Buckets,
+    /// What they learn of ways. Copies are the same.
+    pub learnt: Arc<Mutex<HashMap<u32, PathMtu>>>,
 }
 
 /// The buckets that decisions made and took from. Copies of them are the same buckets.
@@ -128,6 +141,30 @@ impl Tables for Rows {
     fn begin_source_bucket(&self, source: &SourceKey, bucket: u64) {
         let mut buckets = self.buckets.sources.lock().unwrap_or_else(PoisonError::into_inner);
         buckets.insert(*source, Arc::new(bucket.into()));
+    }
+
+    fn underlay(&self, ifindex: u32) -> Option<&UnderlayRow> {
+        self.underlays.get(&ifindex)
+    }
+
+    fn peer(&self, address: &Address) -> Option<&PeerRow> {
+        self.peers.get(address)
+    }
+
+    fn host(&self, number: u32) -> Option<&HostRow> {
+        self.hosts.get(&number)
+    }
+
+    fn block(&self, network: u32) -> Option<&BlockRow> {
+        self.blocks.get(&network)
+    }
+
+    fn path_mtu(&self, host: u32) -> Option<&PathMtu> {
+        self.path_mtus.get(&host)
+    }
+
+    fn learn_path_mtu(&self, host: u32, learnt: PathMtu) {
+        self.learnt.lock().unwrap_or_else(PoisonError::into_inner).insert(host, learnt);
     }
 
     fn now(&self) -> u64 {

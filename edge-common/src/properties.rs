@@ -45,6 +45,7 @@ fn rows() -> Rows {
             pool_mask: address("255.192.0.0"),
             private: address("fdaa::"),
             private_mask: address("ffff::"),
+            ..Settings::default()
         },
         ..Rows::default()
     };
@@ -61,9 +62,14 @@ fn rows() -> Rows {
     }
     for (public, inner) in [(PUBLIC, INNER), (PUBLIC_V6, INNER_V6)] {
         let (public, container) = (endpoint(public), endpoint(inner));
-        rows.tunnels
-            .insert(public, TunnelRow { container, ifindex: VETH, slot: 1, flags: 0, mac: [0; 8] });
-        rows.forwards.insert(container, ForwardRow { public, uplink: UPLINK, slot: 1 });
+        rows.tunnels.insert(
+            public,
+            TunnelRow { container, ifindex: VETH, slot: 1, ..TunnelRow::default() },
+        );
+        rows.forwards.insert(
+            container,
+            ForwardRow { public, uplink: UPLINK, slot: 1, ..ForwardRow::default() },
+        );
         rows.listeners.insert(public, ListenerRow { kind: ListenerRow::RAW });
     }
     rows

@@ -7,11 +7,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::{
     address::{Address, Endpoint},
     admit::{Bucket, ListKey, PaceRow, SourceKey},
+    hosts::{BlockRow, HostRow, PathMtu, PeerRow, UnderlayRow},
 };
 
-/// The layout of everything in this file. Pinned tables lie under a path that names it, so that
+/// The layout of everything in this file and in [`crate::hosts`]. Pinned tables lie under a path that names it, so that
 /// a program never reads rows of another layout.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Most tunnels of one host: two rows for each family fit the tables.
 pub const MAX_TUNNELS: u32 = 16_384;
@@ -34,6 +35,21 @@ pub struct Settings {
     pub mss_v4: u32,
     /// The same for IPv6.
     pub mss_v6: u32,
+    /// The region's number: part of every fdaa address, and of what is carried between hosts.
+    pub region: u32,
+    /// This machine's number in it.
+    pub host: u32,
+    /// How packets go to other hosts: `DIRECT`, `GENEVE`, or 0 without any.
+    pub carriage: u32,
+    /// How many of the keys count; with none, no key is sent or looked at.
+    pub key_count: u32,
+    /// Region keys, as they lie in a packet: the first is sent, any is taken.
+    pub keys: [[u32; 2]; Settings::KEYS],
+    /// The mask of an address block, as it lies in an IPv4 header.
+    pub block_mask: u32,
+    /// The service namespace's own address of the pool, as it lies in an IPv4 header: what the
+    /// relay dials from.
+    pub relay: u32,
     /// Where containers find DNS and the API.
     pub service: Address,
     /// The IPv4 range of the region's containers.
@@ -46,13 +62,22 @@ pub struct Settings {
     pub private_mask: Address,
 }
 
+impl Settings {
+    /// Most region keys at a time: one that goes and one that comes.
+    pub const KEYS: usize = 2;
+    /// Packets go to the next host as they are, over a link that the hosts share.
+    pub const DIRECT: u32 = 1;
+    /// Packets go in Geneve (RFC 8926).
+    pub const GENEVE: u32 = 2;
+}
+
 /// One address of a container on this host (or of the service namespace).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct AddressRow {
     /// The host-side veth.
     pub ifindex: u32,
-    /// `SERVICE`, `EGRESS`.
+    /// `SERVICE`, `EGRESS`, `I6PN`.
     pub flags: u32,
     /// The tenant.
     pub workspace: u32,
@@ -65,6 +90,8 @@ impl AddressRow {
     pub const SERVICE: u32 = 1;
     /// May send to the internet.
     pub const EGRESS: u32 = 2;
+    /// May talk to containers of its workspace.
+    pub const I6PN: u32 = 4;
 }
 
 /// A raw tunnel, by its public endpoint.
@@ -73,7 +100,9 @@ impl AddressRow {
 pub struct TunnelRow {
     /// Where it leads.
     pub container: Endpoint,
-    /// The container's host-side veth.
+    /// The host that runs the container; 0 for this machine itself.
+    pub host: u32,
+    /// The container's host-side veth, on this machine.
     pub ifindex: u32,
     /// Its place in the traffic counters.
     pub slot: u32,
@@ -96,8 +125,11 @@ impl TunnelRow {
 pub struct ForwardRow {
     /// What the outside sees; zero for a tunnel that only userspace serves.
     pub public: Endpoint,
-    /// The interface that replies leave by; zero for a tunnel that only userspace serves.
+    /// The interface that replies leave by, rewritten; zero if they do not leave from here.
     pub uplink: u32,
+    /// The gateway that replies go to as they are, where they do not leave from here; zero for a
+    /// tunnel that only userspace serves.
+    pub gateway: u32,
     /// Its place in the traffic counters.
     pub slot: u32,
 }
@@ -183,6 +215,18 @@ pub trait Tables {
     fn source_bucket(&self, source: &SourceKey) -> Option<impl Deref<Target = Bucket>>;
     /// Remembers a source; see [`Bucket::begun`].
     fn begin_source_bucket(&self, source: &SourceKey, bucket: u64);
+    /// An interface that other hosts are reached by.
+    fn underlay(&self, ifindex: u32) -> Option<&UnderlayRow>;
+    /// Who has an address of the underlay.
+    fn peer(&self, address: &Address) -> Option<&PeerRow>;
+    /// A host of the region by its number; never this one.
+    fn host(&self, number: u32) -> Option<&HostRow>;
+    /// Whose address block this is; see [`Settings::block_mask`].
+    fn block(&self, network: u32) -> Option<&BlockRow>;
+    /// What was learnt of the way to a host.
+    fn path_mtu(&self, host: u32) -> Option<&PathMtu>;
+    /// Remembers it.
+    fn learn_path_mtu(&self, host: u32, learnt: PathMtu);
     /// Nanoseconds of a clock that never goes back.
     fn now(&self) -> u64;
 }
@@ -191,8 +235,8 @@ pub trait Tables {
 mod pod {
     //! Rows that may be copied to and from the kernel byte by byte.
     use super::{
-        Address, AddressRow, Count, Endpoint, ForwardRow, ListKey, ListenerRow, PaceRow, Settings,
-        Traffic, TunnelRow,
+        Address, AddressRow, BlockRow, Count, Endpoint, ForwardRow, HostRow, ListKey, ListenerRow,
+        PaceRow, PathMtu, PeerRow, Settings, Traffic, TunnelRow, UnderlayRow,
     };
 
     macro_rules! pod {
@@ -206,14 +250,19 @@ mod pod {
     pod!(
         Address,
         AddressRow,
+        BlockRow,
         Count,
         Endpoint,
         ForwardRow,
+        HostRow,
         ListKey,
         ListenerRow,
         PaceRow,
+        PathMtu,
+        PeerRow,
         Settings,
         Traffic,
-        TunnelRow
+        TunnelRow,
+        UnderlayRow
     );
 }

@@ -14,12 +14,19 @@ use edge_common::{
     address::{Address, Endpoint},
     admit::{Bucket, ListKey, MAX_LISTED, MAX_SOURCES, PaceRow, SourceKey},
     decide::{Outcome, Passage},
+    hosts::{
+        BlockRow, HostRow, MAX_BLOCKS, MAX_HOSTS, MAX_PEERS, MAX_UNDERLAYS, PathMtu, PeerRow,
+        UnderlayRow,
+    },
     tables::{
         AddressRow, Count, ForwardRow, ListenerRow, MAX_ADDRESSES, MAX_LISTENERS, MAX_TUNNELS,
         Settings, Tables, Traffic, TunnelRow,
     },
     verdict::{Hook, Verdict},
 };
+
+/// Hosts whose ways are narrower than the others'; one more pushes out another.
+const MAX_PATH_MTUS: u32 = 4096;
 
 /// What holds for the host; one row, zero until the daemon has written it.
 #[map]
@@ -64,6 +71,27 @@ static TUNNEL_BUCKETS: Array<u64> = Array::with_max_entries(MAX_TUNNELS, 0);
 /// connections over them, and a row for each would let it in as often.
 #[map]
 static SOURCE_BUCKETS: LruHashMap<SourceKey, u64> = LruHashMap::with_max_entries(MAX_SOURCES, 0);
+
+/// Interfaces towards the underlay, by index.
+#[map]
+static UNDERLAYS: HashMap<u32, UnderlayRow> =
+    HashMap::with_max_entries(MAX_UNDERLAYS, BPF_F_NO_PREALLOC);
+
+/// Whose an address of the underlay is.
+#[map]
+static PEERS: HashMap<Address, PeerRow> = HashMap::with_max_entries(MAX_PEERS, BPF_F_NO_PREALLOC);
+
+/// The region's other hosts, by number.
+#[map]
+static HOSTS: HashMap<u32, HostRow> = HashMap::with_max_entries(MAX_HOSTS, BPF_F_NO_PREALLOC);
+
+/// Address blocks of all hosts, by network as it lies in an IPv4 header.
+#[map]
+static BLOCKS: HashMap<u32, BlockRow> = HashMap::with_max_entries(MAX_BLOCKS, BPF_F_NO_PREALLOC);
+
+/// What the underlay said of ways to hosts, by number; written here only.
+#[map]
+static PATH_MTUS: LruHashMap<u32, PathMtu> = LruHashMap::with_max_entries(MAX_PATH_MTUS, 0);
 
 /// The listening sockets behind all raw ports: IPv4, then IPv6; the daemon puts them there.
 #[map]
@@ -137,6 +165,43 @@ impl Tables for Maps {
     fn begin_source_bucket(&self, source: &SourceKey, bucket: u64) {
         // It fails if no row can be had at the moment: the source is then forgotten at once.
         let _forgotten = SOURCE_BUCKETS.insert(source, bucket, 0);
+    }
+
+    #[inline(always)]
+    fn underlay(&self, ifindex: u32) -> Option<&UnderlayRow> {
+        // SAFETY: as in `address`.
+        unsafe { UNDERLAYS.get(&ifindex) }
+    }
+
+    #[inline(always)]
+    fn peer(&self, address: &Address) -> Option<&PeerRow> {
+        // SAFETY: as in `address`.
+        unsafe { PEERS.get(address) }
+    }
+
+    #[inline(always)]
+    fn host(&self, number: u32) -> Option<&HostRow> {
+        // SAFETY: as in `address`.
+        unsafe { HOSTS.get(&number) }
+    }
+
+    #[inline(always)]
+    fn block(&self, network: u32) -> Option<&BlockRow> {
+        // SAFETY: as in `address`.
+        unsafe { BLOCKS.get(&network) }
+    }
+
+    #[inline(always)]
+    fn path_mtu(&self, host: u32) -> Option<&PathMtu> {
+        // SAFETY: a row that is pushed out meanwhile may become another host's: then one packet is
+        // judged by that one's way.
+        unsafe { PATH_MTUS.get(&host) }
+    }
+
+    #[inline(always)]
+    fn learn_path_mtu(&self, host: u32, learnt: PathMtu) {
+        // It fails if no row can be had at the moment: the next packet brings the news again.
+        let _forgotten = PATH_MTUS.insert(&host, learnt, 0);
     }
 
     #[inline(always)]

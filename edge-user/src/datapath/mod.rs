@@ -27,6 +27,7 @@ use aya::{
 use edge_common::{
     address::{Address, Endpoint},
     admit::PaceRow,
+    hosts::{BlockRow, HostRow, PeerRow, UnderlayRow},
     tables::{AddressRow, Count, ForwardRow, ListenerRow, Settings, Traffic, TunnelRow},
     verdict::Hook,
 };
@@ -45,6 +46,10 @@ pub struct Datapath {
     forwards: Mutex<Table<Endpoint, ForwardRow>>,
     listeners: Mutex<Table<Endpoint, ListenerRow>>,
     raw_listeners: Mutex<SockMap<MapData>>,
+    underlays: Mutex<Table<u32, UnderlayRow>>,
+    peers: Mutex<Table<Address, PeerRow>>,
+    hosts: Mutex<Table<u32, HostRow>>,
+    blocks: Mutex<Table<u32, BlockRow>>,
     lists: Mutex<Lists>,
     paces: Mutex<Array<MapData, PaceRow>>,
     tunnel_buckets: Mutex<Array<MapData, u64>>,
@@ -152,6 +157,10 @@ impl Datapath {
             forwards: Mutex::new(Table::take(&mut ebpf, "FORWARDS")?),
             listeners: Mutex::new(Table::take(&mut ebpf, "LISTENERS")?),
             raw_listeners: Mutex::new(tables::take(&mut ebpf, "RAW_LISTENERS")?),
+            underlays: Mutex::new(Table::take(&mut ebpf, "UNDERLAYS")?),
+            peers: Mutex::new(Table::take(&mut ebpf, "PEERS")?),
+            hosts: Mutex::new(Table::take(&mut ebpf, "HOSTS")?),
+            blocks: Mutex::new(Table::take(&mut ebpf, "BLOCKS")?),
             lists: Mutex::new(Lists::take(&mut ebpf)?),
             paces: Mutex::new(tables::take(&mut ebpf, "PACES")?),
             tunnel_buckets: Mutex::new(tables::take(&mut ebpf, "TUNNEL_BUCKETS")?),
@@ -178,6 +187,10 @@ impl Datapath {
         lock(&self.tunnels).settle()?;
         lock(&self.forwards).settle()?;
         lock(&self.listeners).settle()?;
+        lock(&self.underlays).settle()?;
+        lock(&self.peers).settle()?;
+        lock(&self.hosts).settle()?;
+        lock(&self.blocks).settle()?;
         lock(&self.lists).settle()?;
         lock(&self.pins).settle();
         Ok(())

@@ -10,6 +10,7 @@ use aya::{
 use edge_common::{
     address::{Address, Endpoint},
     admit::PaceRow,
+    hosts::{BlockRow, HostRow, PeerRow, UnderlayRow},
     tables::{AddressRow, ForwardRow, LAYOUT, ListenerRow, Settings, TunnelRow},
 };
 
@@ -77,14 +78,57 @@ impl Datapath {
             .map_err(|error| DatapathError::Table("TUNNEL_BUCKETS", Box::new(error)))
     }
 
+    /// Says that other hosts are reached by an interface.
+    pub fn add_underlay(&self, ifindex: u32, row: UnderlayRow) -> Result<(), DatapathError> {
+        lock(&self.underlays).put(ifindex, row)
+    }
+
+    /// Forgets it; fine if it is not there.
+    pub fn remove_underlay(&self, ifindex: u32) -> Result<(), DatapathError> {
+        lock(&self.underlays).remove(ifindex)
+    }
+
+    /// Says whose an address of the underlay is.
+    pub fn add_peer(&self, address: Address, row: PeerRow) -> Result<(), DatapathError> {
+        lock(&self.peers).put(address, row)
+    }
+
+    /// Forgets it; fine if it is not there.
+    pub fn remove_peer(&self, address: Address) -> Result<(), DatapathError> {
+        lock(&self.peers).remove(address)
+    }
+
+    /// Says where another host of the region is.
+    pub fn add_host(&self, number: u32, row: HostRow) -> Result<(), DatapathError> {
+        lock(&self.hosts).put(number, row)
+    }
+
+    /// Forgets it; fine if it is not there.
+    pub fn remove_host(&self, number: u32) -> Result<(), DatapathError> {
+        lock(&self.hosts).remove(number)
+    }
+
+    /// Says whose an address block is. `network` as it lies in an IPv4 header.
+    pub fn add_block(&self, network: u32, row: BlockRow) -> Result<(), DatapathError> {
+        lock(&self.blocks).put(network, row)
+    }
+
+    /// Forgets it; fine if it is not there.
+    pub fn remove_block(&self, network: u32) -> Result<(), DatapathError> {
+        lock(&self.blocks).remove(network)
+    }
+
     /// How many rows each table has, by its name.
-    pub fn occupancy(&self) -> [(&'static str, usize); 5] {
+    pub fn occupancy(&self) -> [(&'static str, usize); 8] {
         [
             ("ADDRESSES", lock(&self.addresses).len()),
             ("TUNNELS", lock(&self.tunnels).len()),
             ("FORWARDS", lock(&self.forwards).len()),
             ("LISTENERS", lock(&self.listeners).len()),
             ("LISTS", lock(&self.lists).len()),
+            ("PEERS", lock(&self.peers).len()),
+            ("HOSTS", lock(&self.hosts).len()),
+            ("BLOCKS", lock(&self.blocks).len()),
         ]
     }
 }

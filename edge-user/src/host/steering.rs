@@ -115,9 +115,11 @@ impl KernelSteering {
                 let own = inner(if address.is_ipv4() { v4.into() } else { v6.into() });
                 let mac = padded(attached.wired.mac);
                 let ifindex = attached.wired.ifindex;
-                rows.tunnels
-                    .push((public, TunnelRow { container: own, ifindex, slot, flags, mac }));
-                let forward = ForwardRow { public, uplink: uplink.index, slot };
+                rows.tunnels.push((
+                    public,
+                    TunnelRow { container: own, host: 0, ifindex, slot, flags, mac },
+                ));
+                let forward = ForwardRow { public, uplink: uplink.index, gateway: 0, slot };
                 // One public address per family: the first that came is the one replies carry.
                 match rows.forwards.iter_mut().find(|(endpoint, _)| *endpoint == own) {
                     Some((_, row)) if row.uplink == 0 => *row = forward,

@@ -110,6 +110,7 @@ pub(super) fn configure(args: &UpArgs, machine: &Machine, mtu: u32) -> anyhow::R
         pool_mask: edge_common::address::Address { words: [u32::MAX, u32::MAX, u32::MAX, last] },
         private: private.into(),
         private_mask: private_mask.into(),
+        ..Settings::default()
     })?;
     Ok(())
 }

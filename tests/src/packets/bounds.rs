@@ -80,7 +80,7 @@ pub fn rows() -> Rows {
         for public in publics {
             let inner = if public.starts_with('[') { INNER_V6 } else { INNER };
             let (container, mac) = (endpoint(inner), padded(SERVER.mac));
-            let row = TunnelRow { container, ifindex: SERVER.ifindex, slot, flags, mac };
+            let row = TunnelRow { container, host: 0, ifindex: SERVER.ifindex, slot, flags, mac };
             rows.tunnels.insert(endpoint(public), row);
         }
     }

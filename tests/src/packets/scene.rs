@@ -102,6 +102,7 @@ pub fn rows() -> Rows {
             pool_mask: address("255.192.0.0"),
             private: address("fdaa::"),
             private_mask: address("ffff::"),
+            ..Settings::default()
         },
         ..Rows::default()
     };
@@ -121,8 +122,12 @@ pub fn rows() -> Rows {
     for (public, inner, slot) in [(PUBLIC, INNER, SLOT), (PUBLIC_V6, INNER_V6, SLOT_V6)] {
         let (public, inner) = (endpoint(public), endpoint(inner));
         let (ifindex, mac) = (SERVER.ifindex, padded(SERVER.mac));
-        rows.tunnels.insert(public, TunnelRow { container: inner, ifindex, slot, flags: 0, mac });
-        rows.forwards.insert(inner, ForwardRow { public, uplink: UPLINK, slot });
+        rows.tunnels.insert(
+            public,
+            TunnelRow { container: inner, ifindex, slot, mac, ..TunnelRow::default() },
+        );
+        rows.forwards
+            .insert(inner, ForwardRow { public, uplink: UPLINK, slot, ..ForwardRow::default() });
     }
     for inner in [RELAYED, RELAYED_V6] {
         rows.forwards.insert(endpoint(inner), ForwardRow { slot: 7, ..ForwardRow::default() });
