@@ -105,6 +105,7 @@ pub(super) fn configure(args: &UpArgs, machine: &Machine, mtu: u32) -> anyhow::R
         layout: 0,
         mss_v4: mtu.saturating_sub(40),
         mss_v6: mtu.saturating_sub(60),
+        complaints: Settings::COMPLAINTS,
         service: IpAddr::V4(api::SERVICE_ADDRESS).into(),
         pool: IpAddr::V4(args.ipv4_pool.network()).into(),
         pool_mask: edge_common::address::Address { words: [u32::MAX, u32::MAX, u32::MAX, last] },
