@@ -44,6 +44,13 @@ const PACKAGES: &[Package] = &[
     package("util-linux", Program("setpriv"), "tests without a privilege"),
     package("gcc", Program("gcc"), "crates that build C"),
     package("g++", Program("c++"), "libFuzzer"),
+    package("protobuf-compiler", Program("protoc"), "the client of etcd"),
+    package(
+        "libprotobuf-dev",
+        File("/usr/include/google/protobuf/descriptor.proto"),
+        "the client of etcd",
+    ),
+    package("etcd-server", Program("etcd"), "regions of several gateways"),
     package("libc6-dev", File("/usr/include/stdio.h"), "crates that build C"),
     package("python3", Program("python3"), "Modal's own client"),
     package("python3-venv", Python("import venv, ensurepip"), "Modal's own client"),
@@ -63,23 +70,28 @@ const FIELD: &[Package] = &[
 
 /// Installs what building and testing lack; says whether that was anything.
 pub(crate) fn ensure() -> Result<bool> {
-    ensure_all(PACKAGES)
+    ensure_quietly(PACKAGES, &["etcd"])
 }
 
-/// Installs the field where it is lacking. None of it is started, now or at the next boot.
+/// Installs the field where it is lacking.
 pub(crate) fn ensure_field() -> Result<bool> {
-    if FIELD.iter().all(Package::is_there) {
+    ensure_quietly(FIELD, &["haproxy", "nginx", "hitch"])
+}
+
+/// Starts none of the services, now or at the next boot: what needs them starts its own.
+fn ensure_quietly(packages: &[Package], services: &[&str]) -> Result<bool> {
+    if packages.iter().all(Package::is_there) {
         return Ok(false);
     }
     // Those that were there before are the machine's own, and stay as they are.
-    let new: Vec<_> =
-        ["haproxy", "nginx", "hitch"].into_iter().filter(|name| which(name).is_none()).collect();
-    let _quiet = NoServices::new()?;
-    let changed = ensure_all(FIELD)?;
+    let new: Vec<_> = services.iter().filter(|name| which(name).is_none()).collect();
+    // Without the right to, nothing is installed either, and the refusal names the packages.
+    let _quiet = geteuid().is_root().then(NoServices::new).transpose()?;
+    let changed = ensure_all(packages)?;
     if let Some(systemctl) = which("systemctl").filter(|_| !new.is_empty()) {
         let mut command = Command::new(systemctl);
         command.args(["disable", "--quiet"]).args(&new);
-        step::run("services", "benchmarks start their own", command)?;
+        step::run("services", "tests and benchmarks start their own", command)?;
     }
     Ok(changed)
 }

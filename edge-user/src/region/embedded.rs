@@ -245,16 +245,6 @@ impl Store for Embedded {
         self.run(move |tables| tables.put(&key, value))
     }
 
-    fn compare_and_swap<'a>(
-        &'a self,
-        key: &'a str,
-        expected: Option<u64>,
-        value: Value,
-    ) -> Answer<'a, bool> {
-        let write = Write::Put { key: key.to_owned(), value, lease: None };
-        self.transact(vec![(key.to_owned(), expected)], vec![write])
-    }
-
     fn delete<'a>(&'a self, key: &'a str) -> Answer<'a, bool> {
         let key = key.to_owned();
         self.run(move |tables| tables.delete(&key))

@@ -12,6 +12,7 @@ pub mod bounds;
 pub mod claims;
 pub mod convert;
 pub mod embedded;
+pub mod etcd;
 pub mod gate;
 pub mod identity;
 pub mod member;

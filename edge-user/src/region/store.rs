@@ -6,17 +6,22 @@
 //! order all writes, a transaction is a list of conditions and a list of writes, a lease takes
 //! its keys along when it ends, and a watch tells of all this without a gap.
 
+#[cfg(test)]
+pub(crate) mod promises;
+
 use std::{path::PathBuf, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture, stream::BoxStream};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::etcd::EtcdError;
+
 /// Keys and JSON values, with a revision for each.
 ///
 /// The engine is picked at run time, hence boxed futures: callers hold an `Arc<dyn Store>`.
 /// An operation that has answered survives a crash of the daemon; in a durable store also one of
-/// the machine.
+/// the machine. One that failed has written nothing, but for [`EtcdError::Uncertain`].
 pub trait Store: Send + Sync + 'static {
     /// The entry of this key, if there is one.
     fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Entry>>;
@@ -31,7 +36,10 @@ pub trait Store: Send + Sync + 'static {
         key: &'a str,
         expected: Option<u64>,
         value: Value,
-    ) -> Answer<'a, bool>;
+    ) -> Answer<'a, bool> {
+        let write = Write::Put { key: key.to_owned(), value, lease: None };
+        self.transact(vec![(key.to_owned(), expected)], vec![write])
+    }
 
     /// Removes the entry. Answers whether there was one.
     fn delete<'a>(&'a self, key: &'a str) -> Answer<'a, bool>;
@@ -45,7 +53,8 @@ pub trait Store: Send + Sync + 'static {
     fn snapshot<'a>(&'a self, prefix: &'a str) -> Answer<'a, Snapshot>;
 
     /// Carries out all writes if each condition holds, or nothing. A condition is a key and the
-    /// revision that its entry has, or `None` for a key without entry. Answers whether it wrote.
+    /// revision that its entry has, or `None` for a key without entry. Of several writes of one
+    /// key the last counts. Answers whether it wrote.
     ///
     /// # Errors
     /// [`StoreError::LeaseEnded`] if a put names a lease that is no more.
@@ -63,7 +72,8 @@ pub trait Store: Send + Sync + 'static {
     fn watch(&self, prefix: &str, after: Option<u64>) -> Watch;
 
     /// A new lease: keys put under it vanish, as deletes that watchers see, if it is not kept
-    /// alive for this long. A store that was away gives each lease its full time again.
+    /// alive for this long, or a little longer: etcd counts whole seconds, and two at least. A
+    /// store that was away gives each lease its full time again.
     fn grant(&self, ttl: Duration) -> Answer<'_, LeaseId>;
 
     /// Begins a lease's time anew.
@@ -119,7 +129,8 @@ pub struct Snapshot {
 pub enum Seen {
     /// All that the prefix holds: whatever the watcher knew before is void.
     Snapshot(Snapshot),
-    /// Writes since the last message, in the order of their revisions.
+    /// Writes since the last message, in the order of their revisions. Those of one transaction
+    /// may share a revision; then they are in one message.
     Changes(Vec<Change>),
 }
 
@@ -139,7 +150,7 @@ pub struct Change {
 pub struct Entry {
     /// What was put.
     pub value: Value,
-    /// Grows with every write to the store, deletes too; never used twice.
+    /// Grows with every transaction, deletes too; never used twice for one key.
     pub revision: u64,
 }
 
@@ -180,7 +191,7 @@ pub enum StoreError {
         /// The layout that this binary reads and writes.
         known: u64,
     },
-    /// An operation failed; nothing of it was written.
+    /// An operation on a file failed; nothing of it was written.
     #[error(
         "the region's state {path} cannot be read or written: {cause}; \
          check the disk and its free space, then restart the daemon"
@@ -205,4 +216,7 @@ pub enum StoreError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// etcd's own.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
 }

@@ -1,40 +1,53 @@
 //! The store over real files.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::{file::Layout, *};
+use crate::region::store::promises::{Engine, keeps_every_promise, put};
 
-#[tokio::test]
-async fn entries_survive_and_revisions_grow() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Embedded::open(dir.path()).unwrap();
-    store.put("a/1", json!({"x": 1})).await.unwrap();
-    store.put("a/2", json!(2)).await.unwrap();
-    store.put("b/1", json!(3)).await.unwrap();
-    let before = store.get("a/1").await.unwrap().unwrap();
-    drop(store);
-
-    let store = Embedded::open(dir.path()).unwrap();
-    assert_eq!(store.get("a/1").await.unwrap(), Some(before.clone()));
-    let listed: Vec<_> = store.list("a/").await.unwrap().into_iter().map(|(key, _)| key).collect();
-    assert_eq!(listed, ["a/1", "a/2"]);
-    assert!(store.delete("a/2").await.unwrap());
-    assert!(!store.delete("a/2").await.unwrap());
-    store.put("a/1", json!(4)).await.unwrap();
-    assert!(store.get("a/1").await.unwrap().unwrap().revision > before.revision);
+/// A file to test.
+struct OnDisk {
+    dir: tempfile::TempDir,
+    store: Arc<Embedded>,
 }
 
-#[tokio::test]
-async fn of_many_who_claim_a_key_one_wins() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Embedded::open(dir.path()).unwrap();
-    let claims = (0..50).map(|n| store.compare_and_swap("key", None, json!(n)));
-    let won = futures::future::try_join_all(claims).await.unwrap();
-    assert_eq!(won.iter().filter(|won| **won).count(), 1);
-    let entry = store.get("key").await.unwrap().unwrap();
-    assert!(!store.compare_and_swap("key", Some(entry.revision + 1), json!(0)).await.unwrap());
-    assert!(store.compare_and_swap("key", Some(entry.revision), json!(0)).await.unwrap());
+impl Engine for OnDisk {
+    const SHORT: Duration = Duration::from_millis(400);
+    const HISTORIES: u32 = 48;
+
+    async fn begin() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Embedded::open(dir.path()).unwrap());
+        Self { dir, store }
+    }
+
+    async fn another(&mut self) {
+        self.store.close();
+        let dir = tempfile::tempdir().unwrap();
+        // A memory of five writes, so that slow watchers lose track.
+        self.store = Arc::new(Embedded::remembering(dir.path(), 5).unwrap());
+        self.dir = dir;
+    }
+
+    async fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    async fn restart(&mut self) {
+        self.store.close();
+        self.store = Arc::new(Embedded::open(self.dir.path()).unwrap());
+    }
+
+    async fn forget(&self) {
+        let mut writes = vec![put("filler", json!(0), None); self.store.memory];
+        writes.push(Write::Delete { key: "filler".into() });
+        self.store.transact(vec![], writes).await.unwrap();
+    }
 }
+
+keeps_every_promise!(OnDisk);
 
 #[test]
 fn a_locked_file_is_named_with_a_remedy() {

@@ -15,7 +15,7 @@ use crate::region::{
 
 /// Whatever happens on the way, in the end each host knows the containers of its workspaces.
 #[tokio::test]
-async fn after_any_history_all_views_agree() {
+pub(super) async fn after_any_history_all_views_agree() {
     let seed = rand::random();
     println!("seed {seed}");
     let mut dice = StdRng::seed_from_u64(seed);

@@ -23,7 +23,7 @@ fn refusal<T: std::fmt::Debug>(called: Result<T, CallError>) -> (Code, String) {
 }
 
 #[tokio::test]
-async fn hosts_see_each_other_and_who_is_there() {
+pub(super) async fn hosts_see_each_other_and_who_is_there() {
     let region = Region::new();
     let gateway = region.gateway().await;
     let (one, two) = (region.host(&gateway).await, region.host(&gateway).await);
@@ -48,7 +48,7 @@ async fn hosts_see_each_other_and_who_is_there() {
 }
 
 #[tokio::test]
-async fn a_host_is_told_of_the_workspaces_that_it_runs() {
+pub(super) async fn a_host_is_told_of_the_workspaces_that_it_runs() {
     let region = Region::new();
     let gateway = region.gateway().await;
     let (one, two) = (region.host(&gateway).await, region.host(&gateway).await);
@@ -70,7 +70,7 @@ async fn a_host_is_told_of_the_workspaces_that_it_runs() {
 }
 
 #[tokio::test]
-async fn a_host_cannot_write_for_another() {
+pub(super) async fn a_host_cannot_write_for_another() {
     let region = Region::new();
     let gateway = region.gateway().await;
     let (one, two) = (region.host(&gateway).await, region.host(&gateway).await);
@@ -108,7 +108,7 @@ async fn a_host_cannot_write_for_another() {
 }
 
 #[tokio::test]
-async fn a_tunnel_is_open_when_the_call_returns_and_closed_when_it_is_stopped() {
+pub(super) async fn a_tunnel_is_open_when_the_call_returns_and_closed_when_it_is_stopped() {
     let region = Region::new();
     let gateway = region.gateway().await;
     let host = region.host(&gateway).await;
@@ -141,7 +141,7 @@ async fn a_tunnel_is_open_when_the_call_returns_and_closed_when_it_is_stopped() 
 }
 
 #[tokio::test]
-async fn a_dead_host_is_out_of_sight_and_takes_everything_back() {
+pub(super) async fn a_dead_host_is_out_of_sight_and_takes_everything_back() {
     let region = Region::new();
     let gateway = region.gateway().await;
     let (one, two) = (region.host(&gateway).await, region.host(&gateway).await);

@@ -17,7 +17,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_token_makes_one_host() {
+pub(super) async fn a_token_makes_one_host() {
     let region = Region::new();
     let gateway = region.gateway().await;
     let token = gateway.token(1).await;
@@ -41,7 +41,7 @@ async fn a_token_makes_one_host() {
 }
 
 #[tokio::test]
-async fn a_wrong_an_old_and_an_unknown_token_are_refused_by_name() {
+pub(super) async fn a_wrong_an_old_and_an_unknown_token_are_refused_by_name() {
     let region = Region::new();
     let gateway = region.gateway().await;
     let mut token = gateway.token(1).await;
@@ -64,7 +64,7 @@ async fn a_wrong_an_old_and_an_unknown_token_are_refused_by_name() {
 }
 
 #[tokio::test]
-async fn of_many_at_once_as_many_join_as_the_token_allows() {
+pub(super) async fn of_many_at_once_as_many_join_as_the_token_allows() {
     let region = Region::new();
     let gateway = region.gateway().await;
     let token = gateway.token(3).await;
@@ -77,7 +77,7 @@ async fn of_many_at_once_as_many_join_as_the_token_allows() {
 }
 
 #[tokio::test]
-async fn a_machine_whose_answer_was_lost_gets_the_same_number() {
+pub(super) async fn a_machine_whose_answer_was_lost_gets_the_same_number() {
     let region = Region::new();
     let gateway = region.gateway().await;
     let token = gateway.token(1).await;
@@ -89,7 +89,7 @@ async fn a_machine_whose_answer_was_lost_gets_the_same_number() {
 }
 
 #[tokio::test]
-async fn guesses_are_bounded() {
+pub(super) async fn guesses_are_bounded() {
     let region = Region::new();
     let gateway = region.gateway().await;
     let mut token = gateway.token(1).await;
@@ -105,7 +105,7 @@ async fn guesses_are_bounded() {
 }
 
 #[tokio::test]
-async fn strangers_and_hosts_of_another_region_are_refused() {
+pub(super) async fn strangers_and_hosts_of_another_region_are_refused() {
     let region = Region::new();
     let gateway = region.gateway().await;
     let address = gateway.address.to_string();
@@ -132,7 +132,7 @@ async fn strangers_and_hosts_of_another_region_are_refused() {
 }
 
 #[tokio::test]
-async fn a_certificate_is_renewed_for_the_same_machine_and_key() {
+pub(super) async fn a_certificate_is_renewed_for_the_same_machine_and_key() {
     let region = Region::new();
     let gateway = region.gateway().await;
     let credentials = join(&gateway.token(1).await, &region.machine()).await.unwrap();
@@ -146,7 +146,7 @@ async fn a_certificate_is_renewed_for_the_same_machine_and_key() {
 }
 
 #[tokio::test]
-async fn a_forgotten_host_is_refused_and_its_number_and_blocks_come_back_late() {
+pub(super) async fn a_forgotten_host_is_refused_and_its_number_and_blocks_come_back_late() {
     let region = Region::new();
     let gateway = region.gateway().await;
     let gone = region.host(&gateway).await;

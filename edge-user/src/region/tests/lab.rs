@@ -1,6 +1,7 @@
 //! A region to test with: gateways over one store, and machines that join.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::region::{
     claims::Terms,
     embedded::Embedded,
+    etcd::{Access, Etcd, Server},
     identity::{Authority, Credentials},
     member::{Link, Member, join},
     names,
@@ -51,11 +53,25 @@ pub(super) struct Gateway {
 pub(super) struct Region {
     pub(super) dir: tempfile::TempDir,
     machines: Mutex<usize>,
+    /// Where its state is, if not in a file.
+    etcd: Option<Server>,
+}
+
+thread_local! {
+    /// What the regions of a test that runs on this thread keep their state in.
+    static IN_ETCD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a test with regions that have etcd.
+pub(super) fn in_etcd(test: fn()) {
+    IN_ETCD.set(true);
+    test();
 }
 
 impl Region {
     pub(super) fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), machines: Mutex::new(0) }
+        let etcd = IN_ETCD.get().then(Server::start);
+        Self { dir: tempfile::tempdir().unwrap(), machines: Mutex::new(0), etcd }
     }
 
     /// The first gateway, at any port.
@@ -65,6 +81,10 @@ impl Region {
 
     /// The gateway, once the one before has let go of the store.
     pub(super) async fn gateway_at(&self, address: SocketAddr) -> Gateway {
+        if let Some(server) = &self.etcd {
+            let store = Etcd::open(server.place("edge/r5"), &Access::default()).await.unwrap();
+            return self.gateway_over(Arc::new(store), address).await;
+        }
         let begun = Instant::now();
         let store = loop {
             match Embedded::open(self.dir.path()) {
@@ -76,7 +96,15 @@ impl Region {
         self.gateway_over(store, address).await
     }
 
-    pub(super) async fn gateway_over(&self, store: Arc<dyn Store>, address: SocketAddr) -> Gateway {
+    /// One more gateway: with a store of its own in etcd, with the first one's in a file.
+    pub(super) async fn gateway_beside(&self, first: &Gateway) -> Gateway {
+        match &self.etcd {
+            Some(_) => self.gateway().await,
+            None => self.gateway_over(first.store.clone(), "127.0.0.1:0".parse().unwrap()).await,
+        }
+    }
+
+    async fn gateway_over(&self, store: Arc<dyn Store>, address: SocketAddr) -> Gateway {
         let authority = Arc::new(Authority::open_or_create(self.dir.path(), "r5").unwrap());
         let (public, shutdown) = (Arc::new(Public::default()), CancellationToken::new());
         let settings = settings();

@@ -19,7 +19,7 @@ use crate::region::{
 };
 
 #[tokio::test]
-async fn after_a_time_without_gateway_everything_converges() {
+pub(super) async fn after_a_time_without_gateway_everything_converges() {
     let region = Region::new();
     let gateway = region.gateway().await;
     let (one, two) = (region.host(&gateway).await, region.host(&gateway).await);
@@ -60,7 +60,7 @@ async fn after_a_time_without_gateway_everything_converges() {
 }
 
 #[tokio::test]
-async fn a_name_that_was_taken_meanwhile_is_refused_to_the_second() {
+pub(super) async fn a_name_that_was_taken_meanwhile_is_refused_to_the_second() {
     let region = Region::new();
     let gateway = region.gateway().await;
     let (one, two) = (region.host(&gateway).await, region.host(&gateway).await);
@@ -84,11 +84,10 @@ async fn a_name_that_was_taken_meanwhile_is_refused_to_the_second() {
 }
 
 #[tokio::test]
-async fn with_one_of_two_gateways_gone_the_other_serves() {
+pub(super) async fn with_one_of_two_gateways_gone_the_other_serves() {
     let region = Region::new();
     let first = region.gateway().await;
-    let any = "127.0.0.1:0".parse().unwrap();
-    let second = region.gateway_over(first.store.clone(), any).await;
+    let second = region.gateway_beside(&first).await;
     let endpoints = vec![first.address.to_string(), second.address.to_string()];
     let token = first.plane.create_token(endpoints, Duration::from_secs(600), 2).await.unwrap();
     let dir = region.machine();
@@ -110,7 +109,7 @@ async fn with_one_of_two_gateways_gone_the_other_serves() {
 }
 
 #[tokio::test]
-async fn a_gateway_is_a_machine_of_its_region_and_sees_all_of_it() {
+pub(super) async fn a_gateway_is_a_machine_of_its_region_and_sees_all_of_it() {
     let region = Region::new();
     let gateway = region.gateway().await;
     let host = region.host(&gateway).await;
@@ -134,7 +133,7 @@ async fn a_gateway_is_a_machine_of_its_region_and_sees_all_of_it() {
 }
 
 #[tokio::test]
-async fn a_second_machine_with_a_hosts_key_does_not_share_its_number() {
+pub(super) async fn a_second_machine_with_a_hosts_key_does_not_share_its_number() {
     let region = Region::new();
     let gateway = region.gateway().await;
     let host = region.host(&gateway).await;
@@ -147,7 +146,7 @@ async fn a_second_machine_with_a_hosts_key_does_not_share_its_number() {
 }
 
 #[tokio::test]
-async fn addresses_are_there_while_no_gateway_is() {
+pub(super) async fn addresses_are_there_while_no_gateway_is() {
     let region = Region::new();
     let gateway = region.gateway().await;
     let token = gateway.token(1).await;
