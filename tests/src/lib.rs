@@ -20,6 +20,7 @@ pub mod netns;
 pub mod packets;
 pub mod privilege;
 pub mod process;
+pub mod region;
 pub mod server;
 pub mod strangers;
 pub mod tap;

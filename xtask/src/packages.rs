@@ -24,9 +24,11 @@ enum Sign {
     Program(&'static str),
     File(&'static str),
     Python(&'static str),
+    /// In some folder of the first, what the second names.
+    Below(&'static str, &'static str),
 }
 
-use Sign::{File, Program, Python};
+use Sign::{Below, File, Program, Python};
 
 const PACKAGES: &[Package] = &[
     package("iproute2", Program("ip"), "namespaces, links and routes"),
@@ -49,7 +51,8 @@ const PACKAGES: &[Package] = &[
     package("python3-venv", Python("import venv, ensurepip"), "Modal's own client"),
 ];
 
-/// What benchmarks compare edge with, and what reads the PROXY protocol in tests.
+/// Servers: what benchmarks compare edge with, what reads the PROXY protocol in tests, and what
+/// tests put on the private network.
 const FIELD: &[Package] = &[
     package("haproxy", Program("haproxy"), "a userspace proxy to compare with"),
     package("nginx-light", Program("nginx"), "a userspace proxy to compare with"),
@@ -59,7 +62,18 @@ const FIELD: &[Package] = &[
         "nginx in front of TCP and TLS",
     ),
     package("hitch", Program("hitch"), "a TLS proxy to compare with"),
+    package("redis-server", Program("redis-server"), "replication over the private network"),
+    package("redis-tools", Program("redis-cli"), "replication over the private network"),
+    package(
+        "postgresql",
+        Below("/usr/lib/postgresql", "bin/initdb"),
+        "a database on the private network",
+    ),
+    package("postgresql-client", Program("psql"), "a database on the private network"),
 ];
+
+/// Those of them that Debian would start at boot.
+const SERVICES: &[&str] = &["haproxy", "nginx", "hitch", "redis-server", "postgresql"];
 
 /// Installs what building and testing lack; says whether that was anything.
 pub(crate) fn ensure() -> Result<bool> {
@@ -72,8 +86,9 @@ pub(crate) fn ensure_field() -> Result<bool> {
         return Ok(false);
     }
     // Those that were there before are the machine's own, and stay as they are.
-    let new: Vec<_> =
-        ["haproxy", "nginx", "hitch"].into_iter().filter(|name| which(name).is_none()).collect();
+    let own = |name: &str| FIELD.iter().find(|one| one.name.starts_with(name));
+    let there = |name: &str| own(name).is_some_and(Package::is_there);
+    let new: Vec<_> = SERVICES.iter().filter(|name| !there(name)).collect();
     let _quiet = NoServices::new()?;
     let changed = ensure_all(FIELD)?;
     if let Some(systemctl) = which("systemctl").filter(|_| !new.is_empty()) {
@@ -125,6 +140,8 @@ impl Package {
         match self.sign {
             Program(program) => which(program).is_some(),
             File(path) => Path::new(path).exists(),
+            Below(folder, path) => fs::read_dir(folder)
+                .is_ok_and(|all| all.flatten().any(|one| one.path().join(path).exists())),
             Python(code) => Command::new("python3")
                 .args(["-c", code])
                 .output()
