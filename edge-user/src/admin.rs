@@ -196,7 +196,13 @@ fn container_request(request: AttachRequest) -> Result<ContainerRequest, Status>
         }
     };
     let workspace = if request.workspace.is_empty() { "main".into() } else { request.workspace };
-    Ok(ContainerRequest { name: request.name, workspace, place, egress: !request.no_egress })
+    Ok(ContainerRequest {
+        name: request.name,
+        workspace,
+        place,
+        egress: !request.no_egress,
+        private: request.i6pn,
+    })
 }
 
 fn ports(

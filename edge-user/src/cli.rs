@@ -117,7 +117,10 @@ pub struct ContainerArgs {
     /// Send IPv6 clients of raw TCP ports through the kernel; the programs must listen on ::
     #[arg(long)]
     pub native_ipv6: bool,
-    /// No way out to the internet; tunnels still work
+    /// Let it talk to the other containers of its workspace that are started so, by IPv6
+    #[arg(long)]
+    pub i6pn: bool,
+    /// No way out to the internet; tunnels and --i6pn still work
     #[arg(long)]
     pub no_egress: bool,
     /// What holds for each of its tunnels.

@@ -7,8 +7,9 @@ use clap::Parser;
 use edge_user::{
     cli::{Cli, Command},
     commands::{attach, ca, check, containers, down, forward, tunnels},
+    daemon,
     error::{self, Error},
-    host, up,
+    host,
 };
 
 fn main() -> ExitCode {
@@ -22,7 +23,7 @@ fn dispatch(Cli { place, command }: Cli) -> anyhow::Result<ExitCode> {
     match command {
         // Before any runtime: it moves to other namespaces, which a thread does for itself only.
         Command::Init(args) => Ok(host::init::main(&args)),
-        Command::Up(args) => serve(up::run(place, args)),
+        Command::Up(args) => serve(daemon::run(place, args)),
         Command::Down => wait_any(down::down(place)),
         Command::Run(args) => wait(host::run::run(&place, &args)),
         Command::Forward(args) => wait_any(forward::forward(args)),

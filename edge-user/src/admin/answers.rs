@@ -28,6 +28,7 @@ pub(super) fn describe(attached: &Attached) -> wire::Container {
         i6pn: container.i6pn.to_string(),
         proxy: String::new(),
         egress: if attached.egress { "nat" } else { "none" }.into(),
+        private: attached.private,
     }
 }
 

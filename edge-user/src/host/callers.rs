@@ -14,4 +14,9 @@ pub trait Callers: Send + Sync + 'static {
     fn may_ask_outside(&self, _address: IpAddr) -> bool {
         true
     }
+
+    /// Whether that container may talk to others of its workspace, and so may know their names.
+    fn is_private(&self, _address: IpAddr) -> bool {
+        true
+    }
 }

@@ -40,6 +40,8 @@ pub struct Request {
     pub place: Place,
     /// Ordinary egress through source NAT.
     pub egress: bool,
+    /// It may talk to the others of its workspace that may.
+    pub private: bool,
 }
 
 /// A container on the wire.
@@ -54,6 +56,8 @@ pub struct Attached {
     pub wired: Wired,
     /// Ordinary egress through source NAT.
     pub egress: bool,
+    /// It may talk to the others of its workspace that may.
+    pub private: bool,
     /// Proves to the next daemon whose it is.
     pub token: String,
 }
@@ -217,7 +221,7 @@ impl Containers {
             veth: format!("{}{}", self.veth_prefix, &id[id.len() - 7..]),
             namespace: &namespace,
             addresses: vec![addresses.ipv4.into(), addresses.i6pn.into()],
-            flags: if request.egress { AddressRow::EGRESS } else { 0 },
+            flags: flags(request.egress, request.private),
             workspace,
             mtu: self.mtu,
         };
@@ -240,6 +244,7 @@ impl Containers {
             namespace,
             wired,
             egress: request.egress,
+            private: request.private,
             token: names::secret(),
         });
         let record = ContainerRecord::of(&attached, workspace);
@@ -261,6 +266,16 @@ impl Callers for Containers {
     fn may_ask_outside(&self, address: IpAddr) -> bool {
         self.attached_at(address).is_some_and(|attached| attached.egress)
     }
+
+    fn is_private(&self, address: IpAddr) -> bool {
+        self.attached_at(address).is_some_and(|attached| attached.private)
+    }
+}
+
+/// What a container's address rows say of it.
+fn flags(egress: bool, private: bool) -> u32 {
+    let flag = |holds, flag| if holds { flag } else { 0 };
+    flag(egress, AddressRow::EGRESS) | flag(private, AddressRow::I6PN)
 }
 
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {

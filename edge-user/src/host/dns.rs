@@ -235,7 +235,7 @@ where
         if question.op_code() != OpCode::Query {
             return question.refuse(ResponseCode::NotImp);
         }
-        match self.local(&container, question.name()) {
+        match self.local(&container, source, question.name()) {
             Some(Local::Addresses(addresses)) => question.answer(&addresses),
             Some(Local::Nothing) => question.refuse(ResponseCode::NXDomain),
             // A transfer is many messages, and nothing for a container.
@@ -253,10 +253,10 @@ where
         }
     }
 
-    fn local(&self, container: &Container, name: &Name) -> Option<Local> {
+    fn local(&self, container: &Container, source: IpAddr, name: &Name) -> Option<Local> {
         let name = name.to_lowercase().to_ascii();
         let name = name.strip_suffix('.').unwrap_or(&name);
-        if name == OWN_NAME {
+        if name == OWN_NAME && self.callers.is_private(source) {
             return Some(Local::Addresses(vec![container.i6pn.into()]));
         }
         if is_under(name, OWN_ZONE) {

@@ -195,6 +195,7 @@ pub(crate) fn container() -> Container {
         ipv4: "100.64.0.2".into(),
         i6pn: "fdaa::2".into(),
         egress: "nat".into(),
+        private: true,
         ..Container::default()
     }
 }

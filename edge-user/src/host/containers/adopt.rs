@@ -5,11 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use edge_common::tables::AddressRow;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use super::{Attached, Containers, Orphan, Place, write};
+use super::{Attached, Containers, Orphan, Place, flags, write};
 use crate::{
     host::{
         links::{LinkError, Links},
@@ -37,6 +36,9 @@ pub struct ContainerRecord {
     pub place: Place,
     /// Ordinary egress through source NAT.
     pub egress: bool,
+    /// It may talk to the others of its workspace that may; absent in what older versions wrote.
+    #[serde(default)]
+    pub private: bool,
     /// The host-side veth's name.
     pub veth: String,
     /// The host-side veth's index.
@@ -130,7 +132,7 @@ impl Containers {
         let Survivor { id, record, namespace } = survivor;
         let addresses = vec![record.ipv4.into(), record.i6pn.into()];
         let wired = Wired::of(record.veth, record.ifindex, addresses);
-        let flags = if record.egress { AddressRow::EGRESS } else { 0 };
+        let flags = flags(record.egress, record.private);
         if let Err(error) = self.wiring.adopt(&wired, flags, record.workspace_id).await {
             self.records.forget(&id).await;
             self.wiring.disconnect(&wired).await;
@@ -149,6 +151,7 @@ impl Containers {
             namespace,
             wired,
             egress: record.egress,
+            private: record.private,
             token: record.token,
         });
         write(&self.attached).insert(id, attached.clone());
@@ -172,6 +175,7 @@ impl ContainerRecord {
             i6pn: container.i6pn,
             place: attached.place.clone(),
             egress: attached.egress,
+            private: attached.private,
             veth: attached.wired.veth.clone(),
             ifindex: attached.wired.ifindex,
             token: attached.token.clone(),

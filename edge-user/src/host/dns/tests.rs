@@ -14,6 +14,7 @@ use crate::region::tunnels::fake;
 struct OneCaller {
     container: Arc<Container>,
     egress: bool,
+    private: bool,
 }
 
 impl Callers for OneCaller {
@@ -23,6 +24,10 @@ impl Callers for OneCaller {
 
     fn may_ask_outside(&self, _address: IpAddr) -> bool {
         self.egress
+    }
+
+    fn is_private(&self, _address: IpAddr) -> bool {
+        self.private
     }
 }
 
@@ -110,6 +115,10 @@ async fn serve_one() -> Served {
 }
 
 async fn serve_domain(domain: &str, egress: bool) -> Served {
+    serve_container(domain, egress, true).await
+}
+
+async fn serve_container(domain: &str, egress: bool, private: bool) -> Served {
     // Nothing listens on the first resolver's port.
     let (resolver, port) = Resolver::listen("127.0.0.3:0".parse().unwrap()).await;
     let resolv_conf = tempfile::NamedTempFile::new().unwrap();
@@ -119,7 +128,7 @@ async fn serve_domain(domain: &str, egress: bool) -> Served {
     let udp = UdpSocket::bind(("0.0.0.0", address.port())).await.unwrap();
     let upstreams = Upstreams::new(resolv_conf.path().to_owned(), port);
     let locate = |name: &str| name.starts_with("live.").then(|| vec![PUBLIC]);
-    let callers = Arc::new(OneCaller { container: fake::container(1), egress });
+    let callers = Arc::new(OneCaller { container: fake::container(1), egress, private });
     let domain = domain.to_owned();
     let never = std::future::pending();
     let task = tokio::spawn(serve_with(udp, tcp, callers, locate, domain, upstreams, never));
@@ -304,6 +313,14 @@ async fn silence_ends_in_servfail_after_five_seconds() {
     assert!((4.5..6.0).contains(&seconds), "{seconds}");
     let tries = served.resolver.asked.lock().unwrap().len();
     assert!(tries >= 2, "asked again within that time");
+}
+
+#[tokio::test]
+async fn a_container_outside_the_private_network_has_no_name_in_it() {
+    let served = serve_container("r5.example", true, false).await;
+    let reply = served.ask("i6pn.modal.local.", RecordType::AAAA).await;
+    assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
+    assert!(served.resolver.asked.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

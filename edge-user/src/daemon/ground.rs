@@ -8,7 +8,10 @@ use std::{
 
 use edge_common::tables::{ListenerRow, Settings};
 
-use super::machine::{self, Machine};
+use super::{
+    machine::{self, Machine},
+    serve::{HOST, REGION},
+};
 use crate::{
     cli::{Place, UpArgs},
     host::{
@@ -110,6 +113,8 @@ pub(super) fn configure(args: &UpArgs, machine: &Machine, mtu: u32) -> anyhow::R
         pool_mask: edge_common::address::Address { words: [u32::MAX, u32::MAX, u32::MAX, last] },
         private: private.into(),
         private_mask: private_mask.into(),
+        region: REGION.into(),
+        host: HOST.into(),
         ..Settings::default()
     })?;
     Ok(())

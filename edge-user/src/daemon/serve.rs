@@ -53,8 +53,8 @@ use crate::{
 };
 
 /// The one region of a machine, and its one host.
-const REGION: u16 = 1;
-const HOST: u16 = 1;
+pub(super) const REGION: u16 = 1;
+pub(super) const HOST: u16 = 1;
 
 /// What a daemon begins with.
 pub(super) struct Begin<'d> {
