@@ -1,6 +1,7 @@
 //! What tests stand on: namespaces, wires, processes and daemons as guards that clean up
 //! after themselves, also when a test panics. A missing privilege or program fails by name.
 
+pub mod attempts;
 pub mod bystander;
 pub mod crowd;
 pub mod differential;
@@ -10,9 +11,11 @@ pub mod edge;
 pub mod exchange;
 pub mod floor;
 pub mod fuzzing;
+pub mod i6pn;
 pub mod lab;
 pub mod leaks;
 pub mod ledger;
+pub mod letters;
 pub mod load;
 pub mod metrics;
 pub mod model;
@@ -29,3 +32,4 @@ pub mod tls;
 pub mod traffic;
 pub mod vitals;
 pub mod wire;
+pub mod witness;

@@ -39,9 +39,8 @@ impl Tap {
             let socket =
                 Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(all))));
             let socket = socket.expect("a packet socket");
-            let index = if_nametoindex(interface).expect("an interface");
             ignore_outgoing(&socket);
-            socket.bind(&address(index, all)).expect("binding a packet socket");
+            bind(&socket, interface, libc::ETH_P_ALL);
             socket.set_nonblocking(true).expect("a non-blocking socket");
             socket.set_recv_buffer_size(8 << 20).expect("a receive buffer");
             Self { socket, seen: Mutex::default(), mac: ROUTER_MAC }
@@ -158,6 +157,14 @@ fn ignore_outgoing(socket: &Socket) {
         )
     };
     assert_eq!(done, 0, "packet sockets of this kernel cannot leave out what they send");
+}
+
+/// Binds a packet socket of the caller's namespace to an interface and an `ETH_P_…`.
+#[track_caller]
+pub(crate) fn bind(socket: &Socket, interface: &str, protocol: libc::c_int) {
+    let index = if_nametoindex(interface).expect("an interface");
+    let protocol = u16::try_from(protocol).expect("fits").to_be();
+    socket.bind(&address(index, protocol)).expect("binding a packet socket");
 }
 
 fn address(index: u32, protocol: u16) -> SockAddr {

@@ -1,9 +1,7 @@
 //! Gateways, hosts and an internet. Each machine's name is a command that runs something there.
 
 use std::{
-    env,
-    fmt::Write as _,
-    fs,
+    env, fs,
     io::Result,
     os::unix::fs::PermissionsExt as _,
     path::Path,
@@ -68,8 +66,7 @@ fn search_path(folder: &Path) -> String {
 fn guide(region: &Region, folder: &Path, underlay: &str) -> String {
     let mut text = format!("underlay  {underlay}\n");
     let mut line = |name: &str, netns: &NetNs, addresses: &str| {
-        // Writing to a String does not fail.
-        drop(writeln!(text, "{name:9} {addresses:44} {}", netns.path().display()));
+        text += &format!("{name:9} {addresses:44} {}\n", netns.path().display());
     };
     for Machine { place, .. } in region.machines() {
         let own = place.underlay.iter().map(ToString::to_string);
