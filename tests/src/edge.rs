@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use edge_common::tables::LAYOUT;
 use nix::{
     mount::{MntFlags, umount2},
     sys::signal::Signal,
@@ -140,6 +141,16 @@ impl Edge {
     /// The name that its pins, links and sockets carry.
     pub fn instance(&self) -> &str {
         &self.instance
+    }
+
+    /// Where its tables and links of this layout are pinned.
+    pub fn pins(&self) -> PathBuf {
+        Path::new(PINS).join(&self.instance).join(format!("v{LAYOUT}"))
+    }
+
+    /// Where the daemon runs.
+    pub fn netns(&self) -> &NetNs {
+        &self.netns
     }
 
     /// The folder of its state.

@@ -10,6 +10,7 @@ pub mod echo;
 pub mod edge;
 pub mod exchange;
 pub mod floor;
+pub mod forge;
 pub mod fuzzing;
 pub mod i6pn;
 pub mod lab;

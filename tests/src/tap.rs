@@ -59,6 +59,13 @@ impl Tap {
         (&self.socket).write_all(frame).expect("sending a frame");
     }
 
+    /// Sends an IP packet as it is.
+    #[track_caller]
+    pub fn send_packet(&self, packet: &[u8]) {
+        let kind: [u8; 2] = if packet[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xdd] };
+        self.send_frame(&[&self.mac[..], &OUR_MAC, &kind, packet].concat());
+    }
+
     /// Sends a UDP packet that claims these ends and carries the text.
     #[track_caller]
     pub fn udp(&self, source: SocketAddr, destination: SocketAddr, text: &str) {
