@@ -1,6 +1,8 @@
 //! A real daemon under test, and what its commands say of it.
 
+mod given;
 mod listing;
+mod role;
 
 use std::{
     env, fs,
@@ -25,7 +27,9 @@ use crate::{
     process::{Output, Running, Start},
 };
 
+pub use given::{long, program, venv};
 pub use listing::{Container, Host, Tunnel};
+pub use role::Role;
 
 /// How long a daemon may take to start or to stop on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -44,17 +48,6 @@ pub struct Edge {
     token: Option<String>,
     environment: Vec<(String, PathBuf)>,
     daemon: Option<Running>,
-}
-
-/// What a machine is in its region.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// `edge up`: the region of one machine.
-    Alone,
-    /// `edge gateway`.
-    Gateway,
-    /// `edge host`.
-    Host,
 }
 
 impl Edge {
@@ -278,16 +271,6 @@ impl Edge {
     }
 }
 
-impl Role {
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Alone => "up",
-            Self::Gateway => "gateway",
-            Self::Host => "host",
-        }
-    }
-}
-
 impl Drop for Edge {
     fn drop(&mut self) {
         // Killed, as `Running` does it, the daemon leaves pins and a mount: a restart takes them
@@ -296,25 +279,4 @@ impl Drop for Edge {
         fs::remove_dir_all(Path::new(PINS).join(&self.instance)).ok();
         umount2(&self.folder.path().join("run/service.ns"), MntFlags::MNT_DETACH).ok();
     }
-}
-
-/// The binary under test.
-pub fn program() -> PathBuf {
-    variable("EDGE_BIN")
-}
-
-/// The Python environment with Modal's client.
-pub fn venv() -> PathBuf {
-    variable("EDGE_VENV")
-}
-
-/// Whether the tests that take minutes were asked for.
-pub fn long() -> bool {
-    env::var_os("EDGE_LONG").is_some()
-}
-
-#[track_caller]
-fn variable(name: &str) -> PathBuf {
-    let value = env::var_os(name).map(PathBuf::from);
-    value.unwrap_or_else(|| panic!("{name} is not set; run the tests with: cargo xtask test"))
 }

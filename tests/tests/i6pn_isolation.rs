@@ -87,16 +87,17 @@ fn no_packet_of_any_shape_reaches_another_workspace() {
     }
 }
 
-type Shape = (&'static str, Box<dyn Fn(&str) -> Vec<u8>>);
+/// Makes a packet with a text in it.
+type Make = Box<dyn Fn(&str) -> Vec<u8>>;
 
 /// One address to another in every way that an IPv6 packet can be made.
-fn shapes(from: Ipv6Addr, to: Ipv6Addr) -> Vec<Shape> {
+fn shapes(from: Ipv6Addr, to: Ipv6Addr) -> Vec<(&'static str, Make)> {
     let ends = move || (SocketAddr::from((from, 1000)), SocketAddr::from((to, 80)));
     let datagram = move |text: &str| forge::datagram(ends().0, ends().1, text.as_bytes());
-    let wrapped = move |kind: u8| -> Box<dyn Fn(&str) -> Vec<u8>> {
+    let wrapped = move |kind: u8| -> Make {
         Box::new(move |text| ipv6(from, to, kind, &extension(kind, UDP, &datagram(text))))
     };
-    let piece = move |units: u16, more: bool, next: u8| -> Box<dyn Fn(&str) -> Vec<u8>> {
+    let piece = move |units: u16, more: bool, next: u8| -> Make {
         Box::new(move |text| {
             // Pieces that are not the last have a multiple of eight bytes.
             let mut rest = datagram(text);

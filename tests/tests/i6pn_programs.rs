@@ -99,16 +99,18 @@ impl Database {
         let versions = fs::read_dir("/usr/lib/postgresql").expect("postgresql is not installed");
         let programs = versions.flatten().map(|version| version.path().join("bin"));
         let programs = programs.max().expect("postgresql is not installed");
-        let folder = tempfile::tempdir().unwrap();
-        chown(folder.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+        let folder = tempfile::tempdir().expect("a test's own step");
+        chown(folder.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+            .expect("a test's own step");
         let database = Self { folder, programs, user };
         let mut initdb = std::process::Command::new("setpriv");
         initdb.args(database.become_postgres()).arg(database.programs.join("initdb"));
         initdb.args(["--auth", "trust", "--no-sync", "--pgdata"]).arg(database.data());
         initdb.output_of().ok();
         let rules = database.data().join("pg_hba.conf");
-        let text = fs::read_to_string(&rules).unwrap();
-        fs::write(rules, format!("{text}\nhost all all fdaa::/16 trust\n")).unwrap();
+        let text = fs::read_to_string(&rules).expect("what initdb wrote");
+        fs::write(rules, format!("{text}\nhost all all fdaa::/16 trust\n"))
+            .expect("a test's own step");
         database
     }
 

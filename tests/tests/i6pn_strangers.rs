@@ -91,7 +91,7 @@ fn strangers_on_the_underlay_bring_nothing_in() {
             });
         }
         attempts.refused("bare_inner", "a bare packet to a container", |text| {
-            let from = SocketAddr::new("2001:db8:9::9".parse().unwrap(), 1000);
+            let from = SocketAddr::new("2001:db8:9::9".parse().expect("an address"), 1000);
             tap.udp(from, (all.first.i6pn(), 80).into(), text);
         });
         witness.assert_nothing_wrong();
