@@ -74,6 +74,20 @@ pub fn ipv4(source: Ipv4Addr, target: Ipv4Addr, next: u8, payload: &[u8]) -> Vec
     packet
 }
 
+/// The same as a piece that begins after so many units of eight bytes.
+pub fn ipv4_piece(ends: [Ipv4Addr; 2], next: u8, units: u16, more: bool, piece: &[u8]) -> Vec<u8> {
+    let mut packet = Vec::new();
+    let mut header = header4(ends[0], ends[1], next, piece.len());
+    header.dont_fragment = false;
+    header.more_fragments = more;
+    header.fragment_offset = units.try_into().expect("a place in a packet");
+    header.identification = 0xed9e;
+    header.header_checksum = header.calc_header_checksum();
+    header.write(&mut packet).expect("writing to memory");
+    packet.extend(piece);
+    packet
+}
+
 /// An extension header of eight bytes that asks for nothing, before what is of this kind: hop by
 /// hop or destination options with padding, a routing header without segments left.
 pub fn extension(kind: u8, next: u8, rest: &[u8]) -> Vec<u8> {

@@ -197,6 +197,15 @@ fn a_container_does_not_pass_for_a_host() {
             attempts.refused("encapsulated", &what, |text| {
                 tap.send_packet(&forge::udp(from, to, &inner(text)));
             });
+            if let (IpAddr::V4(own), IpAddr::V4(target)) = (own, target) {
+                attempts.refused("encapsulated", &format!("{what} in pieces"), |text| {
+                    // All but the filling is in the first piece.
+                    let filled = format!("{text}{:.<64}", "");
+                    let mut datagram = forge::datagram(from, to, &inner(&filled));
+                    datagram.truncate((datagram.len() - 56) / 8 * 8);
+                    tap.send_packet(&forge::ipv4_piece([own, target], UDP, 0, true, &datagram));
+                });
+            }
             if let (IpAddr::V6(own), IpAddr::V6(target)) = (own, target) {
                 attempts.refused("encapsulated", &format!("{what} behind options"), |text| {
                     let datagram = forge::datagram(from, to, &inner(text));
