@@ -80,6 +80,39 @@ pub struct UpArgs {
           value_parser = humantime::parse_duration, help_heading = "Bounds")]
     pub handshake_deadline: Duration,
 
+    /// How it runs.
+    #[command(flatten)]
+    pub operation: OperationArgs,
+}
+
+/// How a daemon runs.
+#[derive(Debug, Clone, Args)]
+pub struct OperationArgs {
+    /// What carries raw TCP and packets between containers
+    #[arg(long, value_enum, default_value_t, help_heading = "Network")]
+    pub datapath: Datapath,
+    /// End a relayed connection that one side has closed after this much silence
+    #[arg(long, value_name = "DURATION", default_value = "10m",
+          value_parser = humantime::parse_duration, help_heading = "Network")]
+    pub idle_half_closed: Duration,
+
+    /// What holds for a tunnel whose owner says nothing; a container cannot go beyond it.
+    #[command(flatten)]
+    pub bounds: BoundsArgs,
+    /// Connections of all tunnels that userspace serves at a time; one more is reset [default: as
+    /// many as the limit on open files leaves room for]
+    #[arg(long, value_name = "N", help_heading = "Bounds")]
+    pub total_connections: Option<usize>,
+    /// Clients that have not finished their TLS handshake, at a time, half of them from one
+    /// source; with one more the oldest is reset [default: a quarter of the connections, 4096
+    /// at most]
+    #[arg(long, value_name = "N", help_heading = "Bounds")]
+    pub unfinished_handshakes: Option<usize>,
+    /// Time for a client's first message, and again for the rest of its handshake
+    #[arg(long, value_name = "DURATION", default_value = "10s",
+          value_parser = humantime::parse_duration, help_heading = "Bounds")]
+    pub handshake_deadline: Duration,
+
     /// Keys, names and leases that outlive the daemon [default: /var/lib/edge/<INSTANCE>]
     #[arg(long, env = "EDGE_STATE_DIR", value_name = "DIR", help_heading = "Operation")]
     pub state_dir: Option<PathBuf>,
@@ -101,6 +134,10 @@ pub struct UpArgs {
     /// Log every single decision of the kernel half, for debugging; slow (with EDGE_LOG=debug)
     #[arg(long, help_heading = "Operation")]
     pub log_decisions: bool,
+    /// Containers with --i6pn find each other as NAME.WORKSPACE.SUFFIX
+    #[arg(long, value_name = "SUFFIX", default_value = "edge.internal",
+          value_parser = values::domain, help_heading = "Names")]
+    pub dns_suffix: String,
     /// Unix group whose members may give commands to the daemon [default: root only]
     #[arg(long, value_name = "NAME", help_heading = "Operation")]
     pub group: Option<String>,
@@ -120,7 +157,7 @@ pub enum Datapath {
     Userspace,
 }
 
-impl UpArgs {
+impl OperationArgs {
     /// The directory of what outlives the daemon.
     pub fn state_dir(&self, instance: &Name) -> PathBuf {
         match &self.state_dir {

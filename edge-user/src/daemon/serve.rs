@@ -1,11 +1,6 @@
 //! A daemon from its beginning to its end: the order in which its parts are made.
 
-use std::{
-    fs::File,
-    net::{IpAddr, SocketAddr},
-    os::fd::AsFd as _,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, fs::File, net::IpAddr, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use sd_notify::NotifyState;
@@ -17,51 +12,64 @@ use super::{
     adopt::{self, Left},
     announce,
     ending::{Ending, Running, Watch},
+    founding,
     ground::{self, Ground},
     handover::{Holdings, predecessor::Door, successor::Predecessor},
-    listeners::{self, Listeners},
+    joined::{self, Joined, Way},
+    listeners,
     machine::Machine,
-    open_files,
+    public::PublicSide,
+    role::{Orders, Role},
+    underlay,
 };
 use crate::{
-    admin::{self, AdminService, Lives},
-    cli::{Place, UpArgs},
-    gateway::{self, Gateway, Limits, authority::Authority, certificates::Certificates},
+    admin::{self, AdminService, GatewayPart, Lives, RegionPart},
+    cli::{Place, UpArgs, values::PortRange},
     host::{
         api,
         containers::Containers,
         dns::{self, DnsSettings},
-        netns::NetNs,
         service::Service,
         steering::KernelSteering,
+        tunnel_rows::TunnelRows,
         uplink::Uplink,
         wiring::Wiring,
     },
     metrics::{self, KernelCounters},
     region::{
         addresses::{AddressPlan, Addresses},
+        affiliation::Affiliation,
         bounds::Defaults,
         embedded::Embedded,
         gate::Gate,
+        member::{LeasedAhead, Member},
         ports::Ports,
+        records::Records,
         rest::REST,
         store::Store,
-        tunnel::Directory as _,
-        tunnels::{TunnelSettings, Tunnels},
+        tunnel::Directory,
+        tunnels::{Gateways, TunnelRecord, TunnelSettings, Tunnels},
         workspaces::Workspaces,
     },
 };
 
-/// The one region of a machine, and its one host.
-pub(super) const REGION: u16 = 1;
-pub(super) const HOST: u16 = 1;
+/// The region of a machine that is alone, and its one host.
+const REGION: u16 = 1;
+const HOST: u16 = 1;
+
+/// Finds tunnels for the relay: those of this machine, or on a gateway those of the region.
+pub(super) type Found = Arc<dyn Directory>;
 
 /// What a daemon begins with.
 pub(super) struct Begin<'d> {
     /// Its name and its directory.
     pub(super) place: &'d Place,
     /// What was asked for.
-    pub(super) args: &'d UpArgs,
+    pub(super) orders: &'d Orders,
+    /// Keys, names and leases that outlive it.
+    pub(super) state_dir: PathBuf,
+    /// A host's membership in its region.
+    pub(super) member: Option<Arc<Member>>,
     /// How many files the process may have open.
     pub(super) open_files: u64,
     /// What lives no longer than the machine runs.
@@ -76,22 +84,19 @@ pub(super) struct Begin<'d> {
 ///
 /// # Errors
 /// Why it could not begin.
-pub(super) async fn serve(
-    Begin { place, args, open_files, leased, lock, predecessor }: Begin<'_>,
-    mut inherited: Holdings,
-) -> anyhow::Result<Ending> {
+pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::Result<Ending> {
+    let Begin { place, orders, state_dir, member, open_files, leased, lock, predecessor } = begin;
+    let args = &orders.args;
+    let operation = &args.operation;
     let mut holdings = Holdings::default();
     if let Some(lock) = &lock {
         holdings.keep("lock", lock)?;
     }
-    let scraped = metrics::bind(args.admin, inherited.take("metrics").next())?;
+    let scraped = metrics::bind(operation.admin, inherited.take("metrics").next())?;
     holdings.keep("metrics", &scraped)?;
     // Before the machine is touched: it may be of another version.
-    let state_dir = args.state_dir(&place.instance);
-    std::fs::create_dir_all(&state_dir)
-        .with_context(|| format!("{}: the state directory cannot be made", state_dir.display()))?;
     let durable = Arc::new(Embedded::open(&state_dir)?);
-    let machine = &Machine::take(place, args)?;
+    let machine = &Machine::take(place, orders)?;
     let registry = prometheus::Registry::new();
     registry.register(Box::new(KernelCounters::new(machine.datapath.clone())?))?;
     let mut exposition = metrics::Exposition::new(scraped, registry.clone());
@@ -100,74 +105,148 @@ pub(super) async fn serve(
     }
 
     let uplinks = ground::find_uplinks(args, machine).await?;
-    let mtu = ground::mtu(machine, &uplinks).await?;
-    ground::configure(args, machine, mtu)?;
-
+    let underlays = underlay::find(orders, machine).await?;
     let stores = vec![leased.clone(), durable.clone()];
     let (store, leased): (Arc<dyn Store>, Arc<dyn Store>) = (durable, leased.clone());
-    let left = Left::find(&leased, &machine.links, args.ipv4_pool, args.raw_ports).await?;
+    let public = PublicSide::open(orders, machine, &uplinks, &mut inherited, &mut holdings)?;
+    let tls_port = public.as_ref().map_or(0, |public| public.listeners.tls_port);
+    let rows = TunnelRows::new(machine.datapath.clone(), uplinks.clone());
+    let (shutdown, ending) = (CancellationToken::new(), CancellationToken::new());
+    let (tasks, tracker) = (TaskTracker::new(), TaskTracker::new());
+
+    let mut joined = match (&orders.role, member) {
+        (Role::Gateway(gateway), _) => {
+            let stop = CancellationToken::new();
+            let (state_dir, store) = (&*state_dir, store.clone());
+            let (uplinks, rows, raw_host) = (&uplinks, &rows, raw_host(args, &uplinks));
+            let underlays_of = &underlays;
+            let ground = founding::Ground {
+                orders,
+                gateway,
+                machine,
+                state_dir,
+                store,
+                leased: &leased,
+                uplinks,
+                underlays: underlays_of,
+                rows,
+                tls_port,
+                raw_host,
+            };
+            let founded = ground.found(&mut inherited, &mut holdings, stop.clone()).await?;
+            Some(Joined::gateway(founded, underlays, stop)?)
+        }
+        (Role::Host(_), Some(member)) => {
+            Some(Joined::host(member, underlays, &uplinks, machine).await?)
+        }
+        _ => None,
+    };
+    if let Some(joined) = &mut joined {
+        joined.announce(&uplinks);
+        // A predecessor has a session of its own, and the control plane's clients.
+        if predecessor.is_none() {
+            joined.begin(&tasks);
+        }
+    }
+    let mtu = joined::mtu(joined.as_ref(), machine, &uplinks).await?;
+    let (region, host) = joined
+        .as_ref()
+        .map_or((REGION, HOST), |joined| (joined.settings.number, joined.member.host()));
+    let plan = AddressPlan { pool: args.ipv4_pool, region, host, rest: REST };
+    let left = Left::find(&leased, &machine.links, &plan, args.raw_ports).await?;
     let service_veth = format!("{}service", machine.veth_prefix);
     machine.remove_other_veths(&left.veths(), &service_veth).await?;
-    let plan = AddressPlan { pool: args.ipv4_pool, region: REGION, host: HOST, rest: REST };
+    let (addresses, affiliation) = match &joined {
+        None => (
+            Addresses::open(store.clone(), plan.clone(), &left.addresses()).await?,
+            Affiliation::Alone(Workspaces::new(store.clone())),
+        ),
+        Some(Joined { member, .. }) => {
+            let blocks = Arc::new(LeasedAhead::new(member.clone()));
+            let lent = left.addresses();
+            let addresses = Addresses::over(blocks, store.clone(), plan.clone(), &lent).await?;
+            (addresses, Affiliation::Member(member.clone()))
+        }
+    };
+    for gone in left.gone() {
+        affiliation.delete(gone).await;
+    }
     let containers = Arc::new(Containers::new(
         Wiring::new(machine.links.clone(), machine.datapath.clone()),
-        Addresses::open(store.clone(), plan, &left.addresses()).await?,
-        Workspaces::new(store.clone()),
+        addresses,
+        affiliation,
         adopt::container_records(&leased),
         machine.veth_prefix.clone(),
         mtu,
     ));
+    let settings = ground::settings(args, mtu, &plan, containers.service_address())?;
+    let (settings, underlay) = match &joined {
+        None => {
+            machine.datapath.configure(&settings)?;
+            (settings, None)
+        }
+        Some(joined) => {
+            let underlay = joined.underlay(machine, settings)?;
+            let view = joined.member.view().borrow().clone();
+            (underlay.settings(&view), Some(underlay))
+        }
+    };
     let run_dir = place.run_dir();
     let service = Service::start(containers.clone(), &machine.links, service_veth, mtu, &run_dir);
     let service = Arc::new(service.await?);
 
-    let public = listeners::addresses(uplinks.iter().flat_map(|uplink| uplink.addresses.clone()));
-    let listeners = Listeners::open(args, &public, &mut inherited)?;
-    listeners.keep(&mut holdings)?;
-    let (tls_port, http_port) = (listeners.tls_port, listeners.http_port);
-    let ports = [tls_port, http_port];
-    let own = public.iter().flat_map(|address| ports.map(|port| SocketAddr::new(*address, port)));
-    let own: Vec<_> = own.collect();
-    ground::listen(machine, &own)?;
-    let namespace = NetNs::current().context("the daemon's own network namespace")?;
-    let raw = [Some(&listeners.raw_v4), listeners.raw_v6.as_ref()];
-    machine.datapath.serve_raw_ports(namespace.as_fd(), raw)?;
-
-    let steering = Arc::new(KernelSteering::new(
-        machine.datapath.clone(),
-        containers.clone(),
-        uplinks.clone(),
-    ));
-    let raw_range = args.raw_ports.first..=args.raw_ports.last;
-    let ports = Ports::open(store, raw_range, REST, &left.raw_ports()).await?;
-    let settings = TunnelSettings {
-        domain: args.domain.clone(),
-        tls_port,
-        raw_host: raw_host(args, &uplinks),
-        per_container: TunnelSettings::PER_CONTAINER,
-        defaults: Defaults::laid_down(&args.bounds.asked()).context("--allow")?,
-    };
-    let records = adopt::tunnel_records(&leased);
-    let tunnels = Tunnels::new(steering.clone(), ports, settings, records, &registry)?;
+    let steering = Arc::new(match &orders.role {
+        Role::Host(_) => KernelSteering::behind_gateway(rows, containers.clone()),
+        Role::Single | Role::Gateway(_) => KernelSteering::public(rows, containers.clone()),
+    });
+    if let (Role::Host(host), Some(joined)) = (&orders.role, &joined) {
+        joined.steer(&steering, Way::new(host.reply, &uplinks)?, &tasks, &shutdown);
+    }
+    let tunnels = tunnels(
+        orders,
+        joined.as_ref(),
+        &steering,
+        TunnelBasis {
+            store,
+            lent: left.raw_ports(),
+            settings: TunnelSettings {
+                domain: args.domain.clone(),
+                tls_port,
+                raw_host: match &joined {
+                    None => raw_host(args, &uplinks),
+                    Some(joined) => joined.settings.raw_host.clone(),
+                },
+                per_container: TunnelSettings::PER_CONTAINER,
+                defaults: Defaults::laid_down(&args.bounds.asked()).context("--allow")?,
+            },
+            records: adopt::tunnel_records(&leased),
+        },
+        &registry,
+    )
+    .await?;
     let orphans = left.adopt(&containers, &tunnels).await;
-    ground::attach_uplinks(machine, &uplinks)?;
-    let (certificates, ca) = certificates(args, &state_dir)?;
-    certificates.register(&registry)?;
-    let limits = limits(args, open_files);
-    let gateway_metrics = gateway::metrics::Metrics::new(&registry)?;
-    let gateway =
-        Gateway::new(tunnels.clone(), service.clone(), certificates, gateway_metrics, limits);
+    let attached = joined.as_ref().map_or(&[][..], |joined| &joined.underlays);
+    let attached = joined::all(&uplinks, attached);
+    ground::attach_uplinks(machine, &attached)?;
+    let found: Found = match joined.as_ref().and_then(|joined| joined.public.as_ref()) {
+        Some(region) => region.tunnels.clone(),
+        None => tunnels.clone(),
+    };
+    let gateway = public
+        .as_ref()
+        .map(|public| public.gateway(args, &state_dir, &found, &service, &registry, open_files))
+        .transpose()?;
+    let (gateway, ca) = gateway.unzip();
 
     let sockets = listeners::service(&service, &mut inherited, &mut holdings)?;
     let socket = place.socket();
-    let socket = admin::bind(&socket, args.group.as_deref(), inherited.take("admin").next())?;
+    let group = operation.group.as_deref();
+    let socket = admin::bind(&socket, group, inherited.take("admin").next())?;
     holdings.keep("admin", &socket)?;
     let door = Door::open(&place.run_dir(), inherited.take("handover").next())?;
     holdings.keep("handover", door.listener())?;
     let (down, downs) = mpsc::channel(1);
     let mut watch = Watch::new(downs)?;
-    let (shutdown, ending) = (CancellationToken::new(), CancellationToken::new());
-    let (tasks, tracker) = (TaskTracker::new(), TaskTracker::new());
     let gate = Gate::default();
     let lives = Lives {
         containers: containers.clone(),
@@ -176,6 +255,7 @@ pub(super) async fn serve(
         gate: gate.clone(),
         // Under the name that all mount namespaces of the machine have in common.
         state_dir: state_dir.canonicalize().unwrap_or(state_dir),
+        dns_suffix: operation.dns_suffix.clone(),
         shutdown: shutdown.clone(),
         ending: ending.clone(),
     };
@@ -189,19 +269,33 @@ pub(super) async fn serve(
     if let Some(predecessor) = predecessor {
         predecessor.relieve().await?;
         exposition.serve()?;
+        if let Some(joined) = &mut joined {
+            joined.begin(&tasks);
+        }
     }
 
     // The region is this daemon's.
     machine.datapath.settle()?;
-    for orphan in adopted {
-        tracker.spawn(lives.clone().orphan(orphan, args.lease));
+    if let (Some(joined), Some(underlay)) = (&joined, underlay) {
+        tasks.spawn(underlay.follow(joined.member.view(), shutdown.clone()));
+        let converging = tunnels.clone();
+        let link = joined.member.link();
+        tasks.spawn(converging.follow(link, gate.clone(), shutdown.clone()));
     }
-    listeners.serve(&gateway, &tasks, &shutdown);
-    let dns_settings =
-        DnsSettings { domain: args.domain.clone(), resolv_conf: "/etc/resolv.conf".into() };
-    let public: Vec<IpAddr> = uplinks.iter().flat_map(|uplink| uplink.addresses.clone()).collect();
-    let names = tunnels.clone();
-    let locate = move |name: &str| names.by_name(name).map(|_tunnel| public.clone());
+    for orphan in adopted {
+        tracker.spawn(lives.clone().orphan(orphan, operation.lease));
+    }
+    let own = public.as_ref().map(|public| public.own.clone()).unwrap_or_default();
+    let http_port = public.as_ref().map(|public| public.listeners.http_port);
+    if let (Some(public), Some(gateway)) = (public, &gateway) {
+        public.listeners.serve(gateway, &tasks, &shutdown);
+    }
+    let dns_settings = DnsSettings {
+        domain: args.domain.clone(),
+        suffix: operation.dns_suffix.clone(),
+        resolv_conf: "/etc/resolv.conf".into(),
+    };
+    let locate = located(found, joined.as_ref(), &uplinks);
     let resolving = CancellationToken::new();
     let dns_stop = resolving.clone().cancelled_owned();
     let (udp, tcp) = (sockets.dns_udp, sockets.dns_tcp);
@@ -209,15 +303,20 @@ pub(super) async fn serve(
     let api_stop = shutdown.clone().cancelled_owned();
     let api = api::serve(sockets.api, containers.clone(), tunnels.clone(), gate.clone(), api_stop);
     tasks.spawn(logged("api", api));
-    let status = announce::status(args, &uplinks, tls_port, ca);
+    let status = announce::status(orders, joined.as_ref(), &uplinks, tls_port, ca);
     announce::announce(&status, http_port);
-    let commands = AdminService { lives, status, tasks: tracker.clone(), down };
+    let region = region_part(joined.as_ref(), &attached);
+    if let Some(member) = region.member.clone() {
+        registry.register(Box::new(metrics::Membership::new(member)?))?;
+    }
+    let commands = AdminService { lives, region, status, tasks: tracker.clone(), down };
     tasks.spawn(logged("commands", admin::serve(commands, socket)));
     exposition.set_ready(true);
     println!("ready");
     supervisor(&[NotifyState::Ready, NotifyState::MainPid(std::process::id())]);
 
-    let ground = Ground { place, args, machine, uplinks, mtu, own, containers, service };
+    let ground =
+        Ground { place, orders, machine, uplinks: attached, settings, own, containers, service };
     let mut running = Running {
         door,
         holdings,
@@ -225,6 +324,7 @@ pub(super) async fn serve(
         gate,
         ground,
         tunnels,
+        membership: joined.map(|joined| (joined.member, joined.stop)),
         shutdown,
         resolving,
         ending,
@@ -233,7 +333,7 @@ pub(super) async fn serve(
         gateway,
         exposition,
         successor: None,
-        drain: args.drain,
+        drain: operation.drain,
     };
     let why = running.until(&mut watch).await;
     match &why {
@@ -249,6 +349,62 @@ pub(super) async fn serve(
     Ok(why)
 }
 
+/// What tunnels are made of.
+struct TunnelBasis {
+    store: Arc<dyn Store>,
+    lent: BTreeSet<u16>,
+    settings: TunnelSettings,
+    records: Records<TunnelRecord>,
+}
+
+/// The tunnels of this machine's containers: with ports of its own, or those of its region.
+async fn tunnels(
+    orders: &Orders,
+    joined: Option<&Joined>,
+    steering: &Arc<KernelSteering>,
+    basis: TunnelBasis,
+    registry: &prometheus::Registry,
+) -> anyhow::Result<Arc<Tunnels<KernelSteering>>> {
+    let TunnelBasis { store, lent, settings, records } = basis;
+    let steering = steering.clone();
+    let Some(joined) = joined else {
+        let PortRange { first, last } = orders.args.raw_ports;
+        let ports = Ports::open(store, first..=last, REST, &lent).await?;
+        return Ok(Tunnels::new(steering, ports, settings, records, registry)?);
+    };
+    let here = joined.public.as_ref().map(|public| public.tunnels.clone());
+    let relayed = move |id: &str| here.as_ref().and_then(|here| here.stats(id));
+    let gateways = Gateways { member: joined.member.clone(), relayed: Box::new(relayed) };
+    Ok(Tunnels::of_region(steering, gateways, settings, records, registry)?)
+}
+
+fn region_part(joined: Option<&Joined>, interfaces: &[Uplink]) -> RegionPart {
+    let gateway = joined.and_then(|joined| joined.public.as_ref()).map(|public| GatewayPart {
+        plane: public.plane.clone(),
+        endpoints: public.endpoints.clone(),
+    });
+    let member = joined.map(|joined| joined.member.clone());
+    RegionPart { member, gateway, interfaces: interfaces.to_vec() }
+}
+
+/// Where a tunnel's name leads, as containers are told.
+fn located(
+    found: Found,
+    joined: Option<&Joined>,
+    uplinks: &[Uplink],
+) -> impl Fn(&str) -> Option<Vec<IpAddr>> + Send + Sync + 'static + use<> {
+    let own: Vec<IpAddr> = uplinks.iter().flat_map(|uplink| uplink.addresses.clone()).collect();
+    // A host has no public address of its own.
+    let views = joined.filter(|joined| joined.public.is_none()).map(|joined| joined.member.view());
+    move |name| {
+        found.by_name(name)?;
+        let Some(views) = &views else { return Some(own.clone()) };
+        let view = views.borrow().clone();
+        let gateways = view.hosts.values().filter(|host| host.alive);
+        Some(gateways.flat_map(|host| host.record.about.public.clone()).collect())
+    }
+}
+
 /// Tells systemd, if it started this process or an earlier one.
 fn supervisor(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
@@ -256,7 +412,7 @@ fn supervisor(state: &[NotifyState<'_>]) {
     }
 }
 
-async fn logged<E: std::fmt::Display>(
+pub(super) async fn logged<E: std::fmt::Display>(
     what: &'static str,
     server: impl Future<Output = Result<(), E>>,
 ) {
@@ -269,32 +425,6 @@ async fn logged<E: std::fmt::Display>(
     }
     .instrument(span)
     .await;
-}
-
-fn limits(args: &UpArgs, open_files: u64) -> Limits {
-    let room = usize::try_from(open_files::connections(open_files)).unwrap_or(usize::MAX);
-    let connections = args.total_connections.map_or(room, |wanted| wanted.min(room)).max(1);
-    // A quarter leaves the others to those who have finished. Each may hold a hello's 64 KiB.
-    let handshakes = args.unfinished_handshakes.unwrap_or((connections / 4).min(4096)).max(2);
-    Limits {
-        hello: args.handshake_deadline,
-        half_closed_idle: args.idle_half_closed,
-        connections,
-        handshakes,
-        ..Limits::default()
-    }
-}
-
-fn certificates(
-    args: &UpArgs,
-    state_dir: &std::path::Path,
-) -> anyhow::Result<(Certificates, String)> {
-    if let (Some(cert), Some(key)) = (&args.cert, &args.key) {
-        return Ok((Certificates::from_files(cert, key, &args.domain)?, String::new()));
-    }
-    let authority = Authority::open_or_create(&state_dir.join("ca"), &args.domain)?;
-    let ca = state_dir.join("ca").join("ca.pem").display().to_string();
-    Ok((Certificates::own(authority), ca))
 }
 
 /// What clients of raw ports dial. Programs other than browsers do not find *.localhost.

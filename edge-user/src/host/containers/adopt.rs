@@ -15,7 +15,7 @@ use crate::{
         netns::{self, NetNs},
         wiring::{self, PeerError, Wired, WiringError},
     },
-    region::tunnel::Container,
+    region::{addresses::AddressPlan, roster, tunnel::Container},
 };
 
 /// A container as it is recorded, under its id.
@@ -66,6 +66,9 @@ pub enum LostError {
     /// The operator chose other addresses.
     #[error("its address {0} is not in --ipv4-pool {1} any more")]
     Pool(Ipv4Addr, Ipv4Net),
+    /// The machine is another host, or of another region.
+    #[error("its address {0} is not of host {1}, which this machine is now")]
+    Elsewhere(Ipv6Addr, u16),
     /// Netlink refused.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -77,25 +80,30 @@ impl LostError {
         match self {
             Self::Namespace(error) => netns::is_gone(error),
             Self::Wire(error) => error.is_certain(),
-            Self::Pool(..) => true,
+            Self::Pool(..) | Self::Elsewhere(..) => true,
             Self::Link(_) => false,
         }
     }
 }
 
 impl Survivor {
-    /// Looks whether a recorded container is still there, in a region with this pool.
+    /// Looks whether a recorded container is still there, on a machine with these addresses.
     ///
     /// # Errors
     /// [`LostError`]: if it is certain, what is left of it must go.
     pub async fn find(
         links: &Links,
-        pool: Ipv4Net,
+        plan: &AddressPlan,
         id: String,
         record: ContainerRecord,
     ) -> Result<Self, LostError> {
+        let AddressPlan { pool, region, host, .. } = *plan;
         if !pool.contains(&record.ipv4) {
             return Err(LostError::Pool(record.ipv4, pool));
+        }
+        let [.., own_region, own_host, _, _, _] = record.i6pn.segments();
+        if (own_region, own_host) != (region, host) {
+            return Err(LostError::Elsewhere(record.i6pn, host));
         }
         let namespace = record.place.open().map_err(LostError::Namespace)?;
         let own = [record.ipv4.into(), record.i6pn.into()];
@@ -135,6 +143,7 @@ impl Containers {
         let flags = flags(record.egress, record.private);
         if let Err(error) = self.wiring.adopt(&wired, flags, record.workspace_id).await {
             self.records.forget(&id).await;
+            self.region.delete(&id).await;
             self.wiring.disconnect(&wired).await;
             self.addresses.give_back(record.ipv4).await;
             return Err(error);
@@ -165,6 +174,20 @@ impl Containers {
 }
 
 impl ContainerRecord {
+    /// As the region has it.
+    pub fn of_region(&self, id: &str, host: u16) -> roster::ContainerRecord {
+        roster::ContainerRecord {
+            id: id.to_owned(),
+            name: self.name.clone(),
+            workspace: self.workspace.clone(),
+            workspace_id: self.workspace_id,
+            host,
+            ipv4: self.ipv4,
+            i6pn: self.i6pn,
+            private: self.private,
+        }
+    }
+
     pub(super) fn of(attached: &Attached, workspace_id: u32) -> Self {
         let container = &attached.container;
         Self {
