@@ -24,9 +24,11 @@ enum Sign {
     Program(&'static str),
     File(&'static str),
     Python(&'static str),
+    /// In some folder of the first, what the second names.
+    Below(&'static str, &'static str),
 }
 
-use Sign::{File, Program, Python};
+use Sign::{Below, File, Program, Python};
 
 const PACKAGES: &[Package] = &[
     package("iproute2", Program("ip"), "namespaces, links and routes"),
@@ -56,7 +58,8 @@ const PACKAGES: &[Package] = &[
     package("python3-venv", Python("import venv, ensurepip"), "Modal's own client"),
 ];
 
-/// What benchmarks compare edge with, and what reads the PROXY protocol in tests.
+/// Servers: what benchmarks compare edge with, what reads the PROXY protocol in tests, and what
+/// tests put on the private network.
 const FIELD: &[Package] = &[
     package("haproxy", Program("haproxy"), "a userspace proxy to compare with"),
     package("nginx-light", Program("nginx"), "a userspace proxy to compare with"),
@@ -66,27 +69,45 @@ const FIELD: &[Package] = &[
         "nginx in front of TCP and TLS",
     ),
     package("hitch", Program("hitch"), "a TLS proxy to compare with"),
+    package("redis-server", Program("redis-server"), "replication over the private network"),
+    package("redis-tools", Program("redis-cli"), "replication over the private network"),
+    package(
+        "postgresql",
+        Below("/usr/lib/postgresql", "bin/initdb"),
+        "a database on the private network",
+    ),
+    package("postgresql-client", Program("psql"), "a database on the private network"),
+];
+
+/// What Debian would start at boot, and of which package it is.
+const SERVICES: &[(&str, &str)] = &[
+    ("etcd", "etcd-server"),
+    ("haproxy", "haproxy"),
+    ("nginx", "nginx-light"),
+    ("hitch", "hitch"),
+    ("redis-server", "redis-server"),
+    ("postgresql", "postgresql"),
 ];
 
 /// Installs what building and testing lack; says whether that was anything.
 pub(crate) fn ensure() -> Result<bool> {
-    ensure_quietly(PACKAGES, &["etcd"])
+    ensure_quietly(PACKAGES)
 }
 
 /// Installs the field where it is lacking.
 pub(crate) fn ensure_field() -> Result<bool> {
-    ensure_quietly(FIELD, &["haproxy", "nginx", "hitch"])
+    ensure_quietly(FIELD)
 }
 
 /// Starts none of the services, now or at the next boot: what needs them starts its own.
-fn ensure_quietly(packages: &[Package], services: &[&str]) -> Result<bool> {
-    if packages.iter().all(Package::is_there) {
-        return Ok(false);
-    }
+fn ensure_quietly(packages: &[Package]) -> Result<bool> {
+    let lacking = |name: &str| packages.iter().any(|one| one.name == name && !one.is_there());
     // Those that were there before are the machine's own, and stay as they are.
-    let new: Vec<_> = services.iter().filter(|name| which(name).is_none()).collect();
+    let new = SERVICES.iter().filter(|(_, package)| lacking(package)).map(|(service, _)| service);
+    let new: Vec<_> = new.collect();
     // Without the right to, nothing is installed either, and the refusal names the packages.
-    let _quiet = geteuid().is_root().then(NoServices::new).transpose()?;
+    let quiet = !new.is_empty() && geteuid().is_root();
+    let _quiet = quiet.then(NoServices::new).transpose()?;
     let changed = ensure_all(packages)?;
     if let Some(systemctl) = which("systemctl").filter(|_| !new.is_empty()) {
         let mut command = Command::new(systemctl);
@@ -137,6 +158,8 @@ impl Package {
         match self.sign {
             Program(program) => which(program).is_some(),
             File(path) => Path::new(path).exists(),
+            Below(folder, path) => fs::read_dir(folder)
+                .is_ok_and(|all| all.flatten().any(|one| one.path().join(path).exists())),
             Python(code) => Command::new("python3")
                 .args(["-c", code])
                 .output()

@@ -119,11 +119,11 @@ pub(super) fn settings(
     Ok(Settings {
         mss_v4: mtu.saturating_sub(40),
         mss_v6: mtu.saturating_sub(60),
-        complaints: Settings::COMPLAINTS,
         region: plan.region.into(),
         host: plan.host.into(),
         block_mask: in_header(block.netmask()),
         relay: in_header(service),
+        complaints: Settings::COMPLAINTS,
         service: IpAddr::V4(api::SERVICE_ADDRESS).into(),
         pool: IpAddr::V4(args.ipv4_pool.network()).into(),
         pool_mask: Address { words: [u32::MAX, u32::MAX, u32::MAX, last] },
