@@ -30,6 +30,19 @@ enum Sign {
 
 use Sign::{Below, File, Program, Python};
 
+/// What a build alone needs.
+const BUILD: &[Package] = &[
+    package("gcc", Program("gcc"), "crates that build C"),
+    package("libc6-dev", File("/usr/include/stdio.h"), "crates that build C"),
+    package("protobuf-compiler", Program("protoc"), "the client of etcd"),
+    package(
+        "libprotobuf-dev",
+        File("/usr/include/google/protobuf/descriptor.proto"),
+        "the client of etcd",
+    ),
+];
+
+/// What starting edge and its tests need.
 const PACKAGES: &[Package] = &[
     package("iproute2", Program("ip"), "namespaces, links and routes"),
     package("iputils-ping", Program("ping"), "reachability tests"),
@@ -44,16 +57,8 @@ const PACKAGES: &[Package] = &[
     package("iperf3", Program("iperf3"), "throughput"),
     package("procps", Program("pkill"), "signals to what runs in a namespace"),
     package("util-linux", Program("setpriv"), "tests without a privilege"),
-    package("gcc", Program("gcc"), "crates that build C"),
     package("g++", Program("c++"), "libFuzzer"),
-    package("protobuf-compiler", Program("protoc"), "the client of etcd"),
-    package(
-        "libprotobuf-dev",
-        File("/usr/include/google/protobuf/descriptor.proto"),
-        "the client of etcd",
-    ),
     package("etcd-server", Program("etcd"), "regions of several gateways"),
-    package("libc6-dev", File("/usr/include/stdio.h"), "crates that build C"),
     package("python3", Program("python3"), "Modal's own client"),
     package("python3-venv", Python("import venv, ensurepip"), "Modal's own client"),
 ];
@@ -89,7 +94,12 @@ const SERVICES: &[(&str, &str)] = &[
     ("postgresql", "postgresql"),
 ];
 
-/// Installs what building and testing lack; says whether that was anything.
+/// Installs what a build lacks; says whether that was anything.
+pub(crate) fn ensure_build() -> Result<bool> {
+    ensure_quietly(BUILD)
+}
+
+/// Installs what starting and testing lack; says whether that was anything.
 pub(crate) fn ensure() -> Result<bool> {
     ensure_quietly(PACKAGES)
 }
