@@ -24,7 +24,7 @@ use crate::{
     leaks::PINS,
     metrics::Metrics,
     netns::NetNs,
-    process::{Output, Running, Start},
+    process::{Output, Running, Start, wait_for},
 };
 
 pub use given::{long, program, venv};
@@ -217,6 +217,20 @@ impl Edge {
     #[track_caller]
     pub fn run(&self, words: &[&str]) -> Running {
         self.command().arg("run").args(words).running()
+    }
+
+    /// Runs a program in a container with tunnels, and waits until its owner has been told of the
+    /// one to `port`.
+    #[track_caller]
+    pub fn serve(&self, options: &[&str], port: u16, program: &[&str]) -> (Running, Tunnel) {
+        let before: Vec<String> = self.tunnels().into_iter().map(|tunnel| tunnel.id).collect();
+        let running = self.run(&[options, &["--"], program].concat());
+        let tunnel = wait_for("the tunnel", PATIENCE, || {
+            let new = |tunnel: &Tunnel| tunnel.port == port && !before.contains(&tunnel.id);
+            let tunnel = self.tunnels().into_iter().find(new)?;
+            running.printed().contains(&tunnel.url).then_some(tunnel)
+        });
+        (running, tunnel)
     }
 
     /// Reads the metrics, from the address that the daemon printed if it printed one.

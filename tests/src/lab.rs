@@ -73,11 +73,7 @@ impl Lab {
 
     /// Runs a program in a container with tunnels, and waits for the tunnel to `port`.
     pub fn serve(&self, options: &[&str], port: u16, program: &[&str]) -> (Running, Tunnel) {
-        let running = self.edge.run(&[options, &["--"], program].concat());
-        let tunnel = wait_for("the tunnel", PATIENCE, || {
-            self.edge.tunnels().into_iter().find(|tunnel| tunnel.port == port)
-        });
-        (running, tunnel)
+        self.edge.serve(options, port, program)
     }
 
     /// A tap of the internet, whose frames go to the machine.

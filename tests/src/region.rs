@@ -110,13 +110,7 @@ impl Region {
         port: u16,
         program: &[&str],
     ) -> (Running, Tunnel) {
-        let before: Vec<String> = on.edge.tunnels().into_iter().map(|tunnel| tunnel.id).collect();
-        let running = on.edge.run(&[options, &["--"], program].concat());
-        let tunnel = wait_for("the tunnel", PATIENCE, || {
-            let new = |tunnel: &Tunnel| tunnel.port == port && !before.contains(&tunnel.id);
-            on.edge.tunnels().into_iter().find(new)
-        });
-        (running, tunnel)
+        on.edge.serve(options, port, program)
     }
 
     /// Asks for a tunnel's URL by curl through a gateway's address, trusting the region's
