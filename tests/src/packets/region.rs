@@ -66,6 +66,17 @@ impl Carriage {
     }
 }
 
+/// Where segments are as long as the kernel can make them, instead of as long as a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offloads {
+    /// On all wires.
+    All,
+    /// On the underlay, but not towards the internet.
+    Inside,
+    /// On none: as if NICs were at their ends.
+    None,
+}
+
 /// A gateway and a host, each with a container, and a client behind the gateway's uplink.
 pub struct Region {
     /// The gateway, then the host.
@@ -101,19 +112,19 @@ fn underlay(number: u32) -> [String; 2] {
 }
 
 impl Region {
-    /// Builds it. In XDP's mode the wires have no offloads, as if NICs were at their ends.
-    pub fn new(name: &str, carriage: Carriage, mode: UplinkMode) -> Self {
+    /// Builds it.
+    pub fn new(name: &str, carriage: Carriage, mode: UplinkMode, offloads: Offloads) -> Self {
         let ends = ["gateway", "host", "container-1", "container-2", "client"];
         let [gateway, host, one, two, client] =
             ends.map(|end| NetNs::new(&format!("{name}-{end}")));
         let wire = |a: &NetNs, a_name, from: [&str; 2], b: &NetNs, b_name, to: [&str; 2]| {
             let wire = Wire::new(a, a_name, &from, b, b_name, &to);
-            if mode == UplinkMode::Xdp { wire.offloads_off() } else { wire }
+            let off = offloads == Offloads::None || offloads == Offloads::Inside && a_name == "up0";
+            if off { wire.offloads_off() } else { wire }
         };
         let [a, b] = [GATEWAY, HOST].map(underlay);
         let [a, b] = [a, b].map(|[v4, v6]| [format!("{v4}/24"), format!("{v6}/64")]);
-        let between =
-            wire(&gateway, "un0", [&a[0], &a[1]], &host, "un0", [&b[0], &b[1]]);
+        let between = wire(&gateway, "un0", [&a[0], &a[1]], &host, "un0", [&b[0], &b[1]]);
         let up = ["192.0.2.10/24", "2001:db8::10/64"];
         let internet =
             wire(&gateway, "up0", up, &client, "eth0", ["192.0.2.20/24", "2001:db8::20/64"]);
@@ -124,21 +135,21 @@ impl Region {
             attach(machine, container, carriage.mtu());
             wire
         };
-        let wires =
-            [between, internet, inside(GATEWAY, &gateway, &one), inside(HOST, &host, &two)];
-        let machines = [(GATEWAY, gateway, one), (HOST, host, two)].map(|(number, netns, inside)| {
-            let rows = netns.enter(|| rows(number, carriage));
-            let kernel = Kernel::load_with(&format!("{name}-{number}"), &rows);
-            let interfaces: &[_] = if number == GATEWAY { &["un0", "up0"] } else { &["un0"] };
-            netns.enter(|| {
-                for interface in interfaces {
-                    kernel.datapath.attach_uplink(interface, mode).expect("on an uplink");
-                }
-                kernel.datapath.attach_container("ct0").expect("a program on the veth");
+        let wires = [between, internet, inside(GATEWAY, &gateway, &one), inside(HOST, &host, &two)];
+        let machines =
+            [(GATEWAY, gateway, one), (HOST, host, two)].map(|(number, netns, inside)| {
+                let rows = netns.enter(|| rows(number, carriage));
+                let kernel = Kernel::load_with(&format!("{name}-{number}"), &rows);
+                let interfaces: &[_] = if number == GATEWAY { &["un0", "up0"] } else { &["un0"] };
+                netns.enter(|| {
+                    for interface in interfaces {
+                        kernel.datapath.attach_uplink(interface, mode).expect("on an uplink");
+                    }
+                    kernel.datapath.attach_container("ct0").expect("a program on the veth");
+                });
+                let interfaces = [interfaces, &["ct0"]].concat();
+                Machine { kernel, netns, container: inside, interfaces }
             });
-            let interfaces = [interfaces, &["ct0"]].concat();
-            Machine { kernel, netns, container: inside, interfaces }
-        });
         Self { machines, client, _wires: wires }
     }
 }
@@ -272,6 +283,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         // Pins would keep the programs attached for as long as the interfaces live.
-        self.netns.enter(|| self.interfaces.iter().for_each(|one| self.kernel.datapath.detach(one)));
+        self.netns
+            .enter(|| self.interfaces.iter().for_each(|one| self.kernel.datapath.detach(one)));
     }
 }
