@@ -65,7 +65,9 @@ fn judge<P: Packet, T: Tables>(
         return Outcome::drop(Verdict::NotForwarded);
     }
     // The machine's source NAT would give it an address that other hosts believe.
-    if headers.protocol == UDP && headers.destination_port == geneve::PORT && settings.carriage != 0
+    if headers.protocol() == UDP
+        && headers.destination_port() == geneve::PORT
+        && settings.carriage != 0
     {
         return Outcome::drop(Verdict::Encapsulated);
     }
@@ -73,7 +75,7 @@ fn judge<P: Packet, T: Tables>(
     if !headers.destination.is_unicast() {
         return Outcome::drop(Verdict::Unroutable);
     }
-    if headers.protocol == TCP && tables.listener(&headers.receiver()).is_some() {
+    if headers.protocol() == TCP && tables.listener(&headers.receiver()).is_some() {
         // Behind a public port may be anybody, who may pass on what he is told.
         return if sender.flags & AddressRow::EGRESS == 0 {
             Outcome::drop(Verdict::NoEgress)
@@ -96,20 +98,20 @@ fn within_host<T: Tables>(
     let from_service = sender.flags & AddressRow::SERVICE != 0;
     let to_service = receiver.flags & AddressRow::SERVICE != 0;
     if from_service == to_service {
-        if headers.v4 || from_service {
+        if headers.v4() || from_service {
             return Outcome::drop(Verdict::BetweenContainers);
         }
         return between_containers(sender, receiver);
     }
     if from_service && headers.source == settings.service {
-        return if serves(headers.protocol, headers.source_port) || headers.is_icmp_error() {
+        return if serves(headers.protocol(), headers.source_port()) || headers.is_icmp_error() {
             Outcome::deliver(Verdict::Service, receiver.ifindex, receiver.mac)
         } else {
             Outcome::drop(Verdict::ServicePort)
         };
     }
     if to_service && headers.destination == settings.service {
-        return if serves(headers.protocol, headers.destination_port) {
+        return if serves(headers.protocol(), headers.destination_port()) {
             Outcome::deliver(Verdict::Service, receiver.ifindex, receiver.mac)
         } else {
             Outcome::drop(Verdict::ServicePort)
@@ -117,7 +119,7 @@ fn within_host<T: Tables>(
     }
     // The relay dials and the container answers, never the other way round.
     let private = if from_service { headers.receiver() } else { headers.sender() };
-    if headers.protocol != TCP || tables.forward(&private).is_none() {
+    if headers.protocol() != TCP || tables.forward(&private).is_none() {
         return Outcome::drop(Verdict::NotForwarded);
     }
     if to_service && headers.opens() {
@@ -158,7 +160,7 @@ fn elsewhere<T: Tables>(
     if settings.carriage == 0 {
         return Outcome::drop(nobody);
     }
-    if headers.v4 {
+    if headers.v4() {
         let owner = block_owner(tables, settings, &headers.destination);
         return match owner.filter(|owner| *owner != settings.host) {
             Some(owner) => relayed(headers, tables, settings, from_service, owner, host),
@@ -194,7 +196,7 @@ fn relayed<T: Tables>(
     owner: u32,
     host: &mut u32,
 ) -> Outcome {
-    let is_tcp = headers.protocol == TCP;
+    let is_tcp = headers.protocol() == TCP;
     if from_service {
         let dials = is_tcp
             && headers.source.last() == settings.relay
@@ -226,7 +228,7 @@ fn to_outside<P: Packet, T: Tables>(
     sender: &AddressRow,
     host: &mut u32,
 ) -> Outcome {
-    if headers.protocol == TCP {
+    if headers.protocol() == TCP {
         if let Some(row) = tables.forward(&headers.sender())
             && row.is_raw()
         {
@@ -248,7 +250,7 @@ fn to_outside<P: Packet, T: Tables>(
             None => Outcome::failed(),
         };
     }
-    if !headers.v4 {
+    if !headers.v4() {
         return Outcome::drop(Verdict::NoIpv6Egress);
     }
     if sender.flags & AddressRow::EGRESS == 0 {

@@ -9,6 +9,7 @@ pub mod errors;
 pub mod kernel;
 pub mod plan;
 pub mod raw;
+pub mod region;
 pub mod run;
 pub mod scene;
 pub mod uplink;
