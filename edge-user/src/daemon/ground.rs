@@ -123,6 +123,7 @@ pub(super) fn settings(
         host: plan.host.into(),
         block_mask: in_header(block.netmask()),
         relay: in_header(service),
+        complaints: Settings::COMPLAINTS,
         service: IpAddr::V4(api::SERVICE_ADDRESS).into(),
         pool: IpAddr::V4(args.ipv4_pool.network()).into(),
         pool_mask: Address { words: [u32::MAX, u32::MAX, u32::MAX, last] },

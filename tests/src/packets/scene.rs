@@ -159,5 +159,17 @@ pub fn install(rows: &Rows, datapath: &Datapath) -> Result<(), DatapathError> {
     for (public, row) in &rows.listeners {
         datapath.add_listener(*public, *row)?;
     }
+    for (ifindex, row) in &rows.underlays {
+        datapath.add_underlay(*ifindex, *row)?;
+    }
+    for (address, row) in &rows.peers {
+        datapath.add_peer(*address, *row)?;
+    }
+    for (number, row) in &rows.hosts {
+        datapath.add_host(*number, *row)?;
+    }
+    for (network, row) in &rows.blocks {
+        datapath.add_block(*network, *row)?;
+    }
     Ok(())
 }
