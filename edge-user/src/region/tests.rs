@@ -5,3 +5,4 @@ mod hosts;
 mod joining;
 mod lab;
 mod outages;
+mod tunnels;
