@@ -24,10 +24,12 @@ pub fn container<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32)
     let Some(settings) = current(tables) else {
         return Outcome::drop(Verdict::Unconfigured);
     };
-    let mut host = 0;
+    let mut host = None;
     let outcome = judge(packet, &headers, tables, settings, ifindex, &mut host);
-    let outcome =
-        if host == 0 { outcome } else { carry(packet, &headers, tables, settings, host, &outcome) };
+    let outcome = match host {
+        Some(host) => carry(packet, &headers, tables, settings, host, &outcome),
+        None => outcome,
+    };
     if outcome.action == Action::Drop {
         return complain::about(packet, &headers, tables, settings, outcome);
     }
@@ -43,7 +45,7 @@ fn judge<P: Packet, T: Tables>(
     tables: &T,
     settings: &Settings,
     ifindex: u32,
-    host: &mut u32,
+    host: &mut Option<u32>,
 ) -> Outcome {
     if headers.destination.is_multicast() || headers.is_mapped() {
         return Outcome::drop(Verdict::Unroutable);
@@ -153,7 +155,7 @@ fn elsewhere<T: Tables>(
     tables: &T,
     settings: &Settings,
     sender: &AddressRow,
-    host: &mut u32,
+    host: &mut Option<u32>,
 ) -> Outcome {
     let from_service = sender.flags & AddressRow::SERVICE != 0;
     let nobody = if from_service { Verdict::NotForwarded } else { Verdict::NoSuchContainer };
@@ -194,7 +196,7 @@ fn relayed<T: Tables>(
     settings: &Settings,
     from_service: bool,
     owner: u32,
-    host: &mut u32,
+    host: &mut Option<u32>,
 ) -> Outcome {
     let is_tcp = headers.protocol() == TCP;
     if from_service {
@@ -226,7 +228,7 @@ fn to_outside<P: Packet, T: Tables>(
     tables: &T,
     settings: &Settings,
     sender: &AddressRow,
-    host: &mut u32,
+    host: &mut Option<u32>,
 ) -> Outcome {
     if headers.protocol() == TCP {
         if let Some(row) = tables.forward(&headers.sender())
@@ -265,7 +267,7 @@ fn reply<P: Packet>(
     headers: &Headers,
     settings: &Settings,
     row: &ForwardRow,
-    host: &mut u32,
+    host: &mut Option<u32>,
 ) -> Outcome {
     if let Some(verdict) = unfit(headers) {
         return Outcome::drop(verdict);
@@ -290,8 +292,8 @@ fn reply<P: Packet>(
 
 /// What `carry` completes, which needs the host's way.
 #[inline(always)]
-const fn to_host(number: u32, verdict: Verdict, host: &mut u32) -> Outcome {
-    *host = number;
+const fn to_host(number: u32, verdict: Verdict, host: &mut Option<u32>) -> Outcome {
+    *host = Some(number);
     Outcome::new(verdict, Action::Send)
 }
 

@@ -162,7 +162,9 @@ pub(crate) fn open<P: Packet, T: Tables>(
     if peer.flags & PeerRow::OWN != 0 {
         return Verdict::NotPeer;
     }
-    if headers.fragment() || headers.options() {
+    // Not even Hop-by-Hop.
+    let network = if headers.v4() { 20 } else { 40 };
+    if headers.fragment() || headers.transport != NETWORK + network {
         return Verdict::BadEncapsulation;
     }
     let at = headers.transport + UDP_HEADER;
