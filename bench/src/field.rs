@@ -123,7 +123,8 @@ impl Path {
         Ok(Self { name: name.to_owned(), from: from.clone(), bulk: at(bulk)?, echo: at(echo)? })
     }
 
-    fn wait(&self) -> Result<()> {
+    /// Waits until its echo answers.
+    pub(crate) fn wait(&self) -> Result<()> {
         wait_for(&format!("{} to answer", self.name), PATIENCE, || {
             let short = std::time::Duration::from_millis(1);
             crate::load::round_trips(&self.from, self.echo, 1, short).ok()

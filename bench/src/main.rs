@@ -8,6 +8,7 @@ mod empty;
 mod field;
 mod frames;
 mod hostile;
+mod i6pn;
 mod live;
 mod load;
 mod machine;
@@ -35,6 +36,7 @@ struct Question {
 
 const QUESTIONS: &[Question] = &[
     Question { name: "raw", measure: raw::measure, rounds: 7 },
+    Question { name: "i6pn", measure: i6pn::measure, rounds: 7 },
     Question { name: "decision", measure: decision::measure, rounds: 15 },
     Question { name: "live", measure: live::measure, rounds: 9 },
     Question { name: "start", measure: start::measure, rounds: 7 },

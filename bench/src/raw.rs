@@ -17,9 +17,9 @@ use crate::{
 /// Seconds of one stream.
 const STREAM: &str = "2";
 /// Time for small requests.
-const WHILE: Duration = Duration::from_secs(1);
+pub(crate) const WHILE: Duration = Duration::from_secs(1);
 /// Connections at once, where there are several.
-const MANY: usize = 16;
+pub(crate) const MANY: usize = 16;
 
 pub(crate) fn measure(rounds: usize) -> Result<Report> {
     let machine = Machine::here();
@@ -59,7 +59,7 @@ fn once(path: &Path) -> Result<[f64; 7]> {
 }
 
 /// Gbit/s of one stream, and CPU seconds of the whole machine for each gigabyte of it.
-fn stream(path: &Path) -> Result<(f64, f64)> {
+pub(crate) fn stream(path: &Path) -> Result<(f64, f64)> {
     let (address, port) = (path.bulk.ip().to_string(), path.bulk.port().to_string());
     let mut command = path.from.command("iperf3");
     command.args(["--client", &address, "--port", &port, "--json"]);

@@ -46,6 +46,31 @@ impl Address {
         self.words[0] == 0 && self.words[1] == 0 && self.words[2] == MAPPED
     }
 
+    /// The workspace that an fdaa address names: `fdaa` (16 bits) · workspace (32) · region (16) ·
+    /// host (16) · container (48).
+    #[inline(always)]
+    pub const fn workspace(&self) -> u32 {
+        u32::from_be(self.words[0]) << 16 | u32::from_be(self.words[1]) >> 16
+    }
+
+    /// The region that it names; see [`Address::workspace`].
+    #[inline(always)]
+    pub const fn region(&self) -> u32 {
+        u32::from_be(self.words[1]) & 0xffff
+    }
+
+    /// The host that it names; see [`Address::workspace`].
+    #[inline(always)]
+    pub const fn host(&self) -> u32 {
+        u32::from_be(self.words[2]) >> 16
+    }
+
+    /// The four bytes of a mapped IPv4 address, as they lie in a header.
+    #[inline(always)]
+    pub const fn last(&self) -> u32 {
+        self.words[3]
+    }
+
     /// Whether the address lies in the network that `mask` cuts out.
     #[inline(always)]
     pub const fn within(&self, network: &Self, mask: &Self) -> bool {
@@ -121,6 +146,12 @@ mod tests {
         }
         assert_eq!(Address::v4([100, 64, 0, 5]), address("100.64.0.5"));
         assert!(address("100.64.0.5").is_v4() && !address("fdaa::1").is_v4());
+    }
+
+    #[test]
+    fn a_private_address_names_workspace_region_and_host() {
+        let one = address("fdaa:1234:5678:9abc:def0:1:2:3");
+        assert_eq!((one.workspace(), one.region(), one.host()), (0x1234_5678, 0x9abc, 0xdef0));
     }
 
     #[test]

@@ -117,7 +117,9 @@ impl Pace {
         Self { interval, slack: interval * (burst as u64 - 1) }
     }
 
-    const fn bounds(&self) -> bool {
+    /// Whether it is a bound at all.
+    #[inline(always)]
+    pub const fn bounds(&self) -> bool {
         self.interval != 0
     }
 }
@@ -129,6 +131,13 @@ impl SourceKey {
         let [a, b, c, d] = address.words;
         let words = if address.is_v4() { [a, b, c, d] } else { [a, b, 0, 0] };
         Self { generation, prefix: Address { words } }
+    }
+
+    /// The bucket of what a sender here is told by ICMP; no tunnel's client has such an address.
+    /// The first 64 bits would be those of its whole workspace.
+    #[inline(always)]
+    pub(crate) const fn complaints(sender: &Address) -> Self {
+        Self { generation: 0, prefix: *sender }
     }
 }
 
@@ -185,15 +194,9 @@ pub(crate) fn refusal<T: Tables>(
 fn too_fast<T: Tables>(headers: &Headers, tables: &T, slot: u32) -> Option<Verdict> {
     let row = tables.pace(slot)?;
     let now = tables.now();
-    if row.source.bounds() {
-        let key = SourceKey::of(row.generation, &headers.source);
-        match tables.source_bucket(&key) {
-            Some(bucket) if !bucket.take(&row.source, now) => return Some(Verdict::SourceRate),
-            Some(_) => {}
-            // Two CPUs may both find none: then the bucket has one token more. Without room for
-            // another the SYN passes, for it is not its source's fault.
-            None => tables.begin_source_bucket(&key, Bucket::begun(&row.source, now)),
-        }
+    let key = SourceKey::of(row.generation, &headers.source);
+    if row.source.bounds() && !takes(tables, &key, &row.source, now) {
+        return Some(Verdict::SourceRate);
     }
     if row.tunnel.bounds()
         && let Some(bucket) = tables.tunnel_bucket(slot)
@@ -202,6 +205,18 @@ fn too_fast<T: Tables>(headers: &Headers, tables: &T, slot: u32) -> Option<Verdi
         return Some(Verdict::TunnelRate);
     }
     None
+}
+
+/// Takes a token of a source's, if it has one.
+#[inline(always)]
+pub(crate) fn takes<T: Tables>(tables: &T, key: &SourceKey, pace: &Pace, now: u64) -> bool {
+    if let Some(bucket) = tables.source_bucket(key) {
+        return bucket.take(pace, now);
+    }
+    // Two CPUs may both find none: then the bucket has one token more. Without room for another
+    // the packet passes, for it is not its source's fault.
+    tables.begin_source_bucket(key, Bucket::begun(pace, now));
+    true
 }
 
 #[cfg(test)]

@@ -56,6 +56,13 @@ impl Quote {
         })
     }
 
+    /// The same quote after so many bytes before it were taken away.
+    #[inline(always)]
+    pub(crate) fn moved<P: Packet>(self, packet: &P, bytes: usize) -> Self {
+        let moved = |at: usize| packet.forget((at - bytes) as u32) as usize;
+        Self { at: moved(self.at), transport: moved(self.transport), ..self }
+    }
+
     /// Rewrites one end of the quote, and the other end of the packet that carries it, to `new`.
     #[inline(always)]
     pub fn rewrite<P: Packet>(

@@ -1,7 +1,9 @@
 //! The vocabulary and the decisions that kernel and userspace share.
 //!
-//! A packet's way through these modules: [`packet`] reads its headers, [`tables`] says what the
-//! region knows, [`decide`] comes to a [`verdict`], [`rewrite`] and [`refuse`] change the bytes.
+//! A packet's way through these modules: [`packet`] reads its headers, [`tables`] and [`hosts`]
+//! say what the region knows, [`decide`] comes to a [`verdict`] (in `uplink`, `container` and
+//! `from_host`, by where the packet comes from), `carry` sends it to another host, [`rewrite`],
+//! [`geneve`], [`refuse`] and `complain` change the bytes.
 //! Everything is `no_std` and generic over the packet and the tables, so that the same code is
 //! verified by the kernel, run natively by the tests, and cannot disagree with itself.
 
@@ -10,14 +12,21 @@
 
 pub mod address;
 pub mod admit;
+mod carry;
 pub mod checksum;
+mod complain;
+mod container;
 pub mod decide;
+mod from_host;
+pub mod geneve;
 pub mod hosts;
 pub mod icmp;
+mod narrow;
 pub mod packet;
 pub mod refuse;
 pub mod rewrite;
 pub mod tables;
+mod uplink;
 pub mod verdict;
 pub mod word;
 

@@ -13,7 +13,7 @@ use crate::{
     admit::{Bucket, ListKey, PaceRow, SourceKey},
     checksum::Difference,
     hosts::{BlockRow, HostRow, PathMtu, PeerRow, UnderlayRow},
-    packet::Packet,
+    packet::{NETWORK, Packet},
     tables::{AddressRow, ForwardRow, ListenerRow, Settings, Tables, TunnelRow},
 };
 
@@ -22,6 +22,8 @@ use crate::{
 pub struct Frame(pub Vec<u8>);
 
 impl Packet for Frame {
+    const SENDS: bool = true;
+
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         self.0.get(at..)?.first_chunk().copied()
     }
@@ -51,6 +53,30 @@ impl Packet for Frame {
             return None;
         }
         self.0.truncate(len);
+        Some(())
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn segment(&self) -> usize {
+        0
+    }
+
+    fn make_room(&mut self, bytes: usize) -> Option<()> {
+        self.0.get(NETWORK..)?;
+        self.0.splice(NETWORK..NETWORK, vec![0; bytes]);
+        Some(())
+    }
+
+    fn make_room_around(&mut self, v4: bool, tunnel: usize) -> Option<()> {
+        self.make_room(if v4 { 20 } else { 40 } + 8 + tunnel)
+    }
+
+    fn take_away(&mut self, bytes: usize, _v4: bool) -> Option<()> {
+        self.0.get(NETWORK + bytes..)?;
+        self.0.drain(NETWORK..NETWORK + bytes);
         Some(())
     }
 }

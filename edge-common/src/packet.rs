@@ -1,9 +1,17 @@
 //! Reading a frame's headers, by fixed-size reads that the verifier and a slice check alike.
 
-use crate::{address::Address, checksum::Difference, verdict::Verdict};
+use crate::{
+    address::{Address, Endpoint},
+    checksum::Difference,
+    verdict::Verdict,
+};
 
 /// The bytes of one Ethernet frame: an XDP frame, an skb, or a slice in a test.
 pub trait Packet {
+    /// Whether its hook can send a frame on and turn it into an answer. XDP cannot: it leaves such
+    /// frames to TCX, untouched ([`Verdict::Deferred`]).
+    const SENDS: bool;
+
     /// `N` bytes at an offset from the start of the frame; `None` beyond its (linear) end. At
     /// least two: of a comparison that leaves one byte, the verifier learns nothing.
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]>;
@@ -35,15 +43,39 @@ pub trait Packet {
         self.fix_checksum(at, covered, false, v6)
     }
 
+    /// The same value, of which the verifier knows nothing any more: what follows is then verified
+    /// once, and not for each value that it may have.
+    #[inline(always)]
+    fn forget(&self, word: u32) -> u32 {
+        word
+    }
+
     /// Whether it carries a VLAN tag that its bytes do not show: the kernel keeps it beside them.
     fn is_tagged(&self) -> bool;
 
     /// Cuts the frame to a length.
     fn truncate(&mut self, len: usize) -> Option<()>;
+
+    /// Bytes of the whole frame, the Ethernet header included.
+    fn len(&self) -> usize;
+
+    /// Bytes of payload in each segment that the kernel will cut the frame into; 0 if it stays
+    /// in one piece.
+    fn segment(&self) -> usize;
+
+    /// Makes room behind the Ethernet header for so many bytes; what they are is not said.
+    fn make_room(&mut self, bytes: usize) -> Option<()>;
+
+    /// The same for an outer IP header, a UDP header, and so many bytes of a tunnel's header.
+    fn make_room_around(&mut self, v4: bool, tunnel: usize) -> Option<()>;
+
+    /// Takes so many bytes away from behind the Ethernet header, which stays; what follows them
+    /// is IPv4, else IPv6.
+    fn take_away(&mut self, bytes: usize, v4: bool) -> Option<()>;
 }
 
 /// What the frame's headers say. Only the first fragment of a packet has ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
     /// Who sent it.
     pub source: Address,
@@ -59,16 +91,24 @@ pub struct Headers {
     pub options: bool,
     /// A fragment.
     pub fragment: bool,
+    /// Not the first of them.
+    pub later: bool,
     /// TCP and UDP, host byte order; 0 elsewhere.
     pub source_port: u16,
     /// TCP and UDP, host byte order; for ICMP its type.
     pub destination_port: u16,
     /// TCP flags (RFC 9293, section 3.1), 0 elsewhere.
     pub flags: u8,
+    /// Bytes of the TCP header, 0 elsewhere.
+    pub length: u8,
 }
 
 /// Where the network header begins: after an Ethernet header without tags.
 pub const NETWORK: usize = 14;
+/// What an Ethernet header says of IPv4.
+pub(crate) const IPV4: [u8; 2] = [0x08, 0x00];
+/// What an Ethernet header says of IPv6.
+pub(crate) const IPV6: [u8; 2] = [0x86, 0xdd];
 /// The TCP flags that begin and refuse connections.
 pub const SYN: u8 = 0x02;
 /// See [`SYN`].
@@ -100,11 +140,17 @@ impl Headers {
             return Err(Verdict::NotIp);
         }
         match packet.read::<2>(12) {
-            Some([0x08, 0x00]) => Self::parse_v4(packet, NETWORK),
-            Some([0x86, 0xdd]) => Self::parse_v6(packet),
+            Some(IPV4) => Self::parse_at(packet, NETWORK, true),
+            Some(IPV6) => Self::parse_at(packet, NETWORK, false),
             Some(_) => Err(Verdict::NotIp),
             None => Err(Verdict::Truncated),
         }
+    }
+
+    /// Reads the headers of an IP packet that begins at an offset.
+    #[inline(always)]
+    pub(crate) fn parse_at<P: Packet>(packet: &P, at: usize, v4: bool) -> Result<Self, Verdict> {
+        if v4 { Self::parse_v4(packet, at) } else { Self::parse_v6(packet, at) }
     }
 
     #[inline(always)]
@@ -125,18 +171,20 @@ impl Headers {
             transport: at + length,
             options: length > 20,
             fragment: offset & 0x3fff != 0,
+            later: offset & 0x1fff != 0,
             source_port: 0,
             destination_port: 0,
             flags: 0,
+            length: 0,
         };
-        if offset & 0x1fff != 0 { Ok(headers) } else { headers.with_transport(packet) }
+        if headers.later { Ok(headers) } else { headers.with_transport(packet) }
     }
 
     #[inline(always)]
-    fn parse_v6<P: Packet>(packet: &P) -> Result<Self, Verdict> {
-        let fixed = packet.read::<8>(NETWORK).ok_or(Verdict::Truncated)?;
-        let source = read_v6(packet, NETWORK + 8).ok_or(Verdict::Truncated)?;
-        let destination = read_v6(packet, NETWORK + 24).ok_or(Verdict::Truncated)?;
+    fn parse_v6<P: Packet>(packet: &P, at: usize) -> Result<Self, Verdict> {
+        let fixed = packet.read::<8>(at).ok_or(Verdict::Truncated)?;
+        let source = read_v6(packet, at + 8).ok_or(Verdict::Truncated)?;
+        let destination = read_v6(packet, at + 24).ok_or(Verdict::Truncated)?;
         if fixed[0] >> 4 != 6 {
             return Err(Verdict::Truncated);
         }
@@ -145,12 +193,14 @@ impl Headers {
             destination,
             v4: false,
             protocol: fixed[6],
-            transport: NETWORK + 40,
+            transport: at + 40,
             options: false,
             fragment: false,
+            later: false,
             source_port: 0,
             destination_port: 0,
             flags: 0,
+            length: 0,
         };
         for _ in 0..MAX_EXTENSIONS {
             match headers.protocol {
@@ -168,6 +218,7 @@ impl Headers {
                     headers.protocol = next;
                     headers.transport += 8;
                     if u16::from_be_bytes([high, low]) & 0xfff8 != 0 {
+                        headers.later = true;
                         return Ok(headers);
                     }
                 }
@@ -188,6 +239,7 @@ impl Headers {
                 }
                 self.set_ports([header[0], header[1], header[2], header[3]]);
                 self.flags = header[13];
+                self.length = length as u8;
             }
             UDP => {
                 let ports = packet.read::<4>(self.transport).ok_or(Verdict::Truncated)?;
@@ -218,6 +270,26 @@ impl Headers {
     #[inline(always)]
     pub const fn accepts(&self) -> bool {
         self.flags & (SYN | ACK) == SYN | ACK
+    }
+
+    /// The same headers after so many bytes before them were taken away.
+    #[inline(always)]
+    pub(crate) fn moved<P: Packet>(&self, packet: &P, bytes: usize) -> Self {
+        // Of a difference the verifier knows only that it may be negative.
+        let transport = packet.forget((self.transport - bytes) as u32) as usize;
+        Self { transport, ..*self }
+    }
+
+    /// Who sent it, if it has ports.
+    #[inline(always)]
+    pub const fn sender(&self) -> Endpoint {
+        Endpoint { address: self.source, port: self.source_port as u32 }
+    }
+
+    /// Whom it is for, if it has ports.
+    #[inline(always)]
+    pub const fn receiver(&self) -> Endpoint {
+        Endpoint { address: self.destination, port: self.destination_port as u32 }
     }
 
     /// An IPv6 packet from or to an IPv4 address in IPv6's clothes. The tables hold IPv4 that way,

@@ -206,7 +206,7 @@ fn holds(before: &[u8], after: &[u8], outcome: &Outcome) -> Result<(), TestCaseE
 fn at_uplink(before: &[u8]) -> Result<(), TestCaseError> {
     let rows = rows();
     let mut frame = Frame(before.to_vec());
-    let outcome = decide::uplink(&mut frame, &rows);
+    let outcome = decide::uplink(&mut frame, &rows, UPLINK);
     holds(before, &frame.0, &outcome)?;
     prop_assert!(matches!(outcome.action, Action::Pass | Action::Drop | Action::Deliver));
     if outcome.action == Action::Deliver {
@@ -297,7 +297,7 @@ fn undamaged_frames_are_carried() {
     let rows = rows();
     for (index, frame) in valid().into_iter().enumerate() {
         let verdict = match index {
-            0..6 => decide::uplink(&mut Frame(frame), &rows).verdict,
+            0..6 => decide::uplink(&mut Frame(frame), &rows, UPLINK).verdict,
             _ => decide::container(&mut Frame(frame), &rows, VETH).verdict,
         };
         let connects = verdict == Verdict::ConnectFromForwardedPort;

@@ -5,7 +5,7 @@ use crate::{
     packet::{ACK, Headers, NETWORK, Packet, RST, TCP},
 };
 
-const TTL: u8 = 64;
+pub(crate) const TTL: u8 = 64;
 const TCP_LEN: usize = 20;
 
 /// Turns a SYN into the RST that answers it (RFC 9293, section 3.10.7.1: sequence number 0,

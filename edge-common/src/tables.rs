@@ -6,12 +6,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
     address::{Address, Endpoint},
-    admit::{Bucket, ListKey, PaceRow, SourceKey},
+    admit::{Bucket, ListKey, Pace, PaceRow, SourceKey},
     hosts::{BlockRow, HostRow, PathMtu, PeerRow, UnderlayRow},
 };
 
-/// The layout of everything in this file and in [`crate::hosts`]. Pinned tables lie under a path that names it, so that
-/// a program never reads rows of another layout.
+/// The layout of everything in this file and in [`crate::hosts`]. Pinned tables lie under a path
+/// that names it, so that a program never reads rows of another layout.
 pub const LAYOUT: u32 = 3;
 
 /// Most tunnels of one host: two rows for each family fit the tables.
@@ -43,8 +43,12 @@ pub struct Settings {
     pub carriage: u32,
     /// How many of the keys count; with none, no key is sent or looked at.
     pub key_count: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Region keys, as they lie in a packet: the first is sent, any is taken.
     pub keys: [[u32; 2]; Settings::KEYS],
+    /// How often one sender is told by ICMP that its packets are refused; zero for never.
+    pub complaints: Pace,
     /// The mask of an address block, as it lies in an IPv4 header.
     pub block_mask: u32,
     /// The service namespace's own address of the pool, as it lies in an IPv4 header: what the
@@ -69,6 +73,8 @@ impl Settings {
     pub const DIRECT: u32 = 1;
     /// Packets go in Geneve (RFC 8926).
     pub const GENEVE: u32 = 2;
+    /// What [`Settings::complaints`] should be: 100 a second, 50 at once.
+    pub const COMPLAINTS: Pace = Pace::new(100, 50);
 }
 
 /// One address of a container on this host (or of the service namespace).
@@ -132,6 +138,14 @@ pub struct ForwardRow {
     pub gateway: u32,
     /// Its place in the traffic counters.
     pub slot: u32,
+}
+
+impl ForwardRow {
+    /// Whether clients' packets come and go by the kernel, here or by a gateway.
+    #[inline(always)]
+    pub const fn is_raw(&self) -> bool {
+        self.uplink | self.gateway != 0
+    }
 }
 
 /// Who listens in userspace on a public (address, port).

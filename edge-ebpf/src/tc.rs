@@ -1,11 +1,20 @@
 //! TCX: frames that are skbs already, merged by GRO or made by a local sender.
 
 use aya_ebpf::{
-    bindings::{BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT},
-    helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_tail},
+    bindings::{
+        BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+    },
+    helpers::{
+        bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room,
+        bpf_skb_change_tail,
+    },
     programs::TcContext,
 };
 use edge_common::{
+    address::Address,
     checksum::Difference,
     decide::{self, Action, Outcome},
     packet::{NETWORK, Packet},
@@ -21,9 +30,12 @@ use crate::{
 /// `BPF_F_IPV6` of the kernel's `bpf_l4_csum_replace`: the difference is one of IPv6 addresses,
 /// which no header checksum balances.
 const BPF_F_IPV6: u64 = 1 << 7;
+const AF_INET6: u32 = 10;
 /// Ethernet, the longest IPv4 header and the longest TCP header, which is also enough for IPv6
 /// with the Hop-by-Hop header of BIG TCP, and for a quote: what a decision may want to read.
 const WANTED: u32 = NETWORK as u32 + 60 + 60;
+/// The same behind what hosts put around a packet: IPv6, UDP, and Geneve with a key.
+const WANTED_INSIDE: u32 = WANTED + 40 + 8 + 20;
 
 /// `tc_uplink`.
 #[inline(always)]
@@ -35,8 +47,9 @@ pub(crate) fn uplink(ctx: TcContext) -> i32 {
         Some(_) if skb.is_tagged() => Outcome::failed(),
         Some(judged) => Outcome::deliver(Verdict::Delivered, judged.ifindex, judged.mac),
         None => {
-            skb.pull();
-            decide::uplink(&mut skb, &Maps)
+            skb.pull(WANTED_INSIDE);
+            let ifindex = skb.ifindex();
+            decide::uplink(&mut skb, &Maps, ifindex)
         }
     };
     skb.finish(Hook::TcUplink, outcome, bytes)
@@ -47,7 +60,7 @@ pub(crate) fn uplink(ctx: TcContext) -> i32 {
 pub(crate) fn container(ctx: TcContext) -> i32 {
     let bytes = ctx.len().into();
     let mut skb = Skb { ctx };
-    skb.pull();
+    skb.pull(WANTED);
     let ifindex = skb.ifindex();
     let outcome = decide::container(&mut skb, &Maps, ifindex);
     skb.finish(Hook::TcContainer, outcome, bytes)
@@ -55,6 +68,21 @@ pub(crate) fn container(ctx: TcContext) -> i32 {
 
 struct Skb {
     ctx: TcContext,
+}
+
+/// Out by an interface, to a next hop or to the one that the routing table names.
+#[inline(always)]
+fn send(ifindex: u32, next_hop: &Address) -> i64 {
+    if *next_hop == Address::default() {
+        // SAFETY: no next hop is given, so the kernel looks it up; nothing is dereferenced.
+        return unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) };
+    }
+    let mut hop = bpf_redir_neigh {
+        nh_family: AF_INET6,
+        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: next_hop.words },
+    };
+    // SAFETY: the helper reads what is pointed at, which is as long as it is told.
+    unsafe { bpf_redirect_neigh(ifindex, &raw mut hop, size_of_val(&hop) as i32, 0) }
 }
 
 impl Skb {
@@ -78,10 +106,7 @@ impl Skb {
                     TC_ACT_SHOT as i64
                 }
             }
-            // SAFETY: no next hop is given, so the kernel looks it up; nothing is dereferenced.
-            Action::Send => unsafe {
-                bpf_redirect_neigh(outcome.ifindex, core::ptr::null_mut(), 0, 0)
-            },
+            Action::Send => send(outcome.ifindex, &outcome.next_hop),
             // SAFETY: a plain helper call without pointers.
             Action::Bounce => unsafe { bpf_redirect(self.ifindex(), 0) },
         };
@@ -91,10 +116,10 @@ impl Skb {
 
     /// Makes the headers readable in one piece; GSO skbs are never flattened beyond them.
     #[inline(always)]
-    fn pull(&self) {
+    fn pull(&self, most: u32) {
         let linear = self.ctx.data_end() - self.ctx.data();
         let len = self.ctx.len();
-        let wanted = if len < WANTED { len } else { WANTED };
+        let wanted = if len < most { len } else { most };
         if (linear as u32) < wanted {
             // What could not be pulled is found truncated by the parser.
             let _unread = self.ctx.skb.pull_data(wanted);
@@ -105,6 +130,14 @@ impl Skb {
     fn ifindex(&self) -> u32 {
         // SAFETY: the kernel passes a valid context.
         unsafe { (*self.ctx.skb.skb).ifindex }
+    }
+
+    /// Behind the Ethernet header.
+    #[inline(always)]
+    fn adjust_room(&mut self, bytes: i32, flags: u64) -> Option<()> {
+        // SAFETY: the kernel passes a valid context and checks length and flags.
+        let done = unsafe { bpf_skb_adjust_room(self.ctx.skb.skb, bytes, BPF_ADJ_ROOM_MAC, flags) };
+        (done == 0).then_some(())
     }
 
     /// What `xdp_uplink` left in front of the frame.
@@ -127,6 +160,8 @@ impl Skb {
 }
 
 impl Packet for Skb {
+    const SENDS: bool = true;
+
     #[inline(always)]
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         // SAFETY: `at` found the bytes within the linear part.
@@ -178,6 +213,11 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn forget(&self, word: u32) -> u32 {
+        place::forget(word, self.ifindex())
+    }
+
+    #[inline(always)]
     fn is_tagged(&self) -> bool {
         // SAFETY: the kernel passes a valid context.
         unsafe { (*self.ctx.skb.skb).vlan_present != 0 }
@@ -188,5 +228,40 @@ impl Packet for Skb {
         // SAFETY: the kernel passes a valid context.
         let done = unsafe { bpf_skb_change_tail(self.ctx.skb.skb, len as u32, 0) };
         (done == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.ctx.len() as usize
+    }
+
+    #[inline(always)]
+    fn segment(&self) -> usize {
+        // SAFETY: the kernel passes a valid context.
+        unsafe { (*self.ctx.skb.skb).gso_size as usize }
+    }
+
+    #[inline(always)]
+    fn make_room(&mut self, bytes: usize) -> Option<()> {
+        self.adjust_room(bytes as i32, 0)
+    }
+
+    #[inline(always)]
+    fn make_room_around(&mut self, v4: bool, tunnel: usize) -> Option<()> {
+        let (network, family) = if v4 {
+            (20, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4)
+        } else {
+            (40, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6)
+        };
+        // Segments stay as large as their sender wants them, and their checksums its own.
+        let flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | family;
+        let flags = u64::from(flags) | (tunnel as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
+        self.adjust_room((network + 8 + tunnel) as i32, flags)
+    }
+
+    #[inline(always)]
+    fn take_away(&mut self, bytes: usize, v4: bool) -> Option<()> {
+        let family = if v4 { BPF_F_ADJ_ROOM_DECAP_L3_IPV4 } else { BPF_F_ADJ_ROOM_DECAP_L3_IPV6 };
+        self.adjust_room(-(bytes as i32), (BPF_F_ADJ_ROOM_FIXED_GSO | family).into())
     }
 }

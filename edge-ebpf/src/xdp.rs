@@ -1,8 +1,10 @@
 //! XDP: frames straight from a NIC, before there is a skb.
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
-    helpers::{bpf_xdp_adjust_meta, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
+    bindings::xdp_action::{XDP_DROP, XDP_PASS},
+    helpers::{
+        bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
+    },
     programs::XdpContext,
 };
 use edge_common::{
@@ -22,8 +24,9 @@ use crate::{
 #[inline(always)]
 pub(crate) fn uplink(ctx: XdpContext) -> u32 {
     let mut frame = Frame { ctx };
-    let bytes = frame.len();
-    let mut outcome = decide::uplink(&mut frame, &Maps);
+    let bytes = frame.whole();
+    let ifindex = frame.ifindex();
+    let mut outcome = decide::uplink(&mut frame, &Maps, ifindex);
     let code = match outcome.action {
         Action::Pass | Action::PassToListener => XDP_PASS,
         Action::Deliver => {
@@ -36,8 +39,8 @@ pub(crate) fn uplink(ctx: XdpContext) -> u32 {
                 XDP_DROP
             }
         }
-        Action::Bounce => XDP_TX,
-        Action::Drop | Action::Send => XDP_DROP,
+        // Nothing is sent from here: see `Packet::SENDS`.
+        Action::Drop | Action::Send | Action::Bounce => XDP_DROP,
     };
     maps::count(&frame.ctx, Hook::XdpUplink, &outcome, bytes);
     code
@@ -51,7 +54,7 @@ impl Frame {
     /// Bytes of the whole frame. A large one may lie in several buffers, of which the program
     /// reads the first; the kernel is asked only if an IP packet does not end there.
     #[inline(always)]
-    fn len(&self) -> u64 {
+    fn whole(&self) -> u64 {
         let first = self.ctx.data_end() - self.ctx.data();
         let end = match self.read::<8>(12) {
             Some([0x08, 0x00, _, _, high, low, _, _]) => {
@@ -67,6 +70,12 @@ impl Frame {
         }
         // SAFETY: the kernel passes a valid context.
         unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) }
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the kernel passes a valid context.
+        unsafe { (*self.ctx.ctx).ingress_ifindex }
     }
 
     #[inline(always)]
@@ -94,6 +103,8 @@ impl Frame {
 }
 
 impl Packet for Frame {
+    const SENDS: bool = false;
+
     #[inline(always)]
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         // SAFETY: `at` found the bytes within the frame.
@@ -119,6 +130,11 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn forget(&self, word: u32) -> u32 {
+        place::forget(word, self.ifindex())
+    }
+
+    #[inline(always)]
     fn is_tagged(&self) -> bool {
         false
     }
@@ -129,5 +145,36 @@ impl Packet for Frame {
         // SAFETY: the kernel passes a valid context and checks the length.
         let done = unsafe { bpf_xdp_adjust_tail(self.ctx.ctx, -(excess as i32)) };
         (done == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.whole() as usize
+    }
+
+    #[inline(always)]
+    fn segment(&self) -> usize {
+        0
+    }
+
+    #[inline(always)]
+    fn make_room(&mut self, _bytes: usize) -> Option<()> {
+        None
+    }
+
+    #[inline(always)]
+    fn make_room_around(&mut self, _v4: bool, _tunnel: usize) -> Option<()> {
+        None
+    }
+
+    #[inline(always)]
+    fn take_away(&mut self, bytes: usize, _v4: bool) -> Option<()> {
+        let link = self.read::<12>(0)?;
+        // SAFETY: the kernel passes a valid context and checks the length.
+        let done = unsafe { bpf_xdp_adjust_head(self.ctx.ctx, bytes as i32) };
+        if done != 0 {
+            return None;
+        }
+        self.write(0, link)
     }
 }

@@ -5,6 +5,7 @@ mod caller;
 mod connection;
 pub mod fuzzing;
 mod life;
+mod region;
 
 use std::{collections::HashSet, io, os::fd::OwnedFd, path::Path, pin::Pin, time::Duration};
 
@@ -16,7 +17,10 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use self::answers::{describe, describe_tunnel};
-pub use self::life::Lives;
+pub use self::{
+    life::Lives,
+    region::{GatewayPart, RegionPart},
+};
 use crate::{
     host::containers::{Place, Request as ContainerRequest},
     region::{
@@ -24,9 +28,10 @@ use crate::{
         tunnel::TunnelOptions,
     },
     wire::admin::{
-        AttachEvent, AttachRequest, DownEvent, DownRequest, ListContainersRequest,
-        ListContainersResponse, ListTunnelsRequest, ListTunnelsResponse, StatusRequest,
-        StatusResponse,
+        AttachEvent, AttachRequest, CreateTokenRequest, CreateTokenResponse, DownEvent,
+        DownRequest, ForgetHostRequest, ForgetHostResponse, ListContainersRequest,
+        ListContainersResponse, ListHostsRequest, ListHostsResponse, ListTunnelsRequest,
+        ListTunnelsResponse, StatusRequest, StatusResponse,
         admin_server::{Admin, AdminServer},
     },
 };
@@ -38,7 +43,9 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct AdminService {
     /// Containers, tunnels, and how they end.
     pub lives: Lives,
-    /// What `edge up` took and why.
+    /// The daemon's part in its region.
+    pub region: RegionPart,
+    /// What the daemon took and why.
     pub status: StatusResponse,
     /// One task for each container.
     pub tasks: TaskTracker,
@@ -148,7 +155,9 @@ impl Admin for AdminService {
         &self,
         _request: Request<ListContainersRequest>,
     ) -> Result<Response<ListContainersResponse>, Status> {
-        let containers = self.lives.containers.list().iter().map(|one| describe(one)).collect();
+        let host = self.lives.containers.region().host();
+        let list = self.lives.containers.list();
+        let containers = list.iter().map(|one| describe(one, host)).collect();
         Ok(Response::new(ListContainersResponse { containers }))
     }
 
@@ -167,6 +176,30 @@ impl Admin for AdminService {
         _request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
         Ok(Response::new(self.status.clone()))
+    }
+
+    async fn list_hosts(
+        &self,
+        _request: Request<ListHostsRequest>,
+    ) -> Result<Response<ListHostsResponse>, Status> {
+        let hosts = self.region.hosts(self.lives.containers.list().len());
+        Ok(Response::new(ListHostsResponse { hosts }))
+    }
+
+    async fn forget_host(
+        &self,
+        request: Request<ForgetHostRequest>,
+    ) -> Result<Response<ForgetHostResponse>, Status> {
+        self.region.forget(request.into_inner().id).await?;
+        Ok(Response::new(ForgetHostResponse {}))
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<CreateTokenRequest>,
+    ) -> Result<Response<CreateTokenResponse>, Status> {
+        let token = self.region.token(request.into_inner()).await?;
+        Ok(Response::new(CreateTokenResponse { token }))
     }
 
     async fn down(
@@ -196,7 +229,13 @@ fn container_request(request: AttachRequest) -> Result<ContainerRequest, Status>
         }
     };
     let workspace = if request.workspace.is_empty() { "main".into() } else { request.workspace };
-    Ok(ContainerRequest { name: request.name, workspace, place, egress: !request.no_egress })
+    Ok(ContainerRequest {
+        name: request.name,
+        workspace,
+        place,
+        egress: !request.no_egress,
+        private: request.i6pn,
+    })
 }
 
 fn ports(

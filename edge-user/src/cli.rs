@@ -1,6 +1,7 @@
 //! What people type: the commands of `edge`, their options and the help text.
 
 pub mod bounds;
+pub mod region;
 pub mod up;
 pub mod values;
 
@@ -8,7 +9,12 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-pub use self::{bounds::TunnelArgs, up::UpArgs, values::Name};
+pub use self::{
+    bounds::TunnelArgs,
+    region::{GatewayArgs, HostArgs, HostsArgs, HostsCommand, TokenCommand},
+    up::UpArgs,
+    values::Name,
+};
 
 /// Public URLs, raw TCP ports and a private network for containers on Linux.
 #[derive(Debug, Parser)]
@@ -41,6 +47,16 @@ pub enum Command {
     /// Ctrl-C ends everything and leaves nothing. SIGTERM is a stop for a restart: relayed
     /// connections may finish, and containers keep their tunnels for the next daemon.
     Up(UpArgs),
+    /// Run the daemon of a region's gateway: public names and ports, the region's state, and
+    /// containers if wanted
+    ///
+    /// Signals mean what they mean to `edge up`.
+    Gateway(GatewayArgs),
+    /// Run the daemon of a machine that runs containers for a region
+    ///
+    /// The first time it joins with a token of `edge token create`. Signals mean what they mean to
+    /// `edge up`.
+    Host(HostArgs),
     /// End the daemon and everything of it; without one, remove what a dead one left
     Down,
     /// Run a program in a container of its own, with tunnels to its ports
@@ -57,6 +73,11 @@ pub enum Command {
     Tunnels(ListArgs),
     /// List containers
     Containers(ListArgs),
+    /// List the machines of the region
+    Hosts(HostsArgs),
+    /// Tokens with which machines join the region
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Look at this machine: what edge would do with it, what slows it down, what breaks it
     ///
     /// Works with or without a running daemon, and changes nothing. The exit code is 69 if
@@ -117,7 +138,10 @@ pub struct ContainerArgs {
     /// Send IPv6 clients of raw TCP ports through the kernel; the programs must listen on ::
     #[arg(long)]
     pub native_ipv6: bool,
-    /// No way out to the internet; tunnels still work
+    /// Let it talk to the other containers of its workspace that are started so, by IPv6
+    #[arg(long)]
+    pub i6pn: bool,
+    /// No way out to the internet; tunnels and --i6pn still work
     #[arg(long)]
     pub no_egress: bool,
     /// What holds for each of its tunnels.
@@ -264,6 +288,11 @@ mod tests {
             vec!["edge", "forward", "--h2", "--unencrypted", "80"],
             vec!["edge", "run", "--allow", "192.0.2.1/24"],
             vec!["edge", "up", "--max-connections", "0"],
+            vec!["edge", "host", "--join", "x"],
+            vec!["edge", "host", "--underlay", "auto"],
+            vec!["edge", "gateway", "--underlay", "eth1", "--carriage", "vxlan"],
+            vec!["edge", "hosts", "forget", "0"],
+            vec!["edge", "token", "create", "--uses", "0"],
         ] {
             assert!(Cli::try_parse_from(&words).is_err(), "{words:?}");
         }

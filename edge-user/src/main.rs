@@ -6,9 +6,10 @@ use anyhow::Context;
 use clap::Parser;
 use edge_user::{
     cli::{Cli, Command},
-    commands::{attach, ca, check, containers, down, forward, tunnels},
+    commands::{attach, ca, check, containers, down, forward, hosts, token, tunnels},
+    daemon,
     error::{self, Error},
-    host, up,
+    host,
 };
 
 fn main() -> ExitCode {
@@ -22,13 +23,17 @@ fn dispatch(Cli { place, command }: Cli) -> anyhow::Result<ExitCode> {
     match command {
         // Before any runtime: it moves to other namespaces, which a thread does for itself only.
         Command::Init(args) => Ok(host::init::main(&args)),
-        Command::Up(args) => serve(up::run(place, args)),
+        Command::Up(args) => serve(daemon::run(place, args)),
+        Command::Gateway(args) => serve(daemon::run(place, args)),
+        Command::Host(args) => serve(daemon::run(place, args)),
         Command::Down => wait_any(down::down(place)),
         Command::Run(args) => wait(host::run::run(&place, &args)),
         Command::Forward(args) => wait_any(forward::forward(args)),
         Command::Attach(args) => done(attach::attach(&place, &args)),
         Command::Tunnels(args) => done(tunnels::list(&place, args)),
         Command::Containers(args) => done(containers::list(&place, args)),
+        Command::Hosts(args) => done(hosts::hosts(&place, args)),
+        Command::Token(command) => done(token::token(&place, command)),
         Command::Check(args) => wait(check::check(&place, &args)),
         Command::Ca => done(ca::print(&place)),
     }

@@ -1,6 +1,8 @@
 //! What Prometheus scrapes, and whether the daemon lives and is ready: on a thread of its own, so
 //! that it answers when everything else is busy.
 
+mod region;
+
 use std::{
     io,
     net::{SocketAddr, TcpListener},
@@ -26,6 +28,7 @@ use prometheus::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::region::Membership;
 use crate::{datapath::Datapath, places::Turnover, watched::Watched};
 
 /// Connections to the admin address at a time; with one more the oldest goes.

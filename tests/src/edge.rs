@@ -1,5 +1,9 @@
 //! A real daemon under test, and what its commands say of it.
 
+mod given;
+mod listing;
+mod role;
+
 use std::{
     env, fs,
     path::{Path, PathBuf},
@@ -8,11 +12,12 @@ use std::{
     time::Duration,
 };
 
+use edge_common::tables::LAYOUT;
 use nix::{
     mount::{MntFlags, umount2},
     sys::signal::Signal,
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
 use crate::{
@@ -21,6 +26,10 @@ use crate::{
     netns::NetNs,
     process::{Output, Running, Start},
 };
+
+pub use given::{long, program, venv};
+pub use listing::{Container, Host, Tunnel};
+pub use role::Role;
 
 /// How long a daemon may take to start or to stop on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -33,53 +42,12 @@ pub struct Edge {
     netns: NetNs,
     instance: String,
     folder: TempDir,
+    role: Role,
     arguments: Vec<String>,
+    /// Lets a host into its region at its first start.
+    token: Option<String>,
     environment: Vec<(String, PathBuf)>,
     daemon: Option<Running>,
-}
-
-/// A line of `edge containers --json`.
-#[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the names are the documentation: they are what users script on")]
-pub struct Container {
-    pub id: String,
-    pub name: String,
-    pub workspace: String,
-    pub host: String,
-    pub pid: Option<u32>,
-    pub netns: String,
-    pub ipv4: String,
-    pub i6pn: String,
-    pub proxy: Option<String>,
-    pub egress: String,
-}
-
-/// A line of `edge tunnels --json`.
-#[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the names are the documentation: they are what users script on")]
-pub struct Tunnel {
-    pub id: String,
-    pub workspace: String,
-    pub container: String,
-    pub port: u16,
-    pub url: String,
-    pub tls: String,
-    pub tcp: Option<String>,
-    pub h2: bool,
-    pub path: String,
-    pub connections: u64,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    pub last_error: Option<String>,
-}
-
-impl Tunnel {
-    /// The public port of its raw socket; panics if it has none.
-    #[track_caller]
-    pub fn raw_port(&self) -> u16 {
-        let port = self.tcp.as_ref().and_then(|tcp| tcp.rsplit_once(':')?.1.parse().ok());
-        port.unwrap_or_else(|| panic!("no raw port: {self:?}"))
-    }
 }
 
 impl Edge {
@@ -91,9 +59,15 @@ impl Edge {
         edge
     }
 
-    /// Makes an instance whose daemon waits for [`Self::start`].
+    /// Makes an instance of `edge up` whose daemon waits for [`Self::start`].
     #[track_caller]
     pub fn stopped(netns: &NetNs, arguments: &[&str]) -> Self {
+        Self::of(Role::Alone, netns, arguments)
+    }
+
+    /// The same of any role.
+    #[track_caller]
+    pub fn of(role: Role, netns: &NetNs, arguments: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         // Short: interface names have room for fifteen characters.
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -105,7 +79,9 @@ impl Edge {
             netns: netns.clone(),
             instance,
             folder,
+            role,
             arguments,
+            token: None,
             environment: Vec::new(),
             daemon: None,
         }
@@ -115,11 +91,18 @@ impl Edge {
     #[track_caller]
     pub fn start(&mut self) {
         assert!(self.daemon.is_none(), "the daemon of {} runs already", self.instance);
-        let mut command = self.command();
-        command.arg("up").arg("--state-dir").arg(self.folder.path()).args(&self.arguments);
+        let mut command = self.daemon_in(&self.netns);
+        if let Some(token) = self.token.take() {
+            command.args(["--join", &token]);
+        }
         let mut daemon = command.running();
         daemon.wait_line("ready", PATIENCE);
         self.daemon = Some(daemon);
+    }
+
+    /// Gives what `edge token create` printed to the first start of a host.
+    pub fn set_token(&mut self, token: &str) {
+        self.token = Some(token.to_owned());
     }
 
     /// Gives a variable to all that is started from now on.
@@ -145,14 +128,22 @@ impl Edge {
     /// The same in some namespace.
     #[track_caller]
     pub fn successor_in(&self, netns: &NetNs, arguments: &[&str]) -> Running {
-        let mut command = self.command_in(netns);
-        command.arg("up").arg("--replace").arg("--state-dir").arg(self.folder.path());
-        command.args(&self.arguments).args(arguments).running()
+        self.daemon_in(netns).arg("--replace").args(arguments).running()
     }
 
     /// The name that its pins, links and sockets carry.
     pub fn instance(&self) -> &str {
         &self.instance
+    }
+
+    /// Where its tables and links of this layout are pinned.
+    pub fn pins(&self) -> PathBuf {
+        Path::new(PINS).join(&self.instance).join(format!("v{LAYOUT}"))
+    }
+
+    /// Where the daemon runs.
+    pub fn netns(&self) -> &NetNs {
+        &self.netns
     }
 
     /// The folder of its state.
@@ -175,6 +166,14 @@ impl Edge {
     #[track_caller]
     pub fn daemon(&mut self) -> &mut Running {
         self.daemon.as_mut().expect("the daemon was stopped by this test")
+    }
+
+    /// The daemon's command line.
+    fn daemon_in(&self, netns: &NetNs) -> Command {
+        let mut command = self.command_in(netns);
+        command.arg(self.role.word()).arg("--state-dir").arg(self.folder.path());
+        command.args(&self.arguments);
+        command
     }
 
     /// A command of this instance, for what the helpers below do not do.
@@ -206,6 +205,12 @@ impl Edge {
     #[track_caller]
     pub fn tunnels(&self) -> Vec<Tunnel> {
         self.list("tunnels")
+    }
+
+    /// What `edge hosts` lists.
+    #[track_caller]
+    pub fn hosts(&self) -> Vec<Host> {
+        self.list("hosts")
     }
 
     /// Starts `edge run` with these arguments: a container that lives as long as the guard.
@@ -274,25 +279,4 @@ impl Drop for Edge {
         fs::remove_dir_all(Path::new(PINS).join(&self.instance)).ok();
         umount2(&self.folder.path().join("run/service.ns"), MntFlags::MNT_DETACH).ok();
     }
-}
-
-/// The binary under test.
-pub fn program() -> PathBuf {
-    variable("EDGE_BIN")
-}
-
-/// The Python environment with Modal's client.
-pub fn venv() -> PathBuf {
-    variable("EDGE_VENV")
-}
-
-/// Whether the tests that take minutes were asked for.
-pub fn long() -> bool {
-    env::var_os("EDGE_LONG").is_some()
-}
-
-#[track_caller]
-fn variable(name: &str) -> PathBuf {
-    let value = env::var_os(name).map(PathBuf::from);
-    value.unwrap_or_else(|| panic!("{name} is not set; run the tests with: cargo xtask test"))
 }

@@ -1,6 +1,7 @@
 //! What tests stand on: namespaces, wires, processes and daemons as guards that clean up
 //! after themselves, also when a test panics. A missing privilege or program fails by name.
 
+pub mod attempts;
 pub mod bystander;
 pub mod crowd;
 pub mod differential;
@@ -9,10 +10,13 @@ pub mod echo;
 pub mod edge;
 pub mod exchange;
 pub mod floor;
+pub mod forge;
 pub mod fuzzing;
+pub mod i6pn;
 pub mod lab;
 pub mod leaks;
 pub mod ledger;
+pub mod letters;
 pub mod load;
 pub mod metrics;
 pub mod model;
@@ -20,6 +24,7 @@ pub mod netns;
 pub mod packets;
 pub mod privilege;
 pub mod process;
+pub mod region;
 pub mod server;
 pub mod strangers;
 pub mod tap;
@@ -28,3 +33,4 @@ pub mod tls;
 pub mod traffic;
 pub mod vitals;
 pub mod wire;
+pub mod witness;

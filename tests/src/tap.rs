@@ -39,9 +39,8 @@ impl Tap {
             let socket =
                 Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(all))));
             let socket = socket.expect("a packet socket");
-            let index = if_nametoindex(interface).expect("an interface");
             ignore_outgoing(&socket);
-            socket.bind(&address(index, all)).expect("binding a packet socket");
+            bind(&socket, interface, libc::ETH_P_ALL);
             socket.set_nonblocking(true).expect("a non-blocking socket");
             socket.set_recv_buffer_size(8 << 20).expect("a receive buffer");
             Self { socket, seen: Mutex::default(), mac: ROUTER_MAC }
@@ -58,6 +57,13 @@ impl Tap {
     #[track_caller]
     pub fn send_frame(&self, frame: &[u8]) {
         (&self.socket).write_all(frame).expect("sending a frame");
+    }
+
+    /// Sends an IP packet as it is.
+    #[track_caller]
+    pub fn send_packet(&self, packet: &[u8]) {
+        let kind: [u8; 2] = if packet[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xdd] };
+        self.send_frame(&[&self.mac[..], &OUR_MAC, &kind, packet].concat());
     }
 
     /// Sends a UDP packet that claims these ends and carries the text.
@@ -158,6 +164,14 @@ fn ignore_outgoing(socket: &Socket) {
         )
     };
     assert_eq!(done, 0, "packet sockets of this kernel cannot leave out what they send");
+}
+
+/// Binds a packet socket of the caller's namespace to an interface and an `ETH_P_…`.
+#[track_caller]
+pub(crate) fn bind(socket: &Socket, interface: &str, protocol: libc::c_int) {
+    let index = if_nametoindex(interface).expect("an interface");
+    let protocol = u16::try_from(protocol).expect("fits").to_be();
+    socket.bind(&address(index, protocol)).expect("binding a packet socket");
 }
 
 fn address(index: u32, protocol: u16) -> SockAddr {

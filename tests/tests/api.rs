@@ -23,7 +23,7 @@ fn edge_program() -> String {
 fn python(lab: &Lab, program: &str, arguments: &[&str]) -> Running {
     let python = edge::venv().join("bin/python").display().to_string();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(program).display().to_string();
-    lab.edge.run(&[&["--", &python, "-u", &script], arguments].concat())
+    lab.edge.run(&[&["--i6pn", "--", &python, "-u", &script], arguments].concat())
 }
 
 /// The rest of the line that begins with this word.

@@ -172,8 +172,19 @@ fn json_has_exactly_the_names_that_programs_rely_on() {
     let lab = Lab::new(&[]);
     let options = ["--encrypted-port", "80", "--unencrypted-port", "81"];
     let _tenant = Tenant::new(&lab.edge, "web", &options);
-    let container =
-        ["id", "name", "workspace", "host", "pid", "netns", "ipv4", "i6pn", "proxy", "egress"];
+    let container = [
+        "id",
+        "name",
+        "workspace",
+        "host",
+        "pid",
+        "netns",
+        "ipv4",
+        "i6pn",
+        "proxy",
+        "egress",
+        "private",
+    ];
     let tunnel = [
         "id",
         "workspace",

@@ -103,7 +103,7 @@ fn no_egress_means_no_names_of_the_outside_and_no_public_port_of_the_machine() {
     let public = Tenant::new(&lab.edge, "public", &["--unencrypted-port", "8000"]);
     let _echo = Echo::serve(&public.netns, 8000);
     let open = Tenant::new(&lab.edge, "open", &[]);
-    let shut = Tenant::new(&lab.edge, "shut", &["--no-egress"]);
+    let shut = Tenant::new(&lab.edge, "shut", &["--no-egress", "--i6pn"]);
     let raw = lab.edge.tunnels()[0].raw_port();
     let address: IpAddr = Lab::PUBLIC.parse().unwrap();
     round_trip(&open.netns, SocketAddr::new(address, raw), 1 << 10);

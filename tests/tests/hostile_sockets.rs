@@ -118,7 +118,7 @@ fn an_api_that_is_shouted_at_answers_the_others() {
 fn dns_that_is_held_open_answers_the_others() {
     let mut lab = Lab::new(&[]);
     let (hostile, honest) =
-        (Tenant::new(&lab.edge, "hostile", &[]), Tenant::new(&lab.edge, "honest", &[]));
+        (Tenant::new(&lab.edge, "hostile", &[]), Tenant::new(&lab.edge, "honest", &["--i6pn"]));
     let floor = Floor::of(&mut lab.edge);
     let dns = SocketAddr::from((SERVICE, 53));
     let question = b"\x00\x01\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x04i6pn\x05modal\x05local\x00\x00\x1c\x00\x01";

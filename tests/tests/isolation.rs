@@ -4,44 +4,13 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tests::{
+    attempts::Attempts,
     echo::{Echo, dial},
-    edge::Edge,
     lab::{Lab, PATIENCE},
-    metrics::Metrics,
     process::wait_for,
     tap::{ICMP, Tap},
     tenant::Tenant,
 };
-
-/// Sends something forbidden, waits until it was counted under its name, and makes sure that
-/// none of the taps saw it: what is counted is not on its way any more.
-struct Attempts<'a> {
-    edge: &'a Edge,
-    hook: &'static str,
-    taps: Vec<&'a Tap>,
-    number: u32,
-}
-
-impl<'a> Attempts<'a> {
-    fn new(edge: &'a Edge, hook: &'static str, taps: &[&'a Tap]) -> Self {
-        Self { edge, hook, taps: taps.to_vec(), number: 0 }
-    }
-
-    #[track_caller]
-    fn refused(&mut self, verdict: &str, what: &str, send: impl Fn(&str)) {
-        self.number += 1;
-        let text = format!("forbidden-{}-{}", self.edge.instance(), self.number);
-        let count = |metrics: &Metrics| metrics.packets(self.hook, verdict);
-        let before = count(&self.edge.metrics());
-        send(&text);
-        wait_for(&format!("{what} to be counted as {verdict}"), PATIENCE, || {
-            (count(&self.edge.metrics()) > before).then_some(())
-        });
-        for tap in &self.taps {
-            assert!(!tap.saw(&text), "{what} arrived");
-        }
-    }
-}
 
 #[test]
 fn containers_do_not_reach_each_other_whatever_they_send() {

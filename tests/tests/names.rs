@@ -109,7 +109,7 @@ fn the_private_name_is_the_containers_own_address() {
     let script = script.display().to_string();
     for name in ["one", "two"] {
         let program = format!("python3 -u {script} i6pn.modal.local; exec sleep 3600");
-        let mut running = lab.edge.run(&["--name", name, "--", "sh", "-c", &program]);
+        let mut running = lab.edge.run(&["--name", name, "--i6pn", "--", "sh", "-c", &program]);
         let line = running.wait_line("i6pn.modal.local AAAA ", PATIENCE);
         let containers = lab.edge.containers();
         assert_eq!(line, format!("i6pn.modal.local AAAA {}", containers[0].i6pn));
@@ -120,6 +120,19 @@ fn the_private_name_is_the_containers_own_address() {
         tests::process::wait_for("the container to go", PATIENCE, || {
             lab.edge.containers().is_empty().then_some(())
         });
+    }
+}
+
+#[test]
+fn without_i6pn_there_is_no_private_name() {
+    let lab = Lab::new(&[]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/resolve.py");
+    let script = script.display().to_string();
+    let words = ["run", "--", "python3", "-u", &script, "i6pn.modal.local"];
+    let output = lab.edge.command().args(words).output_of().ok();
+    for kind in ["AAAA", "A"] {
+        let line = format!("i6pn.modal.local {kind} nothing");
+        assert!(output.stdout.lines().any(|said| said == line), "{}", output.stdout);
     }
 }
 

@@ -15,7 +15,7 @@ use tests::packets::{
     kernel::Kernel,
     plan::syn,
     run,
-    scene::CLIENT,
+    scene::{CLIENT, SENDER},
     uplink,
 };
 use tests::process::wait_for;
@@ -55,7 +55,7 @@ fn a_bucket_fills_again() {
     let mut rows = bounds::rows();
     let mut natively = |now| {
         rows.now = now;
-        decide::uplink(&mut Frame(frame.clone()), &rows).verdict
+        decide::uplink(&mut Frame(frame.clone()), &rows, SENDER).verdict
     };
     assert_eq!(natively(7), Verdict::Tunnel);
     assert_eq!(natively(7 + bounds::TWENTIETH - 1), Verdict::SourceRate);

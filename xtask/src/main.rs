@@ -67,5 +67,7 @@ enum Door {
     /// Sets up, builds, and measures edge beside its alternatives; needs root
     Bench(scene::BenchOptions),
     /// Sets up, builds, and opens a shell in a region made of network namespaces; needs root
+    ///
+    /// One machine, or with --hosts gateways, hosts, an underlay between them and an internet.
     Lab(scene::LabOptions),
 }

@@ -24,10 +24,25 @@ enum Sign {
     Program(&'static str),
     File(&'static str),
     Python(&'static str),
+    /// In some folder of the first, what the second names.
+    Below(&'static str, &'static str),
 }
 
-use Sign::{File, Program, Python};
+use Sign::{Below, File, Program, Python};
 
+/// What a build alone needs.
+const BUILD: &[Package] = &[
+    package("gcc", Program("gcc"), "crates that build C"),
+    package("libc6-dev", File("/usr/include/stdio.h"), "crates that build C"),
+    package("protobuf-compiler", Program("protoc"), "the client of etcd"),
+    package(
+        "libprotobuf-dev",
+        File("/usr/include/google/protobuf/descriptor.proto"),
+        "the client of etcd",
+    ),
+];
+
+/// What starting edge and its tests need.
 const PACKAGES: &[Package] = &[
     package("iproute2", Program("ip"), "namespaces, links and routes"),
     package("iputils-ping", Program("ping"), "reachability tests"),
@@ -42,21 +57,14 @@ const PACKAGES: &[Package] = &[
     package("iperf3", Program("iperf3"), "throughput"),
     package("procps", Program("pkill"), "signals to what runs in a namespace"),
     package("util-linux", Program("setpriv"), "tests without a privilege"),
-    package("gcc", Program("gcc"), "crates that build C"),
     package("g++", Program("c++"), "libFuzzer"),
-    package("protobuf-compiler", Program("protoc"), "the client of etcd"),
-    package(
-        "libprotobuf-dev",
-        File("/usr/include/google/protobuf/descriptor.proto"),
-        "the client of etcd",
-    ),
     package("etcd-server", Program("etcd"), "regions of several gateways"),
-    package("libc6-dev", File("/usr/include/stdio.h"), "crates that build C"),
     package("python3", Program("python3"), "Modal's own client"),
     package("python3-venv", Python("import venv, ensurepip"), "Modal's own client"),
 ];
 
-/// What benchmarks compare edge with, and what reads the PROXY protocol in tests.
+/// Servers: what benchmarks compare edge with, what reads the PROXY protocol in tests, and what
+/// tests put on the private network.
 const FIELD: &[Package] = &[
     package("haproxy", Program("haproxy"), "a userspace proxy to compare with"),
     package("nginx-light", Program("nginx"), "a userspace proxy to compare with"),
@@ -66,27 +74,50 @@ const FIELD: &[Package] = &[
         "nginx in front of TCP and TLS",
     ),
     package("hitch", Program("hitch"), "a TLS proxy to compare with"),
+    package("redis-server", Program("redis-server"), "replication over the private network"),
+    package("redis-tools", Program("redis-cli"), "replication over the private network"),
+    package(
+        "postgresql",
+        Below("/usr/lib/postgresql", "bin/initdb"),
+        "a database on the private network",
+    ),
+    package("postgresql-client", Program("psql"), "a database on the private network"),
 ];
 
-/// Installs what building and testing lack; says whether that was anything.
+/// What Debian would start at boot, and of which package it is.
+const SERVICES: &[(&str, &str)] = &[
+    ("etcd", "etcd-server"),
+    ("haproxy", "haproxy"),
+    ("nginx", "nginx-light"),
+    ("hitch", "hitch"),
+    ("redis-server", "redis-server"),
+    ("postgresql", "postgresql"),
+];
+
+/// Installs what a build lacks; says whether that was anything.
+pub(crate) fn ensure_build() -> Result<bool> {
+    ensure_quietly(BUILD)
+}
+
+/// Installs what starting and testing lack; says whether that was anything.
 pub(crate) fn ensure() -> Result<bool> {
-    ensure_quietly(PACKAGES, &["etcd"])
+    ensure_quietly(PACKAGES)
 }
 
 /// Installs the field where it is lacking.
 pub(crate) fn ensure_field() -> Result<bool> {
-    ensure_quietly(FIELD, &["haproxy", "nginx", "hitch"])
+    ensure_quietly(FIELD)
 }
 
 /// Starts none of the services, now or at the next boot: what needs them starts its own.
-fn ensure_quietly(packages: &[Package], services: &[&str]) -> Result<bool> {
-    if packages.iter().all(Package::is_there) {
-        return Ok(false);
-    }
+fn ensure_quietly(packages: &[Package]) -> Result<bool> {
+    let lacking = |name: &str| packages.iter().any(|one| one.name == name && !one.is_there());
     // Those that were there before are the machine's own, and stay as they are.
-    let new: Vec<_> = services.iter().filter(|name| which(name).is_none()).collect();
+    let new = SERVICES.iter().filter(|(_, package)| lacking(package)).map(|(service, _)| service);
+    let new: Vec<_> = new.collect();
     // Without the right to, nothing is installed either, and the refusal names the packages.
-    let _quiet = geteuid().is_root().then(NoServices::new).transpose()?;
+    let quiet = !new.is_empty() && geteuid().is_root();
+    let _quiet = quiet.then(NoServices::new).transpose()?;
     let changed = ensure_all(packages)?;
     if let Some(systemctl) = which("systemctl").filter(|_| !new.is_empty()) {
         let mut command = Command::new(systemctl);
@@ -137,6 +168,8 @@ impl Package {
         match self.sign {
             Program(program) => which(program).is_some(),
             File(path) => Path::new(path).exists(),
+            Below(folder, path) => fs::read_dir(folder)
+                .is_ok_and(|all| all.flatten().any(|one| one.path().join(path).exists())),
             Python(code) => Command::new("python3")
                 .args(["-c", code])
                 .output()

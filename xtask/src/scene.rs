@@ -10,7 +10,7 @@ use crate::{build, setup, step, workspace::Workspace};
 /// What to measure.
 #[derive(clap::Args)]
 pub(crate) struct BenchOptions {
-    /// What to ask: raw, decision, live, start, restart, tls, hostile; everything if nothing is named
+    /// What to ask: raw, i6pn, decision, live, start, restart, tls, hostile; everything if nothing is named
     questions: Vec<String>,
     /// How often everything is measured; each question has a default
     #[arg(long, value_name = "N")]
@@ -20,10 +20,22 @@ pub(crate) struct BenchOptions {
     write_readme: bool,
 }
 
-/// What the lab's daemon is told.
+/// What the lab's region is like.
 #[derive(clap::Args)]
 pub(crate) struct LabOptions {
-    /// Arguments of `edge up`, after `--`
+    /// How many hosts; without it one machine runs `edge up`
+    #[arg(long, value_name = "N")]
+    hosts: Option<u8>,
+    /// How many gateways [default: 1]
+    #[arg(long, value_name = "N", requires = "hosts")]
+    gateways: Option<u8>,
+    /// What is between machines: direct (a link that all share), v4 or v6 (routed) [default: direct]
+    #[arg(long, value_name = "KIND", requires = "hosts")]
+    underlay: Option<String>,
+    /// The MTU of the underlay, in bytes [default: 1500]
+    #[arg(long, value_name = "BYTES", requires = "hosts")]
+    mtu: Option<u32>,
+    /// After `--`: arguments of `edge up`, or with --hosts of `edge gateway`
     #[arg(last = true)]
     arguments: Vec<String>,
 }
@@ -48,8 +60,23 @@ pub(crate) fn bench(workspace: &Workspace, options: &BenchOptions) -> Result<()>
 pub(crate) fn lab(workspace: &Workspace, options: &LabOptions) -> Result<()> {
     let mut command = prepared(workspace, "release")?;
     command.args(["run", "--quiet", "--release", "--package", "tests", "--bin", "lab", "--"]);
-    command.args(&options.arguments);
+    command.args(options.words()).arg("--").args(&options.arguments);
     Err(command.exec()).context("the lab cannot be started")
+}
+
+impl LabOptions {
+    /// Those that were given, as the lab itself reads them.
+    fn words(&self) -> Vec<String> {
+        let number = |value: Option<u32>| value.map(|value| value.to_string());
+        let given = [
+            ("--hosts", number(self.hosts.map(u32::from))),
+            ("--gateways", number(self.gateways.map(u32::from))),
+            ("--underlay", self.underlay.clone()),
+            ("--mtu", number(self.mtu)),
+        ];
+        let given = given.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?]));
+        given.flatten().collect()
+    }
 }
 
 fn prepared(workspace: &Workspace, profile: &str) -> Result<Command> {

@@ -17,7 +17,8 @@ const BPFFS: &str = "/sys/fs/bpf";
 
 /// Everything that `build` and `test` need.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    let mut changed = packages::ensure()?;
+    let mut changed = packages::ensure_build()?;
+    changed |= packages::ensure()?;
     // Tests put two of them behind tunnels.
     changed |= packages::ensure_field()?;
     let before = Toolchain::find().is_some();
@@ -33,6 +34,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 
 /// What a build alone needs: no root where it is there already.
 pub(crate) fn for_build(workspace: &Workspace) -> Result<Toolchain> {
+    packages::ensure_build()?;
     let toolchain = Toolchain::ensure()?;
     BPF_LINKER.ensure(workspace)?;
     Ok(toolchain)

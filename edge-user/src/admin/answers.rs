@@ -7,11 +7,11 @@ use crate::{
         containers::{AttachError, Attached, ClaimError, Place},
         steering::KernelSteering,
     },
-    region::{tunnel::Tunnel, tunnels::StartError},
+    region::{affiliation::AffiliationError, tunnel::Tunnel, tunnels::StartError},
     wire::admin as wire,
 };
 
-pub(super) fn describe(attached: &Attached) -> wire::Container {
+pub(super) fn describe(attached: &Attached, host: Option<u16>) -> wire::Container {
     let container = &attached.container;
     let (pid, netns) = match &attached.place {
         Place::Process(pid) => (*pid, format!("/proc/{pid}/ns/net")),
@@ -21,13 +21,14 @@ pub(super) fn describe(attached: &Attached) -> wire::Container {
         id: container.id.clone(),
         name: container.name.clone(),
         workspace: container.workspace.clone(),
-        host: "local".into(),
+        host: host.map_or_else(|| "local".to_owned(), |number| number.to_string()),
         pid,
         netns,
         ipv4: container.ipv4.to_string(),
         i6pn: container.i6pn.to_string(),
         proxy: String::new(),
         egress: if attached.egress { "nat" } else { "none" }.into(),
+        private: attached.private,
     }
 }
 
@@ -57,7 +58,10 @@ pub(super) fn describe_tunnel(tunnel: &Tunnel, steering: &KernelSteering) -> wir
 pub(super) fn attach_status(error: &AttachError) -> Status {
     let code = match error {
         AttachError::NameTaken(..) | AttachError::NamespaceTaken(_) => Code::AlreadyExists,
-        AttachError::OwnNamespace | AttachError::Workspace(_) => Code::InvalidArgument,
+        AttachError::OwnNamespace | AttachError::Region(AffiliationError::Workspace(_)) => {
+            Code::InvalidArgument
+        }
+        AttachError::Region(AffiliationError::Region(error)) => error.code(),
         AttachError::NoNamespace(..) => Code::NotFound,
         AttachError::Address(_) => Code::ResourceExhausted,
         AttachError::Wiring(_) | AttachError::Record(_) => Code::Internal,
@@ -82,6 +86,7 @@ pub(super) fn start_status(error: &StartError) -> Status {
         StartError::AlreadyForwarded(_) => Code::AlreadyExists,
         StartError::TooMany(_) | StartError::Port(_) => Code::ResourceExhausted,
         StartError::ContainerEnded(_) => Code::FailedPrecondition,
+        StartError::Region(error) => error.code(),
         StartError::Record(_) | StartError::Steering { .. } => Code::Internal,
         StartError::Stopping => Code::Unavailable,
     };

@@ -39,6 +39,8 @@ pub struct Lives {
     pub gate: Gate,
     /// Where the daemon's keys and its store are.
     pub state_dir: PathBuf,
+    /// What names of containers end with.
+    pub dns_suffix: String,
     /// The daemon goes; containers stay for the next one.
     pub shutdown: CancellationToken,
     /// The daemon ends every container.
@@ -220,14 +222,23 @@ impl Lives {
         self.tunnels.start(&attached.container, port.into(), options, Owner::Daemon, None).await
     }
 
+    /// Names of the private network may be written without their zone.
+    fn resolv_conf(&self, attached: &Attached) -> String {
+        let mut text = format!("nameserver {}\n", api::SERVICE_ADDRESS);
+        if attached.private {
+            text += &format!("search {}.{}\n", attached.container.workspace, self.dns_suffix);
+        }
+        text
+    }
+
     fn attached(&self, attached: &Attached) -> wire::Attached {
         wire::Attached {
-            container: Some(describe(attached)),
+            container: Some(describe(attached, self.containers.region().host())),
             environment: api::environment(&attached.container)
                 .into_iter()
                 .map(|(name, value)| wire::Variable { name, value })
                 .collect(),
-            resolv_conf: format!("nameserver {}\n", api::SERVICE_ADDRESS),
+            resolv_conf: self.resolv_conf(attached),
             hidden: self.state_dir.to_str().map(str::to_owned).into_iter().collect(),
             token: attached.token.clone(),
         }

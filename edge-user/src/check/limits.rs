@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::Finding;
-use crate::up::open_files;
+use crate::daemon::open_files;
 
 /// Fewer than this, and a busy gateway runs out before its memory does.
 const ENOUGH: u64 = 65_536;

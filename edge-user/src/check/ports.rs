@@ -9,12 +9,12 @@ use std::{
 use super::{Finding, Subject, kernel::process_name};
 use crate::{
     cli::{up::Datapath, values::PortRange},
+    daemon::listeners,
     host::{
         links::{LinkError, Links},
         sockets::{self, Listener},
         sysctl, uplink,
     },
-    up::listeners,
 };
 
 /// Where `edge up` shows its metrics unless told otherwise.

@@ -80,6 +80,14 @@ pub struct UpArgs {
           value_parser = humantime::parse_duration, help_heading = "Bounds")]
     pub handshake_deadline: Duration,
 
+    /// How it runs.
+    #[command(flatten)]
+    pub operation: OperationArgs,
+}
+
+/// How a daemon runs.
+#[derive(Debug, Clone, Args)]
+pub struct OperationArgs {
     /// Keys, names and leases that outlive the daemon [default: /var/lib/edge/<INSTANCE>]
     #[arg(long, env = "EDGE_STATE_DIR", value_name = "DIR", help_heading = "Operation")]
     pub state_dir: Option<PathBuf>,
@@ -101,6 +109,10 @@ pub struct UpArgs {
     /// Log every single decision of the kernel half, for debugging; slow (with EDGE_LOG=debug)
     #[arg(long, help_heading = "Operation")]
     pub log_decisions: bool,
+    /// Containers with --i6pn find each other as NAME.WORKSPACE.SUFFIX
+    #[arg(long, value_name = "SUFFIX", default_value = "edge.internal",
+          value_parser = values::domain, help_heading = "Names")]
+    pub dns_suffix: String,
     /// Unix group whose members may give commands to the daemon [default: root only]
     #[arg(long, value_name = "NAME", help_heading = "Operation")]
     pub group: Option<String>,
@@ -120,7 +132,7 @@ pub enum Datapath {
     Userspace,
 }
 
-impl UpArgs {
+impl OperationArgs {
     /// The directory of what outlives the daemon.
     pub fn state_dir(&self, instance: &Name) -> PathBuf {
         match &self.state_dir {

@@ -84,6 +84,9 @@ pub(super) fn domain(text: &str) -> Result<String, ValueError> {
     }
 }
 
+/// The pool of a region that says nothing else (RFC 6598).
+pub const DEFAULT_POOL: Ipv4Net = Ipv4Net::new_assert(std::net::Ipv4Addr::new(100, 64, 0, 0), 10);
+
 /// Parses the pool that containers' IPv4 addresses come from.
 pub(super) fn ipv4_pool(text: &str) -> Result<Ipv4Net, ValueError> {
     // The parser's own message says less than ours.
@@ -120,6 +123,14 @@ impl FromStr for Name {
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// Parses an interface's name.
+pub(super) fn interface(text: &str) -> Result<String, ValueError> {
+    match text.parse()? {
+        Uplink::Interface(name) => Ok(name),
+        Uplink::Auto => Err(ValueError::Interface),
     }
 }
 

@@ -13,8 +13,8 @@ use super::{
 use crate::{
     check::{self, Finding, State, Subject},
     cli::{CheckArgs, Place},
+    daemon::machine,
     error::{Error, Kind},
-    up::machine,
     wire::admin::{StatusRequest, StatusResponse},
 };
 

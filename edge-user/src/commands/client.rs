@@ -66,6 +66,7 @@ pub fn attach_request(args: &ContainerArgs) -> AttachRequest {
         unencrypted_ports: wide(&args.unencrypted_ports),
         native_ipv6: args.native_ipv6,
         no_egress: args.no_egress,
+        i6pn: args.i6pn,
         options: Some((&args.tunnel.asked()).into()),
         ..AttachRequest::default()
     }

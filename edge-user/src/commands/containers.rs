@@ -26,6 +26,7 @@ struct Record {
     i6pn: String,
     proxy: Option<String>,
     egress: String,
+    private: bool,
 }
 
 #[derive(Tabled)]
@@ -39,6 +40,8 @@ struct Row {
     ipv4: String,
     i6pn: String,
     egress: String,
+    #[tabled(display = "output::yes_or_dash")]
+    private: bool,
     proxy: String,
 }
 
@@ -71,6 +74,7 @@ impl From<Container> for Record {
             i6pn: container.i6pn,
             proxy: non_empty(container.proxy),
             egress: container.egress,
+            private: container.private,
         }
     }
 }
@@ -86,6 +90,7 @@ impl From<Container> for Row {
             ipv4: container.ipv4,
             i6pn: container.i6pn,
             egress: container.egress,
+            private: container.private,
             proxy: or_dash(Some(&container.proxy)),
         }
     }
@@ -101,6 +106,7 @@ mod tests {
         let expected = serde_json::json!({
             "id": "co-1", "name": "", "workspace": "", "host": "", "pid": null, "netns": "",
             "ipv4": "", "i6pn": "", "proxy": null, "egress": "",
+            "private": false,
         });
         assert_eq!(serde_json::to_value(record).unwrap(), expected);
     }

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     cli::Place,
+    daemon,
     error::{Error, Kind},
-    up,
     wire::admin::{DownRequest, admin_client::AdminClient},
 };
 
@@ -21,7 +21,7 @@ pub async fn down(place: Place) -> anyhow::Result<ExitCode> {
         Ok(client) => return Ok(ask(client).await.map(|()| ExitCode::SUCCESS)?),
         Err(absent) => absent,
     };
-    let removed = match up::clear(&place).await {
+    let removed = match daemon::clear(&place).await {
         Ok(removed) => removed,
         // There is one, then; why it does not answer is what matters.
         Err(error) if error.downcast_ref().map(Error::kind) == Some(Kind::Refused) => {

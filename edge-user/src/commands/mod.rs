@@ -8,5 +8,7 @@ pub mod containers;
 pub mod down;
 pub mod forward;
 pub mod hold;
+pub mod hosts;
 pub mod output;
+pub mod token;
 pub mod tunnels;

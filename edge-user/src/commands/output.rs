@@ -56,6 +56,12 @@ pub(super) fn or_dash(value: Option<&str>) -> String {
     value.filter(|text| !text.is_empty()).unwrap_or("-").to_owned()
 }
 
+/// A cell of a property that is there or not.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as `tabled` calls it")]
+pub(super) fn yes_or_dash(value: &bool) -> String {
+    if *value { "yes" } else { "-" }.to_owned()
+}
+
 /// proto3 has no null for strings: an empty one means that there is nothing.
 pub(super) fn non_empty(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())

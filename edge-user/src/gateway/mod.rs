@@ -28,6 +28,7 @@ pub mod operator_files;
 mod proxy_header;
 mod raw;
 mod redirect;
+pub mod region_tunnels;
 mod relay;
 #[cfg(test)]
 mod tests;

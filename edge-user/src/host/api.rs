@@ -11,7 +11,7 @@ use std::{future::Future, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tracing::Instrument;
 
 use self::connection::Peer;
@@ -20,6 +20,7 @@ use crate::{
     region::{
         bounds::Asked,
         gate::{Gate, TakenOver},
+        member::CallError,
         ports::PortError,
         steering::Steering,
         tunnel::{Container, TunnelOptions},
@@ -216,8 +217,16 @@ fn status(error: &StartError) -> Status {
         }
         StartError::ContainerEnded(_) => Status::permission_denied(words),
         StartError::Stopping => Status::unavailable(words),
+        // As Modal says it.
+        StartError::Region(CallError::Unavailable(_)) => {
+            Status::unavailable("Relay server is unavailable")
+        }
+        StartError::Region(CallError::Refused { code: Code::ResourceExhausted, text }) => {
+            Status::resource_exhausted(text)
+        }
         // What is inside the daemon is not for the container.
         StartError::Port(PortError::Store(_))
+        | StartError::Region(_)
         | StartError::Record(_)
         | StartError::Steering { .. } => Status::unavailable(
             "the port could not be made public; try again, and see the daemon's log for the reason",

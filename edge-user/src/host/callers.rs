@@ -1,8 +1,22 @@
 //! Who is calling: containers are known by the source address that the data path verified.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
 use crate::region::tunnel::Container;
+
+/// Who has a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// A container with this private address.
+    At(Ipv6Addr),
+    /// Nobody.
+    Nobody,
+    /// Perhaps a container of another machine: no gateway has said yet who there is.
+    Unknown,
+}
 
 /// Finds the container that an address belongs to.
 pub trait Callers: Send + Sync + 'static {
@@ -13,5 +27,15 @@ pub trait Callers: Send + Sync + 'static {
     /// so is a way out.
     fn may_ask_outside(&self, _address: IpAddr) -> bool {
         true
+    }
+
+    /// Whether that container may talk to others of its workspace, and so may know their names.
+    fn is_private(&self, _address: IpAddr) -> bool {
+        true
+    }
+
+    /// Who has this name in a workspace's private network.
+    fn peer(&self, _workspace: &str, _name: &str) -> Peer {
+        Peer::Nobody
     }
 }

@@ -22,12 +22,16 @@ pub use self::{
     place::Place,
 };
 use super::{
-    callers::Callers,
+    callers::{Callers, Peer},
     netns::NetNs,
     wiring::{Plan, Wired, Wiring},
 };
 use crate::region::{
-    addresses::Addresses, names, records::Records, tunnel::Container, workspaces::Workspaces,
+    addresses::Addresses,
+    affiliation::{Affiliation, AffiliationError, Tenancy},
+    names,
+    records::Records,
+    tunnel::Container,
 };
 
 /// What is asked for.
@@ -40,6 +44,8 @@ pub struct Request {
     pub place: Place,
     /// Ordinary egress through source NAT.
     pub egress: bool,
+    /// It may talk to the others of its workspace that may.
+    pub private: bool,
 }
 
 /// A container on the wire.
@@ -54,6 +60,8 @@ pub struct Attached {
     pub wired: Wired,
     /// Ordinary egress through source NAT.
     pub egress: bool,
+    /// It may talk to the others of its workspace that may.
+    pub private: bool,
     /// Proves to the next daemon whose it is.
     pub token: String,
 }
@@ -62,7 +70,7 @@ pub struct Attached {
 pub struct Containers {
     wiring: Wiring,
     addresses: Addresses,
-    workspaces: Workspaces,
+    region: Affiliation,
     records: Records<ContainerRecord>,
     veth_prefix: String,
     mtu: u32,
@@ -85,28 +93,18 @@ impl Containers {
     pub fn new(
         wiring: Wiring,
         addresses: Addresses,
-        workspaces: Workspaces,
+        region: Affiliation,
         records: Records<ContainerRecord>,
         veth_prefix: String,
         mtu: u32,
     ) -> Self {
         let (attached, starting, orphans) = Default::default();
-        Self {
-            wiring,
-            addresses,
-            workspaces,
-            records,
-            veth_prefix,
-            mtu,
-            attached,
-            starting,
-            orphans,
-        }
+        Self { wiring, addresses, region, records, veth_prefix, mtu, attached, starting, orphans }
     }
 
     /// Makes a namespace a container.
     pub async fn attach(&self, request: Request) -> Result<Arc<Attached>, AttachError> {
-        let workspace = self.workspaces.id(&request.workspace).await?;
+        let workspace = self.region.workspace(&request.workspace).await?;
         let namespace = request
             .place
             .open()
@@ -134,6 +132,7 @@ impl Containers {
 
     /// Ends a container's place here. Its tunnels must have ended.
     pub async fn detach(&self, attached: &Attached) {
+        self.region.delete(&attached.container.id).await;
         self.records.forget(&attached.container.id).await;
         self.wiring.disconnect(&attached.wired).await;
         write(&self.attached).remove(&attached.container.id);
@@ -163,6 +162,11 @@ impl Containers {
         let attached = read(&self.attached);
         let is_it = |one: &&Arc<Attached>| one.namespace.identity().is_ok_and(|id| id == wanted);
         Ok(attached.values().find(is_it).cloned())
+    }
+
+    /// The region that they are of.
+    pub fn region(&self) -> &Affiliation {
+        &self.region
     }
 
     /// The service namespace's own address of the containers' range.
@@ -217,33 +221,49 @@ impl Containers {
             veth: format!("{}{}", self.veth_prefix, &id[id.len() - 7..]),
             namespace: &namespace,
             addresses: vec![addresses.ipv4.into(), addresses.i6pn.into()],
-            flags: if request.egress { AddressRow::EGRESS } else { 0 },
+            flags: flags(request.egress, request.private),
             workspace,
             mtu: self.mtu,
         };
-        let wired = match self.wiring.connect(&plan).await {
+        let container = Container {
+            id: id.to_owned(),
+            name,
+            workspace: request.workspace,
+            ipv4: addresses.ipv4,
+            i6pn: addresses.i6pn,
+        };
+        let tenancy = Tenancy { workspace_id: workspace, private: request.private };
+        let made =
+            match tokio::join!(self.wiring.connect(&plan), self.region.put(&container, tenancy)) {
+                (Ok(wired), Ok(())) => Ok(wired),
+                (Ok(wired), Err(refused)) => {
+                    self.wiring.disconnect(&wired).await;
+                    Err(AttachError::from(AffiliationError::from(refused)))
+                }
+                (Err(error), _) => {
+                    self.region.delete(id).await;
+                    Err(error.into())
+                }
+            };
+        let wired = match made {
             Ok(wired) => wired,
             Err(error) => {
                 self.addresses.give_back(addresses.ipv4).await;
-                return Err(error.into());
+                return Err(error);
             }
         };
         let attached = Arc::new(Attached {
-            container: Arc::new(Container {
-                id: id.to_owned(),
-                name,
-                workspace: request.workspace,
-                ipv4: addresses.ipv4,
-                i6pn: addresses.i6pn,
-            }),
+            container: Arc::new(container),
             place: request.place,
             namespace,
             wired,
             egress: request.egress,
+            private: request.private,
             token: names::secret(),
         });
         let record = ContainerRecord::of(&attached, workspace);
         if let Err(error) = self.records.put(id, &record).await {
+            self.region.delete(id).await;
             self.wiring.disconnect(&attached.wired).await;
             self.addresses.give_back(addresses.ipv4).await;
             return Err(error.into());
@@ -261,6 +281,31 @@ impl Callers for Containers {
     fn may_ask_outside(&self, address: IpAddr) -> bool {
         self.attached_at(address).is_some_and(|attached| attached.egress)
     }
+
+    fn is_private(&self, address: IpAddr) -> bool {
+        self.attached_at(address).is_some_and(|attached| attached.private)
+    }
+
+    fn peer(&self, workspace: &str, name: &str) -> Peer {
+        let is_it = |one: &&Arc<Attached>| {
+            let container = &one.container;
+            one.private && container.workspace == workspace && container.name == name
+        };
+        if let Some(own) = read(&self.attached).values().find(is_it) {
+            return Peer::At(own.container.i6pn);
+        }
+        match self.region.peer(workspace, name) {
+            Some(address) => Peer::At(address),
+            None if self.region.knows_peers() => Peer::Nobody,
+            None => Peer::Unknown,
+        }
+    }
+}
+
+/// What a container's address rows say of it.
+fn flags(egress: bool, private: bool) -> u32 {
+    let flag = |holds, flag| if holds { flag } else { 0 };
+    flag(egress, AddressRow::EGRESS) | flag(private, AddressRow::I6PN)
 }
 
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {

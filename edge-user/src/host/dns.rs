@@ -34,7 +34,7 @@ use self::{
     question::Question,
     upstream::{Transport, Upstreams},
 };
-use super::callers::Callers;
+use super::callers::{Callers, Peer};
 use crate::{places::Places, region::tunnel::Container};
 
 /// Queries of one container that are being answered at a time; others are dropped, and the
@@ -59,6 +59,8 @@ const OWN_ZONE: &str = "modal.local";
 pub struct DnsSettings {
     /// The region's domain, lower case, without a final dot.
     pub domain: String,
+    /// Containers are named NAME.WORKSPACE.SUFFIX; lower case, without a final dot.
+    pub suffix: String,
     /// Names the upstream resolvers; read again when it changes.
     pub resolv_conf: PathBuf,
 }
@@ -80,7 +82,8 @@ pub async fn serve<C, L>(
     L: Fn(&str) -> Option<Vec<IpAddr>> + Send + Sync + 'static,
 {
     let upstreams = Upstreams::new(settings.resolv_conf, 53);
-    serve_with(udp, tcp, callers, locate, settings.domain, upstreams, shutdown).await;
+    let zones = Zones { domain: settings.domain, suffix: settings.suffix };
+    serve_with(udp, tcp, callers, locate, zones, upstreams, shutdown).await;
 }
 
 async fn serve_with<C, L>(
@@ -88,7 +91,7 @@ async fn serve_with<C, L>(
     tcp: TcpListener,
     callers: Arc<C>,
     locate: L,
-    domain: String,
+    zones: Zones,
     upstreams: Upstreams,
     shutdown: impl Future<Output = ()>,
 ) where
@@ -98,7 +101,7 @@ async fn serve_with<C, L>(
     let dns = Arc::new(Dns {
         callers,
         locate,
-        domain,
+        zones,
         upstreams,
         queries: Places::new(QUERIES),
         tasks: TaskTracker::new(),
@@ -113,10 +116,16 @@ async fn serve_with<C, L>(
     timeout(FAREWELL, dns.tasks.wait()).await.ok();
 }
 
+/// The names that are answered here.
+struct Zones {
+    domain: String,
+    suffix: String,
+}
+
 struct Dns<C, L> {
     callers: Arc<C>,
     locate: L,
-    domain: String,
+    zones: Zones,
     upstreams: Upstreams,
     queries: Places<IpAddr>,
     /// Queries and connections that are under way.
@@ -129,6 +138,8 @@ enum Local {
     Addresses(Vec<IpAddr>),
     /// There is no such name.
     Nothing,
+    /// Nobody can tell at this moment.
+    Unknown,
 }
 
 /// Receives queries for ever.
@@ -235,9 +246,10 @@ where
         if question.op_code() != OpCode::Query {
             return question.refuse(ResponseCode::NotImp);
         }
-        match self.local(&container, question.name()) {
+        match self.local(&container, source, question.name()) {
             Some(Local::Addresses(addresses)) => question.answer(&addresses),
             Some(Local::Nothing) => question.refuse(ResponseCode::NXDomain),
+            Some(Local::Unknown) => question.refuse(ResponseCode::ServFail),
             // A transfer is many messages, and nothing for a container.
             None if matches!(question.kind(), RecordType::AXFR | RecordType::IXFR) => {
                 question.refuse(ResponseCode::Refused)
@@ -253,16 +265,19 @@ where
         }
     }
 
-    fn local(&self, container: &Container, name: &Name) -> Option<Local> {
+    fn local(&self, container: &Container, source: IpAddr, name: &Name) -> Option<Local> {
         let name = name.to_lowercase().to_ascii();
         let name = name.strip_suffix('.').unwrap_or(&name);
-        if name == OWN_NAME {
+        if name == OWN_NAME && self.callers.is_private(source) {
             return Some(Local::Addresses(vec![container.i6pn.into()]));
         }
         if is_under(name, OWN_ZONE) {
             return Some(Local::Nothing);
         }
-        let ours = is_under(name, &self.domain);
+        if is_under(name, &self.zones.suffix) {
+            return Some(self.private(container, source, name));
+        }
+        let ours = is_under(name, &self.zones.domain);
         if ours && let Some(addresses) = (self.locate)(name) {
             return Some(Local::Addresses(addresses));
         }
@@ -272,12 +287,38 @@ where
         Some(if !ours || name == "localhost" {
             // All other names of the machine itself are the container's own loopback.
             Local::Addresses(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()])
-        } else if name == self.domain {
+        } else if name == self.zones.domain {
             // The domain itself exists, for there are names under it.
             Local::Addresses(Vec::new())
         } else {
             Local::Nothing
         })
+    }
+}
+
+impl<C: Callers, L> Dns<C, L> {
+    /// A name of the private network: `<name>.<workspace>.<suffix>`. Of other workspaces than the
+    /// caller's own there is none.
+    fn private(&self, container: &Container, source: IpAddr, name: &str) -> Local {
+        if !self.callers.is_private(source) {
+            return Local::Nothing;
+        }
+        let within = name.strip_suffix(&self.zones.suffix).unwrap_or(name);
+        let within = within.strip_suffix('.').unwrap_or(within);
+        match within.rsplit_once('.') {
+            Some((peer, workspace)) if workspace == container.workspace => {
+                match self.callers.peer(workspace, peer) {
+                    Peer::At(address) => Local::Addresses(vec![address.into()]),
+                    Peer::Nobody => Local::Nothing,
+                    Peer::Unknown => Local::Unknown,
+                }
+            }
+            // There are names under these.
+            None if within.is_empty() || within == container.workspace => {
+                Local::Addresses(Vec::new())
+            }
+            _ => Local::Nothing,
+        }
     }
 }
 

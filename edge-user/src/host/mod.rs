@@ -11,6 +11,8 @@ pub mod service;
 pub mod sockets;
 pub mod steering;
 pub mod sysctl;
+pub mod tunnel_rows;
+pub mod underlay;
 pub mod uplink;
 pub mod wiring;
 

@@ -12,6 +12,9 @@ use std::{
 use edge_common::tables::LISTENER_MARK;
 use ipnet::Ipv4Net;
 
+/// The port of Geneve (RFC 8926).
+const GENEVE: u16 = 6081;
+
 /// What the table is made of.
 #[derive(Debug, Clone)]
 pub struct Table {
@@ -23,6 +26,8 @@ pub struct Table {
     pub pool: Ipv4Net,
     /// The raw ports: source NAT must never pick one, or a reply would look like a tunnel's packet.
     pub raw_ports: RangeInclusive<u16>,
+    /// The interfaces towards the region's other machines.
+    pub underlays: Vec<String>,
 }
 
 /// `nft` did not do it.
@@ -47,6 +52,7 @@ impl Table {
         let veth = format!("\"{veth_prefix}*\"");
         let ports = self.nat_ports();
         let (first, last) = (ports.start(), ports.end());
+        let (from_containers, from_here) = self.between_machines();
         format!(
             "table inet {name}
 delete table inet {name}
@@ -60,7 +66,7 @@ table inet {name} {{
     chain forward {{
         type filter hook forward priority filter - 10; policy accept;
         iifname {veth} oifname {veth} drop
-        iifname {veth} meta nfproto ipv6 drop
+{from_containers}        iifname {veth} meta nfproto ipv6 drop
         iifname {veth} ip saddr != {pool} drop
         oifname {veth} ct state != {{ established, related }} drop
     }}
@@ -70,9 +76,28 @@ table inet {name} {{
         ip saddr {pool} meta l4proto {{ tcp, udp }} masquerade to :{first}-{last}
         ip saddr {pool} masquerade
     }}
-}}
+{from_here}}}
 "
         )
+    }
+
+    /// Nobody here but the programs, whose packets do not pass this way, speaks for this machine:
+    /// neither a container nor an unprivileged program.
+    fn between_machines(&self) -> (String, String) {
+        if self.underlays.is_empty() {
+            return Default::default();
+        }
+        let names: Vec<_> = self.underlays.iter().map(|name| format!("\"{name}\"")).collect();
+        let (veth, names) = (&self.veth_prefix, names.join(", "));
+        let forward = format!("        iifname \"{veth}*\" udp dport {GENEVE} drop\n");
+        let output = format!(
+            "    chain output {{
+        type filter hook output priority filter - 10; policy accept;
+        oifname {{ {names} }} udp dport {GENEVE} drop
+    }}
+"
+        );
+        (forward, output)
     }
 
     /// The larger side of the unprivileged ports that the raw range leaves.
@@ -120,7 +145,17 @@ mod tests {
             veth_prefix: "ed12-".into(),
             pool: "100.64.0.0/10".parse().unwrap(),
             raw_ports,
+            underlays: Vec::new(),
         }
+    }
+
+    #[test]
+    fn only_a_machine_with_others_keeps_its_own_programs_from_speaking_for_it() {
+        let alone = table(20000..=29999);
+        assert!(!alone.script().contains("6081"));
+        let script = Table { underlays: vec!["eth1".into(), "eth2".into()], ..alone }.script();
+        assert!(script.contains("oifname { \"eth1\", \"eth2\" } udp dport 6081 drop"), "{script}");
+        assert!(script.contains("iifname \"ed12-*\" udp dport 6081 drop"), "{script}");
     }
 
     #[test]

@@ -152,7 +152,8 @@ impl Service {
     async fn explain(&self, tunnel: &Tunnel, refused: io::Error) -> DialError {
         let port = tunnel.port;
         let Some(attached) = self.containers.by_id(&tunnel.container.id) else {
-            return DialError::Io(port, refused);
+            // The address of a container tells its host.
+            return DialError::RefusedAway(port, tunnel.container.i6pn.segments()[4]);
         };
         let look = move || sockets::listening(&attached.namespace, port);
         match tokio::task::spawn_blocking(look).await {

@@ -23,7 +23,7 @@ use super::{
 };
 
 /// Prefix length of the blocks that hosts lease.
-const BLOCK: u8 = 26;
+pub const BLOCK: u8 = 26;
 
 /// What a host's addresses are made of.
 #[derive(Debug, Clone)]

@@ -11,12 +11,13 @@ mod presence;
 
 use std::{sync::Arc, time::Duration};
 
+use ipnet::Ipv4Net;
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::{error::ClaimError, presence::Arrival};
 use super::{
     rest::REST,
-    roster,
+    roster::{self, HostRecord},
     store::{LeaseId, Store, StoreError, Write},
     workspaces::Workspaces,
 };
@@ -67,6 +68,28 @@ impl Claims {
     /// [`ClaimError::Workspace`].
     pub async fn workspace(&self, name: &str) -> Result<u32, ClaimError> {
         Ok(self.workspaces.id(name).await?)
+    }
+
+    /// Refuses a pool that does not hold the blocks that hosts have.
+    ///
+    /// # Errors
+    /// [`ClaimError::Outside`].
+    pub async fn refuse_outside(&self, pool: Ipv4Net) -> Result<(), ClaimError> {
+        for (key, entry) in self.store.list("region/host/").await? {
+            let HostRecord { id, blocks, .. } = entry.read(&key)?;
+            if let Some(block) = blocks.into_iter().find(|block| !pool.contains(block)) {
+                return Err(ClaimError::Outside { pool, block, host: id });
+            }
+        }
+        Ok(())
+    }
+
+    /// The region's settings, if it has any yet.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub async fn settings(&self) -> Result<Option<roster::RegionSettings>, StoreError> {
+        Ok(self.get(roster::SETTINGS).await?.map(|found: Found<_>| found.record))
     }
 
     /// Writes the region's settings.

@@ -10,7 +10,8 @@ use tonic::Status;
 use super::{
     bounds::{Asked, Bounds, Defaults},
     roster::{
-        About, Allotted, ContainerRecord, HostRecord, RegionSettings, Role, TunnelRecord, Uplink,
+        About, Allotted, Carriage, ContainerRecord, HostRecord, RegionSettings, Role, TunnelRecord,
+        Uplink,
     },
     tunnel::{RawSocket, TunnelOptions},
     view::{Difference, Host, Rows, View},
@@ -90,6 +91,7 @@ pub(super) fn container(record: &ContainerRecord) -> wire::Container {
         host: record.host.into(),
         ipv4: record.ipv4.to_string(),
         i6pn: record.i6pn.to_string(),
+        private: record.private,
     }
 }
 
@@ -103,6 +105,7 @@ pub(super) fn read_container(sent: &wire::Container) -> Result<ContainerRecord, 
         host: short("host", sent.host)?,
         ipv4: parse("IPv4 address", &sent.ipv4)?,
         i6pn: parse("i6pn address", &sent.i6pn)?,
+        private: sent.private,
     })
 }
 
@@ -174,6 +177,7 @@ fn settings(settings: &RegionSettings) -> wire::Settings {
         raw_first: settings.raw_ports.0.into(),
         raw_last: settings.raw_ports.1.into(),
         keys: settings.keys.clone(),
+        direct: settings.carriage == Carriage::Direct,
     }
 }
 
@@ -187,6 +191,7 @@ fn read_settings(sent: &wire::Settings) -> Result<Arc<RegionSettings>, Malformed
         raw_host: sent.raw_host.clone(),
         raw_ports: (short("raw port", sent.raw_first)?, short("raw port", sent.raw_last)?),
         keys: sent.keys.clone(),
+        carriage: if sent.direct { Carriage::Direct } else { Carriage::Geneve },
     }))
 }
 

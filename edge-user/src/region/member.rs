@@ -31,7 +31,7 @@ pub use self::{
     blocks::LeasedAhead,
     calls::Known,
     error::{CallError, JoinError},
-    join::join,
+    join::{Standing, join, standing},
 };
 use super::{
     identity::{Credentials, IdentityError},
@@ -86,15 +86,17 @@ struct Inner {
 }
 
 impl Member {
-    /// Begins the membership of a machine that has joined. `dir` is where its credentials are,
-    /// and renewed ones go.
+    /// The membership of a machine that has joined, as it is remembered: no gateway is spoken to
+    /// before [`Member::begin`]. `dir` is where its credentials are, and renewed ones go. Of the
+    /// machine's containers the region forgets those that are not named here.
     ///
     /// # Errors
     /// When the credentials cannot be used.
-    pub fn start(
+    pub fn open(
         dir: &Path,
         credentials: Credentials,
         about: About,
+        containers: impl IntoIterator<Item = ContainerRecord>,
     ) -> Result<Self, IdentityError> {
         let held = Held::new(&credentials)?;
         let tls = tls::member(held.clone(), &credentials.authority)?;
@@ -106,7 +108,9 @@ impl Member {
             held,
             tls,
             about: watch::channel(about).0,
-            containers: Mutex::default(),
+            containers: Mutex::new(
+                containers.into_iter().map(|one| (one.id.clone(), one)).collect(),
+            ),
             workspaces: Mutex::new(memory.workspaces.clone()),
             refused: watch::channel(BTreeMap::new()).0,
             view: watch::channel(Arc::new(memory.view())).0,
@@ -114,9 +118,39 @@ impl Member {
             link: watch::channel(away).0,
             heard: Mutex::default(),
         });
-        let stop = CancellationToken::new();
-        let running = tokio::spawn(session::keep(inner.clone(), stop.clone()));
-        Ok(Self { inner, running: Mutex::new(Some(running)), stop })
+        Ok(Self { inner, running: Mutex::default(), stop: CancellationToken::new() })
+    }
+
+    /// Keeps a session with a gateway from now on.
+    pub fn begin(&self) {
+        let mut running = self.running();
+        if running.is_none() {
+            *running = Some(tokio::spawn(session::keep(self.inner.clone(), self.stop.clone())));
+        }
+    }
+
+    /// Falls silent, for another process that has the same credentials; the region takes that for
+    /// a short absence.
+    pub fn pause(&self) {
+        if let Some(running) = self.running().take() {
+            running.abort();
+        }
+        let why = "another daemon takes over".to_owned();
+        self.inner.link.send_replace(Link::Away { since: Instant::now(), why });
+    }
+
+    /// [`Member::open`] and [`Member::begin`] of a machine without containers.
+    ///
+    /// # Errors
+    /// When the credentials cannot be used.
+    pub fn start(
+        dir: &Path,
+        credentials: Credentials,
+        about: About,
+    ) -> Result<Self, IdentityError> {
+        let member = Self::open(dir, credentials, about, [])?;
+        member.begin();
+        Ok(member)
     }
 
     /// This host's number.
@@ -125,7 +159,7 @@ impl Member {
     }
 
     /// What is known of the region. Until the first session its revision is 0, and it shows what
-    /// was remembered: the settings, and this machine with its blocks. Each value is one
+    /// was remembered: the settings, and the machines with their blocks. Each value is one
     /// consistent state.
     pub fn view(&self) -> watch::Receiver<Arc<View>> {
         self.inner.view.subscribe()
@@ -161,19 +195,23 @@ impl Member {
     /// back with the same number.
     pub async fn stop(&self) {
         self.stop.cancel();
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let running = self.running().take();
         if let Some(running) = running
             && let Err(error) = running.await
         {
             tracing::error!(%error, "the membership did not end well");
         }
     }
+
+    fn running(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Member {
     /// Without a [`Member::stop`] the machine just falls silent, as if it had died.
     fn drop(&mut self) {
-        if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(running) = self.running().take() {
             running.abort();
         }
     }

@@ -6,6 +6,7 @@
 //! keeps that as a `view`.
 
 pub mod addresses;
+pub mod affiliation;
 pub mod allow;
 pub mod bounds;
 pub mod claims;

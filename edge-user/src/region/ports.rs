@@ -119,6 +119,15 @@ impl Ports {
         self.held(container, |held| held.in_use += 1);
     }
 
+    /// Lends a container this very port, which it has already. Answers whether it was not lent.
+    pub async fn adopt(&self, container: &str, port: u16) -> bool {
+        let new = self.range.contains(&port) && self.rests.claim(port.into()).await;
+        if new {
+            self.resume(container);
+        }
+        new
+    }
+
     /// Takes a port back. It stays the container's until [`Ports::release`].
     pub fn give_back(&self, container: &str, port: u16) {
         self.held(container, |held| {

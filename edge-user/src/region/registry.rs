@@ -4,7 +4,12 @@
 //! The store says which tunnels there are. Each gateway follows it: a tunnel is open while its
 //! record is there and its host keeps its lease, on every gateway alike.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures::future::{BoxFuture, join_all};
 use tokio::sync::watch;
@@ -28,6 +33,7 @@ pub trait Registry: Send + Sync + 'static {
     /// one. What is allotted is lent until it is released.
     fn allot<'a>(
         &'a self,
+        container: &'a str,
         options: &'a TunnelOptions,
         previous: Option<&'a TunnelRecord>,
     ) -> BoxFuture<'a, Result<Allotted, Refusal>>;
@@ -54,6 +60,10 @@ pub trait Registry: Send + Sync + 'static {
         tunnel: &'a TunnelRecord,
         successor: Option<&'a TunnelRecord>,
     ) -> BoxFuture<'a, ()>;
+
+    /// A container that had tunnels has ended: what was kept for it may go to others after its
+    /// rest.
+    fn ended<'a>(&'a self, container: &'a str) -> BoxFuture<'a, ()>;
 }
 
 /// Why there is no tunnel.
@@ -71,6 +81,8 @@ pub enum Refusal {
 pub struct Follower<R> {
     registry: Arc<R>,
     opened: watch::Sender<HashMap<String, Opened>>,
+    /// Containers that have had tunnels.
+    holders: Mutex<HashSet<String>>,
 }
 
 impl<R> fmt::Debug for Follower<R> {
@@ -95,7 +107,11 @@ impl<R: Registry> Follower<R> {
         mirror: Arc<Mirror>,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
-        let follower = Arc::new(Self { registry, opened: watch::channel(HashMap::new()).0 });
+        let follower = Arc::new(Self {
+            registry,
+            opened: watch::channel(HashMap::new()).0,
+            holders: Mutex::default(),
+        });
         let following = follower.clone();
         let mut revisions = mirror.revisions();
         revisions.mark_unchanged();
@@ -192,6 +208,19 @@ impl<R: Registry> Follower<R> {
             self.note(&id, Some(Opened { record, outcome }));
         });
         join_all(opening).await;
+        self.let_go(mirror).await;
+    }
+
+    /// Of containers that have ended nothing is kept.
+    async fn let_go(&self, mirror: &Mirror) {
+        let ended: Vec<_> = {
+            let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+            holders.extend(self.opened.borrow().values().map(|one| one.record.container.clone()));
+            mirror.read(|state| holders.extract_if(|id| state.container(id).is_none()).collect())
+        };
+        for container in ended {
+            self.registry.ended(&container).await;
+        }
     }
 
     fn note(&self, id: &str, opened: Option<Opened>) {

@@ -147,6 +147,17 @@ impl Rests {
         }
     }
 
+    /// Lends this very number, whether it rests or not. Answers whether it was not lent yet.
+    pub(super) async fn claim(&self, number: u32) -> bool {
+        if !self.inner.state().claim(number) {
+            return false;
+        }
+        if let Err(error) = self.inner.remember(number, None).await {
+            tracing::warn!(%error, number, "the store does not know that a number is in use");
+        }
+        true
+    }
+
     /// Takes a number back; its rest begins.
     pub(super) async fn give_back(&self, number: u32) {
         if !self.begin_rest(number) {
@@ -179,6 +190,8 @@ impl Rests {
             let mut failed = Vec::new();
             for (candidate, outcome) in picked.into_iter().zip(outcomes) {
                 match outcome {
+                    // Another gateway's tenant has it meanwhile.
+                    Ok(()) if state.lent.contains(&candidate.0) => {}
                     Ok(()) => state.ready.push_back(candidate),
                     Err(error) => {
                         tracing::warn!(%error, number = candidate.0, "not marked ahead of time");

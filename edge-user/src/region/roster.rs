@@ -107,6 +107,20 @@ pub struct RegionSettings {
     pub raw_ports: (u16, u16),
     /// Region keys of encapsulated packets: send the first, take any.
     pub keys: Vec<u64>,
+    /// How packets go from host to host.
+    #[serde(default)]
+    pub carriage: Carriage,
+}
+
+/// How packets go from host to host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Carriage {
+    /// In Geneve, over any underlay that routes
+    #[default]
+    Geneve,
+    /// As they are, over one link that all machines share, with IPv6 on it
+    Direct,
 }
 
 /// A machine of the region. What it announced is of its last session.
@@ -174,6 +188,9 @@ pub struct ContainerRecord {
     pub ipv4: Ipv4Addr,
     /// Its private address (fdaa…).
     pub i6pn: Ipv6Addr,
+    /// Whether it may talk to the others of its workspace that may.
+    #[serde(default)]
+    pub private: bool,
 }
 
 /// A tunnel.

@@ -2,7 +2,7 @@
 
 mod stream;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -16,7 +16,7 @@ use tonic::transport::Server;
 use self::stream::CallerStream;
 use super::{
     claims::{ClaimError, Claims, Terms},
-    identity::{Authority, Credentials, IdentityError, Membership, public_key_hash},
+    identity::{Authority, Credentials, IdentityError, Membership, Peer, public_key_hash},
     mirror::Mirror,
     registry::{Follower, Registry},
     roster::{RegionSettings, Role},
@@ -135,17 +135,8 @@ impl<R: Registry> ControlPlane<R> {
         &self,
         endpoints: Vec<String>,
     ) -> Result<Credentials, ControlError> {
-        use rcgen::PublicKeyData as _;
-
         let RegionService { claims, authority, .. } = &*self.service;
-        let failed = |source| IdentityError::Sign { name: "this gateway".to_owned(), source };
-        let key = rcgen::KeyPair::generate().map_err(failed)?;
-        let public_key = key.subject_public_key_info();
-        let host = claims.admit_gateway(&public_key_hash(&public_key)).await?;
-        let certificate = authority.renew(Role::Gateway, host, &public_key)?;
-        let membership = Membership { region: authority.region().to_owned(), host, endpoints };
-        let root = authority.certificate().clone();
-        Ok(Credentials::new(&key, certificate, root, membership))
+        new_credentials(claims, authority, endpoints).await
     }
 
     /// Takes all from a host that is gone for good. Answers whether there was one.
@@ -165,6 +156,53 @@ impl<R: Registry> ControlPlane<R> {
     pub fn sessions(&self) -> &Sessions {
         &self.service.sessions
     }
+}
+
+/// A gateway's own credentials: those that are kept in `dir`, renewed, or new ones if there are
+/// none or the region does not know them.
+///
+/// # Errors
+/// As for [`ControlPlane::own_credentials`], and if they cannot be kept.
+pub async fn own(
+    claims: &Claims,
+    authority: &Authority,
+    dir: &Path,
+    endpoints: Vec<String>,
+) -> Result<Credentials, ControlError> {
+    if let Some(mut kept) = Credentials::load(dir)?
+        && let Some(peer) = Peer::of(&kept.certificate)
+    {
+        match claims.record(peer.id).await {
+            Ok(record) if record.key == peer.key_hash() && record.role == Role::Gateway => {
+                kept.certificate = authority.renew(Role::Gateway, peer.id, &peer.public_key)?;
+                kept.membership.endpoints = endpoints;
+                kept.save(dir)?;
+                return Ok(kept);
+            }
+            Ok(_) | Err(ClaimError::UnknownHost(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let new = new_credentials(claims, authority, endpoints).await?;
+    new.save(dir)?;
+    Ok(new)
+}
+
+async fn new_credentials(
+    claims: &Claims,
+    authority: &Authority,
+    endpoints: Vec<String>,
+) -> Result<Credentials, ControlError> {
+    use rcgen::PublicKeyData as _;
+
+    let failed = |source| IdentityError::Sign { name: "this gateway".to_owned(), source };
+    let key = rcgen::KeyPair::generate().map_err(failed)?;
+    let public_key = key.subject_public_key_info();
+    let host = claims.admit_gateway(&public_key_hash(&public_key)).await?;
+    let certificate = authority.renew(Role::Gateway, host, &public_key)?;
+    let membership = Membership { region: authority.region().to_owned(), host, endpoints };
+    let root = authority.certificate().clone();
+    Ok(Credentials::new(&key, certificate, root, membership))
 }
 
 async fn accept(

@@ -82,7 +82,7 @@ pub struct Tunnel {
     /// What its owner asked for.
     pub options: TunnelOptions,
     /// What userspace relayed for it.
-    pub stats: TunnelStats,
+    pub stats: Arc<TunnelStats>,
     /// Cancelled when the tunnel ends: every relayed connection is then reset.
     pub ended: CancellationToken,
 }
@@ -126,6 +126,16 @@ pub trait Directory: Send + Sync + 'static {
     fn by_raw_port(&self, port: u16) -> Option<Arc<Tunnel>>;
 }
 
+impl<D: Directory + ?Sized> Directory for Arc<D> {
+    fn by_name(&self, name: &str) -> Option<Arc<Tunnel>> {
+        (**self).by_name(name)
+    }
+
+    fn by_raw_port(&self, port: u16) -> Option<Arc<Tunnel>> {
+        (**self).by_raw_port(port)
+    }
+}
+
 /// Why the container could not be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
@@ -137,6 +147,12 @@ pub enum DialError {
     /// A program listens, but only on the container's loopback.
     #[error("the program on port {0} listens on {1} only; make it bind 0.0.0.0")]
     LoopbackOnly(u16, IpAddr),
+    /// A container of another host refused, whose namespace cannot be looked into from here.
+    #[error(
+        "the container on host {1} refused a connection on port {0}: nothing listens there, or on the \
+         container's loopback only; start the program and make it bind 0.0.0.0"
+    )]
+    RefusedAway(u16, u16),
     /// The container did not answer in time.
     #[error("the container did not answer on port {0} within {1:?}")]
     Timeout(u16, std::time::Duration),
@@ -151,6 +167,7 @@ impl DialError {
         match self {
             Self::NotListening(_) => "not_listening",
             Self::LoopbackOnly(..) => "loopback_only",
+            Self::RefusedAway(..) => "refused_away",
             Self::Timeout(..) => "timeout",
             Self::Io(..) => "io",
         }

@@ -5,6 +5,8 @@
 //! What clients look up by name or port is a separate index with brief locks. All work runs in
 //! tasks of its own: a caller that goes away leaves nothing half-made.
 
+mod allotment;
+mod converge;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -26,15 +28,18 @@ use std::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-pub use self::{error::StartError, owner::Owner, record::TunnelRecord};
-use self::{index::Index, metrics::Metrics};
+pub(crate) use self::index::Index;
+pub use self::{allotment::Gateways, error::StartError, owner::Owner, record::TunnelRecord};
+use self::{
+    allotment::{Allotment, Place},
+    metrics::Metrics,
+};
 use super::{
     bounds::Defaults,
-    names,
     ports::Ports,
     records::Records,
     steering::Steering,
-    tunnel::{Container, Directory, RawSocket, Tunnel, TunnelOptions, TunnelStats},
+    tunnel::{Container, Directory, Tunnel, TunnelOptions, TunnelStats},
 };
 
 /// What all tunnels of a region have in common.
@@ -60,7 +65,7 @@ impl TunnelSettings {
 /// The tunnels of a region.
 pub struct Tunnels<S> {
     steering: Arc<S>,
-    ports: Ports,
+    allotment: Allotment,
     settings: TunnelSettings,
     records: Records<TunnelRecord>,
     index: Index,
@@ -111,9 +116,35 @@ impl<S: Steering> Tunnels<S> {
         records: Records<TunnelRecord>,
         registry: &prometheus::Registry,
     ) -> Result<Arc<Self>, prometheus::Error> {
+        Self::with(steering, Allotment::Own(ports), settings, records, registry)
+    }
+
+    /// The same for a machine of a region whose gateways say where clients find its tunnels.
+    ///
+    /// # Errors
+    /// If the registry has metrics of these names.
+    pub fn of_region(
+        steering: Arc<S>,
+        gateways: Gateways,
+        settings: TunnelSettings,
+        records: Records<TunnelRecord>,
+        registry: &prometheus::Registry,
+    ) -> Result<Arc<Self>, prometheus::Error> {
+        Self::with(steering, Allotment::Region(gateways), settings, records, registry)
+    }
+
+    fn with(
+        steering: Arc<S>,
+        allotment: Allotment,
+        settings: TunnelSettings,
+        records: Records<TunnelRecord>,
+        registry: &prometheus::Registry,
+    ) -> Result<Arc<Self>, prometheus::Error> {
         let metrics = Metrics::register(registry)?;
         let (index, containers, works) = Default::default();
-        Ok(Arc::new(Self { steering, ports, settings, records, index, metrics, containers, works }))
+        let all =
+            Self { steering, allotment, settings, records, index, metrics, containers, works };
+        Ok(Arc::new(all))
     }
 
     /// Makes a container's port public. The same idempotency key again is the same call again,
@@ -197,7 +228,9 @@ impl<S: Steering> Tunnels<S> {
             let live = std::mem::take(&mut state.live);
             let closing = live.values().map(|live| this.close(&live.tunnel));
             futures::future::join_all(closing).await;
-            this.ports.release(&id).await;
+            if let Allotment::Own(ports) = &this.allotment {
+                ports.release(&id).await;
+            }
             tracing::info!(tunnels = live.len(), "the container's tunnels have ended");
         };
         if let Err(error) = self.works.spawn(work.instrument(span)).await {
@@ -237,9 +270,8 @@ impl<S: Steering> Tunnels<S> {
                 return Err(StartError::TooMany(self.settings.per_container));
             }
             None => {
-                let raw = self.raw_port(&wanted).await?;
-                let host = names::tunnel_host(&self.settings.domain);
-                self.open(self.tunnel(&wanted, names::id("tu"), host, raw), &wanted).await?
+                let place = self.allot(&wanted).await?;
+                self.open(self.tunnel(&wanted, place), &wanted).await?
             }
             Some(live) => {
                 let retry = wanted.idempotency_key.is_some()
@@ -255,13 +287,8 @@ impl<S: Steering> Tunnels<S> {
                     return Ok(live.tunnel.clone());
                 }
                 let previous = live.tunnel.clone();
-                // With no port left, the tunnel stays as it is.
-                let raw = match &previous.raw {
-                    None => self.raw_port(&wanted).await?,
-                    Some(_) => None,
-                };
-                state.live.remove(&port);
-                self.change(&previous, &wanted, raw).await?
+                let place = self.allot_again(state, &previous, &wanted).await?;
+                self.open(self.tunnel(&wanted, place), &wanted).await?
             }
         };
         let Wanted { owner, idempotency_key, .. } = wanted;
@@ -269,50 +296,17 @@ impl<S: Steering> Tunnels<S> {
         Ok(tunnel)
     }
 
-    /// The same tunnel with other options: same id and name, and the same raw port if both have
-    /// one. Its connections end, for what they were promised has changed.
-    async fn change(
-        &self,
-        previous: &Arc<Tunnel>,
-        wanted: &Wanted,
-        new_raw: Option<u16>,
-    ) -> Result<Arc<Tunnel>, StartError> {
-        // The data path keys its tables by the container's port: the old rows go first.
-        let closed = self.withdraw(previous).await;
-        let raw = match previous.raw.as_ref().map(|raw| raw.port) {
-            None => new_raw,
-            Some(port) if closed && wanted.options.unencrypted => Some(port),
-            Some(port) => {
-                if closed {
-                    self.ports.give_back(&wanted.container.id, port);
-                }
-                self.raw_port(wanted).await?
-            }
-        };
-        let mut tunnel = self.tunnel(wanted, previous.id.clone(), previous.host.clone(), raw);
-        tunnel.stats = carried_over(&previous.stats);
-        self.open(tunnel, wanted).await
-    }
-
-    async fn raw_port(&self, wanted: &Wanted) -> Result<Option<u16>, StartError> {
-        if !wanted.options.unencrypted {
-            return Ok(None);
-        }
-        let in_use = |port| self.steering.in_use(port);
-        Ok(Some(self.ports.take(&wanted.container.id, in_use).await?))
-    }
-
-    fn tunnel(&self, wanted: &Wanted, id: String, host: String, raw: Option<u16>) -> Tunnel {
-        let raw = raw.map(|port| RawSocket { host: self.settings.raw_host.clone(), port });
+    fn tunnel(&self, wanted: &Wanted, place: Place) -> Tunnel {
+        let Place { id, host, tls_port, raw, stats } = place;
         Tunnel {
             id,
             container: wanted.container.clone(),
             port: wanted.port,
             host,
-            tls_port: self.settings.tls_port,
+            tls_port,
             raw,
             options: wanted.options.clone(),
-            stats: TunnelStats::default(),
+            stats,
             ended: CancellationToken::new(),
         }
     }
@@ -347,10 +341,20 @@ impl<S: Steering> Tunnels<S> {
 
     /// Ends a tunnel; its container keeps its port.
     async fn close(&self, tunnel: &Arc<Tunnel>) {
-        if self.withdraw(tunnel).await
-            && let Some(raw) = &tunnel.raw
-        {
-            self.ports.give_back(&tunnel.container.id, raw.port);
+        match &self.allotment {
+            Allotment::Own(ports) => {
+                if self.withdraw(tunnel).await
+                    && let Some(raw) = &tunnel.raw
+                {
+                    ports.give_back(&tunnel.container.id, raw.port);
+                }
+            }
+            Allotment::Region(gateways) => {
+                // First: a daemon that is killed half-way has ended it all the same.
+                self.records.forget(&tunnel.id).await;
+                gateways.stop(tunnel).await;
+                self.withdraw(tunnel).await;
+            }
         }
     }
 

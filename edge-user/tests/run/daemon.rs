@@ -9,9 +9,10 @@ use std::{
 };
 
 use edge_user::wire::admin::{
-    AttachEvent, AttachRequest, Attached, Container, DownEvent, DownRequest, ListContainersRequest,
-    ListContainersResponse, ListTunnelsRequest, ListTunnelsResponse, Resume, StatusRequest,
-    StatusResponse, Tunnel, Variable,
+    AttachEvent, AttachRequest, Attached, Container, CreateTokenRequest, CreateTokenResponse,
+    DownEvent, DownRequest, ForgetHostRequest, ForgetHostResponse, Host, ListContainersRequest,
+    ListContainersResponse, ListHostsRequest, ListHostsResponse, ListTunnelsRequest,
+    ListTunnelsResponse, Resume, StatusRequest, StatusResponse, Tunnel, Variable,
     admin_server::{Admin, AdminServer},
     attach_event::Event,
 };
@@ -195,6 +196,7 @@ pub(crate) fn container() -> Container {
         ipv4: "100.64.0.2".into(),
         i6pn: "fdaa::2".into(),
         egress: "nat".into(),
+        private: true,
         ..Container::default()
     }
 }
@@ -257,6 +259,33 @@ impl Admin for Script {
         _request: Request<DownRequest>,
     ) -> Result<Response<Self::DownStream>, Status> {
         Err(Status::unimplemented("this daemon plays its part only"))
+    }
+
+    async fn list_hosts(
+        &self,
+        _request: Request<ListHostsRequest>,
+    ) -> Result<Response<ListHostsResponse>, Status> {
+        let gateway = Host { id: 1, role: "gateway".into(), alive: true, ..Host::default() };
+        Ok(Response::new(ListHostsResponse { hosts: vec![gateway] }))
+    }
+
+    async fn forget_host(
+        &self,
+        request: Request<ForgetHostRequest>,
+    ) -> Result<Response<ForgetHostResponse>, Status> {
+        match request.into_inner().id {
+            7 => Ok(Response::new(ForgetHostResponse {})),
+            other => Err(Status::not_found(format!("host {other}: there is none; list them"))),
+        }
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<CreateTokenRequest>,
+    ) -> Result<Response<CreateTokenResponse>, Status> {
+        let CreateTokenRequest { ttl, uses } = request.into_inner();
+        let token = format!("edge-join-{ttl}-{uses}");
+        Ok(Response::new(CreateTokenResponse { token }))
     }
 
     async fn status(

@@ -24,9 +24,32 @@ fn json_has_the_promised_fields() {
     let containers = serde_json::json!([{
         "id": "co-1", "name": "box", "workspace": "main", "host": "here", "pid": null,
         "netns": "/run/netns/box", "ipv4": "100.64.0.2", "i6pn": "fdaa::2", "proxy": null,
-        "egress": "nat",
+        "egress": "nat", "private": true,
     }]);
     assert_eq!(json("containers"), containers);
+}
+
+#[test]
+fn hosts_are_listed_and_forgotten_and_tokens_made() {
+    let daemon = Daemon::start();
+    let ran = |arguments: &[&str]| Ran::from(daemon.edge(arguments).output().unwrap());
+    let listed: serde_json::Value = serde_json::from_str(&ran(&["hosts", "--json"]).out).unwrap();
+    let expected = serde_json::json!([{
+        "id": 1, "role": "gateway", "alive": true, "version": "", "underlay": [], "hook": "",
+        "mtu": 0, "lag_ms": null, "blocks": [], "containers": 0,
+    }]);
+    assert_eq!(listed, expected);
+    assert!(ran(&["hosts"]).out.starts_with("ID"));
+    assert_eq!(ran(&["hosts", "forget", "7"]).code, Some(0));
+    let refused = ran(&["hosts", "forget", "8"]);
+    assert_eq!(
+        (refused.code, refused.err.as_str()),
+        (Some(69), "edge: host 8: there is none; list them\n")
+    );
+    assert_eq!(ran(&["token", "create"]).out, "edge-join-3600000-1");
+    let json = ran(&["token", "create", "--ttl", "5m", "--uses", "3", "--json"]).out;
+    let token: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(token, serde_json::json!({ "token": "edge-join-300000-3" }));
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub fn compare_native(
     let answer = judge(host, ledger, hook, ingress, frame, usize::MAX);
     let mut after = Frame(frame.to_vec());
     let outcome = match hook {
-        Hook::XdpUplink | Hook::TcUplink => decide::uplink(&mut after, rows),
+        Hook::XdpUplink | Hook::TcUplink => decide::uplink(&mut after, rows, ingress),
         Hook::TcContainer => decide::container(&mut after, rows, ingress),
     };
     let found = (outcome.verdict, fate(&outcome), passage(&outcome));

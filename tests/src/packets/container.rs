@@ -179,7 +179,7 @@ pub fn neighbours() -> Vec<Case> {
         between("to a container", &tcp(OWN_PORT, "100.64.0.4:80")),
         between("to a container, UDP", &udp(OWN_PORT, "100.64.0.4:53")),
         between("to a container, ICMP", &icmp("100.64.0.2", "100.64.0.4", 8, 0, b"ping")),
-        between("to a container, IPv6", &tcp(OWN_PORT_V6, "[fdaa:0:1::4]:80")),
+        refused("to a container, IPv6", &tcp(OWN_PORT_V6, "[fdaa:0:1::4]:80"), Verdict::NoI6pn),
         between("from a forwarded port", &tcp(INNER, "100.64.0.4:80")),
         between("to itself", &tcp(OWN_PORT, INNER)),
         between("the service to itself", &tcp(RELAY, DNS)),

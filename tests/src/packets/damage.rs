@@ -44,8 +44,8 @@ pub fn damaged(table: Vec<Case>) -> impl Strategy<Value = Vec<u8>> {
 /// What the native run makes of a frame, as a row that the kernel is held to.
 pub fn judged(way: Way, frame: &[u8], rows: &Rows) -> Case {
     let mut after = Frame(frame.to_vec());
-    let Outcome { verdict, action, ifindex, mac, passage, slot } = match way {
-        Way::In => decide::uplink(&mut after, rows),
+    let Outcome { verdict, action, ifindex, mac, next_hop, mtu, passage, slot } = match way {
+        Way::In => decide::uplink(&mut after, rows, SENDER),
         Way::Out => decide::container(&mut after, rows, SENDER),
     };
     let [a, b, c, d, e, f, _, _] = mac;
@@ -56,6 +56,9 @@ pub fn judged(way: Way, frame: &[u8], rows: &Rows) -> Case {
         verdict,
         action,
         receiver: (action == Action::Deliver).then_some(receiver),
+        leaves_by: ifindex,
+        next_hop,
+        mtu,
         tunnel: (passage != Passage::None).then_some((passage, slot)),
         after: after.0,
     }

@@ -14,12 +14,13 @@ pub mod scene;
 pub mod uplink;
 
 use edge_common::{
+    address::Address,
     decide::{Action, Passage},
     verdict::Verdict,
 };
 
 use plan::Plan;
-use scene::Owner;
+use scene::{Owner, UPLINK};
 
 /// One row of a packet table.
 #[derive(Debug, Clone)]
@@ -34,6 +35,12 @@ pub struct Case {
     pub action: Action,
     /// Whom it is delivered to.
     pub receiver: Option<Owner>,
+    /// The interface that it leaves by.
+    pub leaves_by: u32,
+    /// The next hop, if it is not the routing table's to name.
+    pub next_hop: Address,
+    /// Bytes of the largest packet that the way would have carried.
+    pub mtu: u32,
     /// What counts for a tunnel: which way, and its slot.
     pub tunnel: Option<(Passage, u32)>,
     /// The frame afterwards.
@@ -43,7 +50,18 @@ pub struct Case {
 impl Case {
     fn same(name: &str, frame: Vec<u8>, verdict: Verdict, action: Action) -> Self {
         let (name, after) = (name.to_owned(), frame.clone());
-        Self { name, frame, verdict, action, receiver: None, tunnel: None, after }
+        Self {
+            name,
+            frame,
+            verdict,
+            action,
+            receiver: None,
+            leaves_by: UPLINK,
+            next_hop: Address::default(),
+            mtu: 0,
+            tunnel: None,
+            after,
+        }
     }
 
     /// The kernel goes on with the frame as it came.

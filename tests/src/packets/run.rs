@@ -14,7 +14,7 @@ use super::{
     Case, bounds,
     damage::{self, Way},
     kernel::{Counted, Kernel, Seen},
-    scene::{self, SENDER, UPLINK, padded},
+    scene::{self, SENDER, padded},
 };
 
 const XDP_DROP: u32 = 1;
@@ -26,7 +26,7 @@ const TC_ACT_REDIRECT: u32 = 7;
 /// Runs all rows of an uplink table.
 pub fn uplink(kernel: &Kernel, cases: &[Case]) {
     verify(cases, |case, rows| {
-        let native = native(case, |frame| decide::uplink(frame, rows));
+        let native = native(case, |frame| decide::uplink(frame, rows, SENDER));
         let xdp = differs(kernel.run(Hook::XdpUplink, case), || in_xdp(case));
         let tcx = differs(kernel.run(Hook::TcUplink, case), || in_tcx(case));
         [("native", native), ("xdp_uplink", xdp), ("tc_uplink", tcx)].to_vec()
@@ -49,7 +49,7 @@ pub fn alike(kernel: &Kernel, way: Way, frame: &[u8]) -> Result<(), String> {
 /// Runs rows whose frames fill several of XDP's buffers.
 pub fn jumbo(kernel: &Kernel, cases: &[Case]) {
     verify(cases, |case, rows| {
-        let native = native(case, |frame| decide::uplink(frame, rows));
+        let native = native(case, |frame| decide::uplink(frame, rows, SENDER));
         let xdp = differs(kernel.run(Hook::XdpUplink, case), || in_xdp(case));
         [("native", native), ("xdp_uplink", xdp)].to_vec()
     });
@@ -70,7 +70,7 @@ pub fn in_turn(name: &str, cases: &[Case]) {
     let rows = bounds::rows();
     let [xdp, tcx] = ["xdp", "tcx"].map(|hook| Kernel::load_bounded(&format!("{name}-{hook}")));
     check(cases, |case| {
-        let native = native(case, |frame| decide::uplink(frame, &rows));
+        let native = native(case, |frame| decide::uplink(frame, &rows, SENDER));
         let xdp = differs(xdp.run(Hook::XdpUplink, case), || in_xdp(case));
         let tcx = differs(tcx.run(Hook::TcUplink, case), || in_tcx(case));
         [("native", native), ("xdp_uplink", xdp), ("tc_uplink", tcx)].to_vec()
@@ -103,13 +103,14 @@ fn native(case: &Case, decide: impl Fn(&mut Frame) -> Outcome) -> Option<String>
     let mut frame = Frame(case.frame.clone());
     let outcome = decide(&mut frame);
     let (ifindex, mac) = match (case.action, case.receiver) {
-        (Action::Send, _) => (UPLINK, [0; 8]),
+        (Action::Send, _) => (case.leaves_by, [0; 8]),
         (_, Some(receiver)) => (receiver.ifindex, padded(receiver.mac)),
         _ => (0, [0; 8]),
     };
     let (passage, slot) = case.tunnel.unwrap_or((Passage::None, 0));
-    let expected =
-        Outcome { verdict: case.verdict, action: case.action, ifindex, mac, passage, slot };
+    let (next_hop, mtu) = (case.next_hop, case.mtu);
+    let (verdict, action) = (case.verdict, case.action);
+    let expected = Outcome { verdict, action, ifindex, mac, next_hop, mtu, passage, slot };
     differs(Some((outcome, frame.0)), || (expected, case.after.clone()))
 }
 

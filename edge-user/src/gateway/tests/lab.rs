@@ -24,9 +24,7 @@ use crate::{
     gateway::{
         Gateway, Limits, authority::Authority, certificates::Certificates, metrics::Metrics,
     },
-    region::tunnel::{
-        Container, Dial, DialError, Directory, RawSocket, Tunnel, TunnelOptions, TunnelStats,
-    },
+    region::tunnel::{Container, Dial, DialError, Directory, RawSocket, Tunnel, TunnelOptions},
 };
 
 pub(super) const DOMAIN: &str = "r1.example.com";
@@ -144,7 +142,7 @@ impl Lab {
             tls_port: self.tls.port(),
             raw: options.unencrypted.then_some(raw),
             options,
-            stats: TunnelStats::default(),
+            stats: Arc::default(),
             ended: CancellationToken::new(),
         });
         self.names.tunnels.write().unwrap().push(tunnel.clone());

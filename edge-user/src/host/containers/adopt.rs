@@ -5,18 +5,17 @@ use std::{
     sync::Arc,
 };
 
-use edge_common::tables::AddressRow;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use super::{Attached, Containers, Orphan, Place, write};
+use super::{Attached, Containers, Orphan, Place, flags, write};
 use crate::{
     host::{
         links::{LinkError, Links},
         netns::{self, NetNs},
         wiring::{self, PeerError, Wired, WiringError},
     },
-    region::tunnel::Container,
+    region::{addresses::AddressPlan, roster, tunnel::Container},
 };
 
 /// A container as it is recorded, under its id.
@@ -37,6 +36,9 @@ pub struct ContainerRecord {
     pub place: Place,
     /// Ordinary egress through source NAT.
     pub egress: bool,
+    /// It may talk to the others of its workspace that may; absent in what older versions wrote.
+    #[serde(default)]
+    pub private: bool,
     /// The host-side veth's name.
     pub veth: String,
     /// The host-side veth's index.
@@ -64,6 +66,9 @@ pub enum LostError {
     /// The operator chose other addresses.
     #[error("its address {0} is not in --ipv4-pool {1} any more")]
     Pool(Ipv4Addr, Ipv4Net),
+    /// The machine is another host, or of another region.
+    #[error("its address {0} is not of host {1}, which this machine is now")]
+    Elsewhere(Ipv6Addr, u16),
     /// Netlink refused.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -75,25 +80,30 @@ impl LostError {
         match self {
             Self::Namespace(error) => netns::is_gone(error),
             Self::Wire(error) => error.is_certain(),
-            Self::Pool(..) => true,
+            Self::Pool(..) | Self::Elsewhere(..) => true,
             Self::Link(_) => false,
         }
     }
 }
 
 impl Survivor {
-    /// Looks whether a recorded container is still there, in a region with this pool.
+    /// Looks whether a recorded container is still there, on a machine with these addresses.
     ///
     /// # Errors
     /// [`LostError`]: if it is certain, what is left of it must go.
     pub async fn find(
         links: &Links,
-        pool: Ipv4Net,
+        plan: &AddressPlan,
         id: String,
         record: ContainerRecord,
     ) -> Result<Self, LostError> {
+        let AddressPlan { pool, region, host, .. } = *plan;
         if !pool.contains(&record.ipv4) {
             return Err(LostError::Pool(record.ipv4, pool));
+        }
+        let [.., own_region, own_host, _, _, _] = record.i6pn.segments();
+        if (own_region, own_host) != (region, host) {
+            return Err(LostError::Elsewhere(record.i6pn, host));
         }
         let namespace = record.place.open().map_err(LostError::Namespace)?;
         let own = [record.ipv4.into(), record.i6pn.into()];
@@ -130,9 +140,10 @@ impl Containers {
         let Survivor { id, record, namespace } = survivor;
         let addresses = vec![record.ipv4.into(), record.i6pn.into()];
         let wired = Wired::of(record.veth, record.ifindex, addresses);
-        let flags = if record.egress { AddressRow::EGRESS } else { 0 };
+        let flags = flags(record.egress, record.private);
         if let Err(error) = self.wiring.adopt(&wired, flags, record.workspace_id).await {
             self.records.forget(&id).await;
+            self.region.delete(&id).await;
             self.wiring.disconnect(&wired).await;
             self.addresses.give_back(record.ipv4).await;
             return Err(error);
@@ -149,6 +160,7 @@ impl Containers {
             namespace,
             wired,
             egress: record.egress,
+            private: record.private,
             token: record.token,
         });
         write(&self.attached).insert(id, attached.clone());
@@ -162,6 +174,20 @@ impl Containers {
 }
 
 impl ContainerRecord {
+    /// As the region has it.
+    pub fn of_region(&self, id: &str, host: u16) -> roster::ContainerRecord {
+        roster::ContainerRecord {
+            id: id.to_owned(),
+            name: self.name.clone(),
+            workspace: self.workspace.clone(),
+            workspace_id: self.workspace_id,
+            host,
+            ipv4: self.ipv4,
+            i6pn: self.i6pn,
+            private: self.private,
+        }
+    }
+
     pub(super) fn of(attached: &Attached, workspace_id: u32) -> Self {
         let container = &attached.container;
         Self {
@@ -172,6 +198,7 @@ impl ContainerRecord {
             i6pn: container.i6pn,
             place: attached.place.clone(),
             egress: attached.egress,
+            private: attached.private,
             veth: attached.wired.veth.clone(),
             ifindex: attached.wired.ifindex,
             token: attached.token.clone(),

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::{
     host::wiring::WiringError,
-    region::{addresses::AddressError, store::StoreError, workspaces::WorkspaceError},
+    region::{addresses::AddressError, affiliation::AffiliationError, store::StoreError},
 };
 
 /// Why a namespace did not become a container; nothing of the attempt is left.
@@ -24,9 +24,9 @@ pub enum AttachError {
     /// The namespace cannot be opened.
     #[error("{0}: {1}; name a network namespace, as /run/netns/NAME")]
     NoNamespace(String, #[source] io::Error),
-    /// The name of the workspace will not do.
+    /// The region does not take it: its name or that of its workspace will not do.
     #[error(transparent)]
-    Workspace(#[from] WorkspaceError),
+    Region(#[from] AffiliationError),
     /// No address.
     #[error(transparent)]
     Address(#[from] AddressError),

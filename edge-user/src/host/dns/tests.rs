@@ -14,6 +14,7 @@ use crate::region::tunnels::fake;
 struct OneCaller {
     container: Arc<Container>,
     egress: bool,
+    private: bool,
 }
 
 impl Callers for OneCaller {
@@ -23,6 +24,18 @@ impl Callers for OneCaller {
 
     fn may_ask_outside(&self, _address: IpAddr) -> bool {
         self.egress
+    }
+
+    fn is_private(&self, _address: IpAddr) -> bool {
+        self.private
+    }
+
+    fn peer(&self, workspace: &str, name: &str) -> Peer {
+        match (workspace, name) {
+            ("main", "db") => Peer::At(DB),
+            ("main", "elsewhere") => Peer::Unknown,
+            _ => Peer::Nobody,
+        }
     }
 }
 
@@ -103,6 +116,7 @@ impl Drop for Served {
     }
 }
 
+const DB: Ipv6Addr = Ipv6Addr::new(0xfdaa, 1, 2, 3, 4, 5, 6, 7);
 const PUBLIC: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9));
 
 async fn serve_one() -> Served {
@@ -110,6 +124,10 @@ async fn serve_one() -> Served {
 }
 
 async fn serve_domain(domain: &str, egress: bool) -> Served {
+    serve_container(domain, egress, true).await
+}
+
+async fn serve_container(domain: &str, egress: bool, private: bool) -> Served {
     // Nothing listens on the first resolver's port.
     let (resolver, port) = Resolver::listen("127.0.0.3:0".parse().unwrap()).await;
     let resolv_conf = tempfile::NamedTempFile::new().unwrap();
@@ -119,10 +137,10 @@ async fn serve_domain(domain: &str, egress: bool) -> Served {
     let udp = UdpSocket::bind(("0.0.0.0", address.port())).await.unwrap();
     let upstreams = Upstreams::new(resolv_conf.path().to_owned(), port);
     let locate = |name: &str| name.starts_with("live.").then(|| vec![PUBLIC]);
-    let callers = Arc::new(OneCaller { container: fake::container(1), egress });
-    let domain = domain.to_owned();
+    let callers = Arc::new(OneCaller { container: fake::container(1), egress, private });
+    let zones = Zones { domain: domain.to_owned(), suffix: "edge.internal".to_owned() };
     let never = std::future::pending();
-    let task = tokio::spawn(serve_with(udp, tcp, callers, locate, domain, upstreams, never));
+    let task = tokio::spawn(serve_with(udp, tcp, callers, locate, zones, upstreams, never));
     Served { address, resolver, resolv_conf, task }
 }
 
@@ -304,6 +322,38 @@ async fn silence_ends_in_servfail_after_five_seconds() {
     assert!((4.5..6.0).contains(&seconds), "{seconds}");
     let tries = served.resolver.asked.lock().unwrap().len();
     assert!(tries >= 2, "asked again within that time");
+}
+
+#[tokio::test]
+async fn peers_of_the_own_workspace_have_names_and_no_others() {
+    let served = serve_one().await;
+    for (name, kind, code, found) in [
+        ("db.main.edge.internal.", RecordType::AAAA, ResponseCode::NoError, vec![IpAddr::V6(DB)]),
+        ("DB.Main.Edge.Internal.", RecordType::AAAA, ResponseCode::NoError, vec![IpAddr::V6(DB)]),
+        ("db.main.edge.internal.", RecordType::A, ResponseCode::NoError, vec![]),
+        ("main.edge.internal.", RecordType::AAAA, ResponseCode::NoError, vec![]),
+        ("edge.internal.", RecordType::AAAA, ResponseCode::NoError, vec![]),
+        ("web.main.edge.internal.", RecordType::AAAA, ResponseCode::NXDomain, vec![]),
+        ("x.db.main.edge.internal.", RecordType::AAAA, ResponseCode::NXDomain, vec![]),
+        ("db.other.edge.internal.", RecordType::AAAA, ResponseCode::NXDomain, vec![]),
+        ("other.edge.internal.", RecordType::AAAA, ResponseCode::NXDomain, vec![]),
+        ("elsewhere.main.edge.internal.", RecordType::AAAA, ResponseCode::ServFail, vec![]),
+    ] {
+        let reply = served.ask(name, kind).await;
+        assert_eq!(reply.metadata.response_code, code, "{name} {kind}");
+        assert_eq!(addresses(&reply), found, "{name} {kind}");
+    }
+    assert!(served.resolver.asked.lock().unwrap().is_empty(), "none of these left the machine");
+}
+
+#[tokio::test]
+async fn a_container_outside_the_private_network_has_no_name_in_it() {
+    let served = serve_container("r5.example", true, false).await;
+    for name in ["i6pn.modal.local.", "db.main.edge.internal."] {
+        let reply = served.ask(name, RecordType::AAAA).await;
+        assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain, "{name}");
+    }
+    assert!(served.resolver.asked.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

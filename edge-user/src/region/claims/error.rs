@@ -55,6 +55,18 @@ pub enum ClaimError {
         "container {0} is not known to the region; it may have ended, or is yet to be made known"
     )]
     NoContainer(String),
+    /// Another pool than before.
+    #[error(
+        "the pool {pool} does not hold block {block}, which host {host} has; keep a pool that does, or forget the host (`edge hosts forget {host}`) first"
+    )]
+    Outside {
+        /// The new pool.
+        pool: Ipv4Net,
+        /// A block.
+        block: Ipv4Net,
+        /// Who has it.
+        host: u16,
+    },
     /// The pool is empty.
     #[error(
         "no block of {0} is left; end containers that are not needed, or give the region a wider pool"
@@ -96,7 +108,7 @@ impl From<ClaimError> for Status {
             | ClaimError::BadAddress { .. }
             | ClaimError::Workspace(WorkspaceError::InvalidName(_)) => Code::InvalidArgument,
             ClaimError::NoContainer(_) => Code::NotFound,
-            ClaimError::BlockInUse { .. } => Code::FailedPrecondition,
+            ClaimError::BlockInUse { .. } | ClaimError::Outside { .. } => Code::FailedPrecondition,
             ClaimError::Store(_) | ClaimError::Workspace(_) => Code::Unavailable,
         };
         Self::new(code, causes(&error))

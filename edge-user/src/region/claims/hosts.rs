@@ -6,12 +6,11 @@ use ipnet::Ipv4Net;
 
 use super::{ClaimError, Claims, Found, Transaction};
 use crate::region::{
+    addresses::BLOCK,
     roster::{self, About, ContainerRecord, HostRecord, RegionSettings, Role},
     token::{self, TokenError, TokenRecord},
 };
 
-/// Prefix length of the blocks that hosts lease.
-const BLOCK: u8 = 26;
 /// Blocks that one host may have: 16,000 containers.
 const BLOCKS: usize = 256;
 /// What a resting block belongs to: no host has this number.

@@ -51,6 +51,17 @@ pub enum CallError {
     Store(#[from] StoreError),
 }
 
+impl CallError {
+    /// What it is to who asked this machine.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Refused { code, .. } => *code,
+            Self::Unavailable(_) => Code::FailedPrecondition,
+            Self::Malformed(_) | Self::Store(_) => Code::Internal,
+        }
+    }
+}
+
 impl From<Status> for CallError {
     fn from(status: Status) -> Self {
         let text = status.message().to_owned();

@@ -11,11 +11,40 @@ use crate::{
     region::{
         convert,
         identity::{Credentials, IdentityError, Membership, fingerprint},
-        tls::{self, Pin},
+        tls::{self, Held, Pin},
         token::JoinToken,
     },
-    wire::region::JoinRequest,
+    wire::region::{JoinRequest, RenewRequest},
 };
+
+/// What the region says of a machine's credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// They are a host's of the region.
+    Good,
+    /// They are not, or not any more.
+    Void,
+    /// No gateway answers.
+    Unknown,
+}
+
+/// Asks the gateways of a machine's region whether its credentials are still good.
+///
+/// # Errors
+/// When the credentials cannot be used.
+pub async fn standing(credentials: &Credentials) -> Result<Standing, IdentityError> {
+    let tls = tls::member(Held::new(credentials)?, &credentials.authority)?;
+    for gateway in &credentials.membership.endpoints {
+        let Ok(mut client) = channel::connect(gateway, tls.clone()).await else { continue };
+        // It changes nothing, and only a host of the region is answered.
+        match client.renew(RenewRequest {}).await {
+            Ok(_renewed) => return Ok(Standing::Good),
+            Err(status) if status.code() == Code::Unauthenticated => return Ok(Standing::Void),
+            Err(_) => {}
+        }
+    }
+    Ok(Standing::Unknown)
+}
 
 /// Asks the token's gateways one after another, and keeps what it is given in `dir`.
 ///

@@ -18,8 +18,8 @@ const FILE: &str = "region.json";
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(super) struct Memory {
     settings: RegionSettings,
-    /// The machine itself, with its blocks.
-    own: Option<HostRecord>,
+    /// All machines: packets go to them also while no gateway says where they are.
+    hosts: BTreeMap<u16, HostRecord>,
     /// Ids of workspaces by name.
     pub(super) workspaces: BTreeMap<String, u32>,
 }
@@ -39,10 +39,10 @@ impl Memory {
         }
     }
 
-    /// The view to begin with: the machine alone.
+    /// The view to begin with: nobody is known to be there.
     pub(super) fn view(&self) -> View {
-        let own = self.own.iter().cloned();
-        let hosts = own.map(|record| (record.id, Arc::new(Host { record, alive: false })));
+        let hosts = self.hosts.values().cloned();
+        let hosts = hosts.map(|record| (record.id, Arc::new(Host { record, alive: false })));
         View {
             settings: Arc::new(self.settings.clone()),
             hosts: hosts.collect(),
@@ -54,11 +54,10 @@ impl Memory {
 impl Inner {
     /// Writes down what has changed.
     pub(super) async fn remember(&self) {
-        let host = self.credentials().membership.host;
         let view = self.view.borrow().clone();
         let memory = Memory {
             settings: (*view.settings).clone(),
-            own: view.hosts.get(&host).map(|own| own.record.clone()),
+            hosts: view.hosts.iter().map(|(id, host)| (*id, host.record.clone())).collect(),
             workspaces: self.workspaces().clone(),
         };
         let mut written = self.memory.lock().await;

@@ -54,6 +54,14 @@ impl State {
         next
     }
 
+    /// Lends this very number. Answers whether it was not lent yet.
+    pub(super) fn claim(&mut self, number: u32) -> bool {
+        self.fresh.retain(|one| *one != number);
+        self.ready.retain(|(one, _)| *one != number);
+        self.resting.retain(|(one, _)| *one != number);
+        self.lent.insert(number)
+    }
+
     /// The next one that the store does not have.
     fn unmarked(&mut self, now: Instant) -> Option<Candidate> {
         match self.fresh.pop_front() {

@@ -36,7 +36,10 @@ impl<R: Registry> RegionService<R> {
         let tunnel = match &previous {
             Some(tunnel) if tunnel.options == options => tunnel.clone(),
             _ => {
-                let place = registry.allot(&options, previous.as_ref()).await.map_err(refused)?;
+                let place = registry
+                    .allot(&request.container, &options, previous.as_ref())
+                    .await
+                    .map_err(refused)?;
                 let id = previous.as_ref().map_or_else(|| names::id("tu"), |old| old.id.clone());
                 let container = request.container;
                 let tunnel = TunnelRecord { id, container, host, port, options, place };

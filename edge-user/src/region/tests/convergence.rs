@@ -106,6 +106,7 @@ fn container(id: u8, name: u8) -> (String, Arc<ContainerRecord>) {
         host: 1,
         ipv4: [100, 64, 0, id].into(),
         i6pn: "fdaa::1".parse().unwrap(),
+        private: true,
     };
     (record.id.clone(), Arc::new(record))
 }

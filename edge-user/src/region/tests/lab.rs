@@ -24,7 +24,7 @@ use crate::region::{
     member::{Link, Member, join},
     names,
     registry::{Refusal, Registry},
-    roster::{About, Allotted, ContainerRecord, RegionSettings, TunnelRecord},
+    roster::{About, Allotted, Carriage, ContainerRecord, RegionSettings, TunnelRecord},
     server::ControlPlane,
     store::Store,
     token::JoinToken,
@@ -217,6 +217,7 @@ impl Host {
             host: id,
             ipv4: block.hosts().nth(1).unwrap(),
             i6pn: i6pn.into(),
+            private: true,
         }
     }
 }
@@ -243,6 +244,7 @@ pub(super) fn settings() -> RegionSettings {
         raw_host: "r5.example.com".into(),
         raw_ports: (20000, 20009),
         keys: vec![u64::MAX, 1],
+        carriage: Carriage::Direct,
     }
 }
 
@@ -274,6 +276,7 @@ impl Public {
 impl Registry for Public {
     fn allot<'a>(
         &'a self,
+        _container: &'a str,
         options: &'a TunnelOptions,
         previous: Option<&'a TunnelRecord>,
     ) -> BoxFuture<'a, Result<Allotted, Refusal>> {
@@ -346,5 +349,9 @@ impl Registry for Public {
                 self.lent.lock().unwrap().remove(&raw.port);
             }
         })
+    }
+
+    fn ended<'a>(&'a self, _container: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
     }
 }

@@ -1,6 +1,6 @@
 //! Why a tunnel did not start, in the words that its owner reads.
 
-use crate::region::{ports::PortError, store::StoreError};
+use crate::region::{member::CallError, ports::PortError, store::StoreError};
 
 /// Why a tunnel did not start.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,9 @@ pub enum StartError {
     /// There is no raw port.
     #[error(transparent)]
     Port(#[from] PortError),
+    /// The region's gateways said no, or none can be reached.
+    #[error(transparent)]
+    Region(#[from] CallError),
     /// It cannot be recorded.
     #[error(transparent)]
     Record(#[from] StoreError),

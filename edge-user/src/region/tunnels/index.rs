@@ -9,7 +9,7 @@ use crate::region::tunnel::Tunnel;
 
 /// Two maps behind one lock, which is never held across an await or a system call.
 #[derive(Default)]
-pub(super) struct Index(RwLock<Maps>);
+pub(crate) struct Index(RwLock<Maps>);
 
 #[derive(Default)]
 struct Maps {
@@ -18,7 +18,7 @@ struct Maps {
 }
 
 impl Index {
-    pub(super) fn by_name(&self, name: &str) -> Option<Arc<Tunnel>> {
+    pub(crate) fn by_name(&self, name: &str) -> Option<Arc<Tunnel>> {
         let maps = self.read();
         match maps.by_name.get(name) {
             // Most clients ask in lower case already, and then nothing is copied.
@@ -29,15 +29,15 @@ impl Index {
         }
     }
 
-    pub(super) fn by_raw_port(&self, port: u16) -> Option<Arc<Tunnel>> {
+    pub(crate) fn by_raw_port(&self, port: u16) -> Option<Arc<Tunnel>> {
         self.read().by_raw_port.get(&port).cloned()
     }
 
-    pub(super) fn all(&self) -> Vec<Arc<Tunnel>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Tunnel>> {
         self.read().by_name.values().cloned().collect()
     }
 
-    pub(super) fn insert(&self, tunnel: &Arc<Tunnel>) {
+    pub(crate) fn insert(&self, tunnel: &Arc<Tunnel>) {
         let mut maps = self.write();
         maps.by_name.insert(tunnel.host.clone(), tunnel.clone());
         if let Some(raw) = &tunnel.raw {
@@ -46,7 +46,7 @@ impl Index {
     }
 
     /// Removes a tunnel. Answers whether it was there.
-    pub(super) fn remove(&self, tunnel: &Arc<Tunnel>) -> bool {
+    pub(crate) fn remove(&self, tunnel: &Arc<Tunnel>) -> bool {
         let mut maps = self.write();
         if let Some(raw) = &tunnel.raw {
             maps.by_raw_port.remove(&raw.port);

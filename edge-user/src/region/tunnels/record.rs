@@ -5,11 +5,11 @@ use std::sync::{Arc, Weak};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::{Live, Owner, StartError, Tunnels};
+use super::{Live, Owner, StartError, Tunnels, allotment::Allotment};
 use crate::region::{
     names,
     steering::Steering,
-    tunnel::{Container, RawSocket, Tunnel, TunnelOptions, TunnelStats},
+    tunnel::{Container, Tunnel, TunnelOptions},
 };
 
 /// A tunnel as it is recorded, under its id.
@@ -22,6 +22,9 @@ pub struct TunnelRecord {
     pub port: u16,
     /// The whole TLS name.
     pub host: String,
+    /// The gateways' TLS port; absent in what older versions wrote.
+    #[serde(default)]
+    pub tls_port: Option<u16>,
     /// The raw TCP port.
     pub raw: Option<u16>,
     /// What its owner asked for.
@@ -38,6 +41,7 @@ impl TunnelRecord {
             container: tunnel.container.id.clone(),
             port: tunnel.port,
             host: tunnel.host.clone(),
+            tls_port: Some(tunnel.tls_port),
             raw: tunnel.raw.as_ref().map(|raw| raw.port),
             options: tunnel.options.clone(),
             by_daemon: matches!(owner, Owner::Daemon),
@@ -50,8 +54,8 @@ impl<S: Steering> Tunnels<S> {
     /// Forgets a tunnel that cannot be taken up; its port's rest begins.
     pub async fn abandon(&self, id: &str, record: &TunnelRecord) {
         self.records.forget(id).await;
-        if let Some(port) = record.raw {
-            self.ports.let_rest(port).await;
+        if let (Allotment::Own(ports), Some(port)) = (&self.allotment, record.raw) {
+            ports.let_rest(port).await;
         }
     }
 
@@ -66,16 +70,25 @@ impl<S: Steering> Tunnels<S> {
         id: String,
         record: TunnelRecord,
     ) -> Result<(), StartError> {
-        let TunnelRecord { port, host, raw, options, by_daemon, idempotency_key, .. } = record;
+        let TunnelRecord { port, host, tls_port, raw, options, by_daemon, idempotency_key, .. } =
+            record;
+        let own = self.settings.tls_port;
+        let (host, tls_port, stats) = match &self.allotment {
+            Allotment::Own(_) => (names::under(&host, &self.settings.domain), own, Arc::default()),
+            Allotment::Region(gateways) => {
+                let stats = (gateways.relayed)(&id).unwrap_or_default();
+                (host, tls_port.unwrap_or(own), stats)
+            }
+        };
         let tunnel = Arc::new(Tunnel {
             id,
             container: container.clone(),
             port,
-            host: names::under(&host, &self.settings.domain),
-            tls_port: self.settings.tls_port,
-            raw: raw.map(|port| RawSocket { host: self.settings.raw_host.clone(), port }),
+            host,
+            tls_port,
+            raw: self.raw(raw),
             options,
-            stats: TunnelStats::default(),
+            stats,
             ended: CancellationToken::new(),
         });
         let home = self.home(container);
@@ -84,8 +97,8 @@ impl<S: Steering> Tunnels<S> {
             self.close(&tunnel).await;
             return Err(StartError::Steering { port, source });
         }
-        if tunnel.raw.is_some() {
-            self.ports.resume(&container.id);
+        if let (Allotment::Own(ports), Some(_)) = (&self.allotment, &tunnel.raw) {
+            ports.resume(&container.id);
         }
         self.index.insert(&tunnel);
         self.metrics.tunnels.inc();

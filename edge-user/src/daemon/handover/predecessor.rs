@@ -23,20 +23,23 @@ use crate::host::netns::NetNs;
 const ADOPTION: Duration = Duration::from_secs(60);
 
 /// Where successors ask.
-pub(in crate::up) struct Door(UnixSeqpacketListener);
+pub(in crate::daemon) struct Door(UnixSeqpacketListener);
 
 /// A successor that asks.
-pub(in crate::up) struct Successor {
+pub(in crate::daemon) struct Successor {
     channel: UnixSeqpacket,
     /// Who it is.
-    pub(in crate::up) pid: i32,
+    pub(in crate::daemon) pid: i32,
     /// Its version of edge.
-    pub(in crate::up) version: String,
+    pub(in crate::daemon) version: String,
 }
 
 impl Door {
     /// Makes the socket, for root only; or goes on with an earlier daemon's.
-    pub(in crate::up) fn open(run_dir: &Path, inherited: Option<OwnedFd>) -> anyhow::Result<Self> {
+    pub(in crate::daemon) fn open(
+        run_dir: &Path,
+        inherited: Option<OwnedFd>,
+    ) -> anyhow::Result<Self> {
         let path = socket_path(run_dir);
         let make = || {
             if let Some(open) = inherited {
@@ -54,12 +57,12 @@ impl Door {
     }
 
     /// For the holdings.
-    pub(in crate::up) fn listener(&self) -> &UnixSeqpacketListener {
+    pub(in crate::daemon) fn listener(&self) -> &UnixSeqpacketListener {
         &self.0
     }
 
     /// The next successor. Whoever may not be one is turned away.
-    pub(in crate::up) async fn next(&mut self) -> Successor {
+    pub(in crate::daemon) async fn next(&mut self) -> Successor {
         loop {
             let greeted = match self.0.accept().await {
                 Ok(channel) => greet(channel).await,
@@ -119,7 +122,7 @@ impl Successor {
     ///
     /// # Errors
     /// Why it will not. It has ended then, or is about to, and lets go of the stores.
-    pub(in crate::up) async fn prepare(&self, holdings: &Holdings) -> io::Result<()> {
+    pub(in crate::daemon) async fn prepare(&self, holdings: &Holdings) -> io::Result<()> {
         let prepared = async {
             for (name, open) in &holdings.0 {
                 let message = Message::Holding { name: name.clone() };
@@ -146,12 +149,12 @@ impl Successor {
     ///
     /// # Errors
     /// It is gone, and the region is not its own.
-    pub(in crate::up) async fn begin(&self) -> io::Result<()> {
+    pub(in crate::daemon) async fn begin(&self) -> io::Result<()> {
         send(&self.channel, &Message::Yours, None).await
     }
 
     /// Waits until it says that everything ends; for ever if it goes without a word.
-    pub(in crate::up) async fn dismissed(&self) {
+    pub(in crate::daemon) async fn dismissed(&self) {
         if !matches!(receive(&self.channel).await, Ok((Message::Dismissed, _))) {
             std::future::pending().await
         }

@@ -9,7 +9,7 @@ use super::{Holdings, Message, PROTOCOL, receive, receive_soon, send, socket_pat
 use crate::error::{Error, Kind, causes};
 
 /// A running daemon that waits for this one.
-pub(in crate::up) struct Predecessor {
+pub(in crate::daemon) struct Predecessor {
     channel: UnixSeqpacket,
 }
 
@@ -18,7 +18,7 @@ impl Predecessor {
     ///
     /// # Errors
     /// If it refuses, or goes away half-way.
-    pub(in crate::up) async fn ask(run_dir: &Path) -> anyhow::Result<Option<(Self, Holdings)>> {
+    pub(in crate::daemon) async fn ask(run_dir: &Path) -> anyhow::Result<Option<(Self, Holdings)>> {
         let path = socket_path(run_dir);
         let channel = match UnixSeqpacket::connect(&path).await {
             Ok(channel) => channel,
@@ -60,7 +60,7 @@ impl Predecessor {
     ///
     /// # Errors
     /// If the region is not this daemon's.
-    pub(in crate::up) async fn relieve(&self) -> anyhow::Result<()> {
+    pub(in crate::daemon) async fn relieve(&self) -> anyhow::Result<()> {
         let relieved = async {
             send(&self.channel, &Message::Ready, None).await?;
             match receive_soon(&self.channel).await?.0 {
@@ -72,13 +72,13 @@ impl Predecessor {
     }
 
     /// Says that everything ends, also what it still drains.
-    pub(in crate::up) async fn dismiss(&self) {
+    pub(in crate::daemon) async fn dismiss(&self) {
         // It may have ended long ago.
         send(&self.channel, &Message::Dismissed, None).await.ok();
     }
 
     /// Says why this daemon goes.
-    pub(in crate::up) async fn fail(&self, error: &anyhow::Error) {
+    pub(in crate::daemon) async fn fail(&self, error: &anyhow::Error) {
         let why = causes(error.as_ref());
         // It finds out anyway, as this process ends.
         send(&self.channel, &Message::Failed { why }, None).await.ok();

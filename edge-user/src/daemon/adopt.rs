@@ -20,6 +20,7 @@ use crate::{
         steering::KernelSteering,
     },
     region::{
+        addresses::AddressPlan,
         records::Records,
         store::{Store, StoreError},
         tunnels::{TunnelRecord, Tunnels},
@@ -30,6 +31,7 @@ use crate::{
 pub(super) struct Left {
     containers: Vec<Survivor>,
     tunnels: Vec<(String, TunnelRecord)>,
+    gone: Vec<String>,
 }
 
 /// Records of containers.
@@ -83,14 +85,14 @@ impl Left {
     pub(super) async fn find(
         leased: &Arc<dyn Store>,
         links: &Links,
-        pool: Ipv4Net,
+        plan: &AddressPlan,
         raw_ports: PortRange,
     ) -> anyhow::Result<Self> {
         let records = container_records(leased);
-        let mut containers = Vec::new();
+        let (mut containers, mut gone) = (Vec::new(), Vec::new());
         for (id, record) in records.all().await? {
             let name = record.name.clone();
-            match Survivor::find(links, pool, id.clone(), record).await {
+            match Survivor::find(links, plan, id.clone(), record).await {
                 Ok(survivor) => containers.push(survivor),
                 // What passes must not end what lives.
                 Err(error) if !error.is_certain() => {
@@ -102,6 +104,7 @@ impl Left {
                     let why = crate::error::causes(&error);
                     tracing::info!(id, name, why, "a container ended while no daemon ran");
                     records.forget(&id).await;
+                    gone.push(id);
                 }
             }
         }
@@ -126,7 +129,12 @@ impl Left {
                 records.forget(&id).await;
             }
         }
-        Ok(Self { containers, tunnels })
+        Ok(Self { containers, tunnels, gone })
+    }
+
+    /// Containers that have ended while no daemon ran.
+    pub(super) fn gone(&self) -> &[String] {
+        &self.gone
     }
 
     /// The raw ports that are lent.

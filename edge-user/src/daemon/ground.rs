@@ -2,21 +2,30 @@
 //! userspace serves. And how all of it is taken back from a successor that failed.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
-use edge_common::tables::{ListenerRow, Settings};
+use edge_common::{
+    address::Address,
+    tables::{ListenerRow, Settings},
+};
+use ipnet::Ipv4Net;
 
-use super::machine::{self, Machine};
+use super::{
+    machine::{self, Machine},
+    role::Orders,
+};
 use crate::{
     cli::{Place, UpArgs},
     host::{
         api,
         containers::Containers,
         service::Service,
+        underlay::in_header,
         uplink::{self, Uplink},
     },
+    region::addresses::{AddressPlan, BLOCK},
 };
 
 /// Bytes of an IP packet where nothing says otherwise.
@@ -25,11 +34,12 @@ const MTU: u32 = 1500;
 /// What a running daemon stands on.
 pub(super) struct Ground<'d> {
     pub(super) place: &'d Place,
-    pub(super) args: &'d UpArgs,
+    pub(super) orders: &'d Orders,
     pub(super) machine: &'d Machine,
+    /// Towards the internet and the other machines.
     pub(super) uplinks: Vec<Uplink>,
-    /// Bytes of the smallest packet on the way out.
-    pub(super) mtu: u32,
+    /// The kernel half's.
+    pub(super) settings: Settings,
     /// The public ports that userspace serves.
     pub(super) own: Vec<SocketAddr>,
     pub(super) containers: Arc<Containers>,
@@ -50,8 +60,8 @@ impl Ground<'_> {
             anyhow::Ok(())
         };
         for outcome in [
-            machine::close_door(self.place, self.args),
-            configure(self.args, self.machine, self.mtu),
+            machine::close_door(self.place, self.orders),
+            self.machine.datapath.configure(&self.settings).map_err(Into::into),
             listen(self.machine, &self.own),
             links(),
         ] {
@@ -94,25 +104,33 @@ pub(super) async fn mtu(machine: &Machine, uplinks: &[Uplink]) -> anyhow::Result
     Ok(uplinks.iter().map(|uplink| uplink.mtu).chain(egress).min().unwrap_or(MTU))
 }
 
-/// Writes the kernel half's settings.
-pub(super) fn configure(args: &UpArgs, machine: &Machine, mtu: u32) -> anyhow::Result<()> {
+/// The kernel half's settings, but for what the machines of a region tell each other.
+pub(super) fn settings(
+    args: &UpArgs,
+    mtu: u32,
+    plan: &AddressPlan,
+    service: Ipv4Addr,
+) -> anyhow::Result<Settings> {
     let private: IpAddr = "fdaa::".parse()?;
     let private_mask: IpAddr = "ffff::".parse()?;
     // A mapped IPv4 mask covers the 96 bits before it, too.
-    let [.., last] =
-        edge_common::address::Address::from(IpAddr::V4(args.ipv4_pool.netmask())).words;
-    machine.datapath.configure(&Settings {
-        layout: 0,
+    let [.., last] = Address::from(IpAddr::V4(args.ipv4_pool.netmask())).words;
+    let block = Ipv4Net::new(Ipv4Addr::UNSPECIFIED, BLOCK.max(args.ipv4_pool.prefix_len()))?;
+    Ok(Settings {
         mss_v4: mtu.saturating_sub(40),
         mss_v6: mtu.saturating_sub(60),
+        region: plan.region.into(),
+        host: plan.host.into(),
+        block_mask: in_header(block.netmask()),
+        relay: in_header(service),
+        complaints: Settings::COMPLAINTS,
         service: IpAddr::V4(api::SERVICE_ADDRESS).into(),
         pool: IpAddr::V4(args.ipv4_pool.network()).into(),
-        pool_mask: edge_common::address::Address { words: [u32::MAX, u32::MAX, u32::MAX, last] },
+        pool_mask: Address { words: [u32::MAX, u32::MAX, u32::MAX, last] },
         private: private.into(),
         private_mask: private_mask.into(),
         ..Settings::default()
-    })?;
-    Ok(())
+    })
 }
 
 /// Lets the kernel half know the public ports that userspace serves.

@@ -10,9 +10,9 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::handover;
+use super::{handover, role::Orders};
 use crate::{
-    cli::{Place, UpArgs},
+    cli::Place,
     datapath::{Datapath, Inheritance},
     error::{Error, Kind},
     host::{
@@ -40,11 +40,12 @@ pub(super) struct Machine {
 impl Machine {
     /// Takes hold: loads the kernel half, over the tables of an earlier daemon if there are such,
     /// and closes the door that nftables keeps. What lives on the machine is not disturbed.
-    pub(super) fn take(place: &Place, args: &UpArgs) -> anyhow::Result<Self> {
+    pub(super) fn take(place: &Place, orders: &Orders) -> anyhow::Result<Self> {
         let links = Links::here().context("netlink cannot be opened")?;
         let instance = place.instance.as_str();
         let veth_prefix = veth_prefix(instance);
-        let datapath = Arc::new(Datapath::load_with(&pins(place), args.log_decisions)?);
+        let datapath =
+            Arc::new(Datapath::load_with(&pins(place), orders.args.operation.log_decisions)?);
         match datapath.inheritance() {
             Inheritance::Nothing => {}
             Inheritance::Adopted => tracing::info!("the tables of the last daemon are in use"),
@@ -52,7 +53,7 @@ impl Machine {
                 tracing::info!(why, "the last daemon's tables are replaced by new ones");
             }
         }
-        close_door(place, args)?;
+        close_door(place, orders)?;
         Ok(Self { links, datapath, veth_prefix })
     }
 
@@ -69,12 +70,14 @@ impl Machine {
 
 /// Makes the table and the kernel settings without which the machine would be an open router, or
 /// give raw ports to its own programs.
-pub(super) fn close_door(place: &Place, args: &UpArgs) -> anyhow::Result<()> {
+pub(super) fn close_door(place: &Place, orders: &Orders) -> anyhow::Result<()> {
+    let args = &orders.args;
     Table {
         name: table(place),
         veth_prefix: veth_prefix(place.instance.as_str()),
         pool: args.ipv4_pool,
         raw_ports: args.raw_ports.first..=args.raw_ports.last,
+        underlays: orders.underlays().to_vec(),
     }
     .install()?;
     let mut sysctls = sysctls(place)?;

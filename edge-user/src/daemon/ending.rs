@@ -17,13 +17,13 @@ use super::{
         Holdings,
         predecessor::{Door, Successor},
     },
+    public::Relay,
 };
 use crate::{
     admin::Leaver,
-    gateway::Gateway,
-    host::{service::Service, steering::KernelSteering},
+    host::steering::KernelSteering,
     metrics::Exposition,
-    region::{embedded::Embedded, gate::Gate, tunnels::Tunnels},
+    region::{embedded::Embedded, gate::Gate, member::Member, tunnels::Tunnels},
 };
 
 /// How long relayed connections may go on when everything ends.
@@ -68,6 +68,8 @@ pub(super) struct Running<'d> {
     pub(super) ground: Ground<'d>,
     /// Whose starts and stops are waited for.
     pub(super) tunnels: Arc<Tunnels<KernelSteering>>,
+    /// In a region of several machines, and what ends its control plane, if this is a gateway.
+    pub(super) membership: Option<(Arc<Member>, CancellationToken)>,
     /// Ends the acceptors, and all else that serves.
     pub(super) shutdown: CancellationToken,
     /// Ends the names that containers ask for.
@@ -79,7 +81,7 @@ pub(super) struct Running<'d> {
     /// What serves.
     pub(super) tasks: TaskTracker,
     /// Whose connections drain.
-    pub(super) gateway: Arc<Gateway<Tunnels<KernelSteering>, Service>>,
+    pub(super) gateway: Option<Arc<Relay>>,
     /// What Prometheus and supervisors see.
     pub(super) exposition: Exposition,
     /// Who has the region.
@@ -152,18 +154,21 @@ impl Running<'_> {
         drop((self.holdings, self.door));
         self.lives.close();
         self.lives.wait().await;
+        let empty = self.ground.containers.list().is_empty();
+        leave(self.membership.as_ref(), empty, ending).await;
         self.tasks.close();
+        let gateway = self.gateway.as_deref();
         match ending {
             // Whose call is one of the tasks.
-            Ending::ForGood(Some(_)) => drop(self.gateway.drain(GRACE).await),
+            Ending::ForGood(Some(_)) => drop(drain(gateway, GRACE).await),
             Ending::ForGood(None) => {
-                self.gateway.drain(GRACE).await;
+                drain(gateway, GRACE).await;
                 // What does not end by itself ends with the process.
                 tokio::time::timeout(GRACE, self.tasks.wait()).await.ok();
             }
             Ending::Restart | Ending::TakenOver | Ending::Failed(_) => {
                 let drained = async {
-                    let left = self.gateway.drain(self.drain).await;
+                    let left = drain(gateway, self.drain).await;
                     tracing::info!(reset = left, "no relayed connection is left");
                     self.resolving.cancel();
                     tokio::time::timeout(CALLS, self.tasks.wait()).await.ok();
@@ -177,7 +182,7 @@ impl Running<'_> {
                 tokio::select! {
                     () = drained => {}
                     () = told_again => {
-                        let left = self.gateway.drain(Duration::ZERO).await;
+                        let left = drain(gateway, Duration::ZERO).await;
                         tracing::info!(reset = left, "told again to stop");
                     }
                 }
@@ -206,6 +211,9 @@ impl Running<'_> {
         }
         let taken = async {
             successor.prepare(&self.holdings).await?;
+            if let Some((member, _)) = &self.membership {
+                member.pause();
+            }
             successor.begin().await
         };
         match taken.await {
@@ -238,6 +246,9 @@ impl Running<'_> {
             .await
             .context("a successor that failed keeps a store")??;
         self.ground.retake();
+        if let Some((member, _)) = &self.membership {
+            member.begin();
+        }
         Ok(())
     }
 }
@@ -248,4 +259,29 @@ async fn dismissed(successor: Option<&Successor>) {
         Some(successor) => successor.dismissed().await,
         None => std::future::pending().await,
     }
+}
+
+/// Lets relayed connections finish; answers how many were reset.
+async fn drain(gateway: Option<&Relay>, grace: Duration) -> usize {
+    match gateway {
+        Some(gateway) => gateway.drain(grace).await,
+        None => 0,
+    }
+}
+
+/// Tells the region, unless what lives here goes on without this daemon: then it is away for a
+/// short time only.
+async fn leave(
+    membership: Option<&(Arc<Member>, CancellationToken)>,
+    empty: bool,
+    ending: &Ending,
+) {
+    let Some((member, stop)) = membership else { return };
+    match ending {
+        Ending::TakenOver => {}
+        Ending::ForGood(_) => member.stop().await,
+        Ending::Restart | Ending::Failed(_) if empty => member.stop().await,
+        Ending::Restart | Ending::Failed(_) => member.pause(),
+    }
+    stop.cancel();
 }

@@ -1,0 +1,193 @@
+//! What comes in by an uplink: from the internet, or from another host.
+
+use crate::{
+    admit,
+    carry::Way,
+    decide::{Outcome, Passage, clamp, current, inside, unfit},
+    from_host::{self, Arrival},
+    geneve,
+    icmp::Quote,
+    narrow,
+    packet::{Headers, Packet, TCP, UDP},
+    rewrite::{self, End},
+    tables::{Settings, Tables, TunnelRow},
+    verdict::Verdict,
+};
+
+/// A frame that came in by the uplink `ifindex`. Same answer in XDP and in TCX, but for what XDP
+/// defers.
+#[inline(always)]
+pub fn uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> Outcome {
+    let mut outcome = Outcome::failed();
+    let arrival = ordinary(packet, tables, ifindex, &mut outcome);
+    if arrival.at() != 0 {
+        from_host::judge(packet, tables, arrival.forgotten(packet), &mut outcome);
+    }
+    outcome
+}
+
+/// What becomes of a frame; or, if another host brought it, where its packet is.
+///
+/// In the kernel this and what follows it are functions of their own, one after the other: so
+/// neither's stack has to fit beside the other's. They return a number, never nothing and never
+/// more: the verifier refuses what is left in the register.
+#[inline(never)]
+fn ordinary<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    ifindex: u32,
+    outcome: &mut Outcome,
+) -> Arrival {
+    let mut arrival = Arrival::NONE;
+    *outcome = look(packet, tables, ifindex, &mut arrival);
+    arrival
+}
+
+#[inline(always)]
+fn look<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    ifindex: u32,
+    arrival: &mut Arrival,
+) -> Outcome {
+    let headers = match Headers::parse(packet) {
+        Ok(headers) => headers,
+        Err(Verdict::NotIp) => return Outcome::pass(Verdict::NotOurs),
+        Err(verdict) => return Outcome::drop(verdict),
+    };
+    let Some(settings) = current(tables) else {
+        return Outcome::pass(Verdict::NotOurs);
+    };
+    // For most packets this is one comparison.
+    if headers.protocol == UDP
+        && headers.destination_port == geneve::PORT
+        && geneve::is_ours(&headers, tables, settings)
+    {
+        return Outcome::drop(geneve::open(packet, &headers, tables, settings, ifindex, arrival));
+    }
+    let to_inside = inside(settings, &headers.destination);
+    if to_inside || inside(settings, &headers.source) {
+        arrival.find_bare(&headers, tables, settings, ifindex);
+        return Outcome::drop(if to_inside { Verdict::BareInner } else { Verdict::ForgedSource });
+    }
+    if headers.is_mapped() {
+        return Outcome::pass(Verdict::NotOurs);
+    }
+    if headers.protocol == TCP {
+        if let Some(row) = tables.tunnel(&headers.receiver()) {
+            return into_tunnel(packet, &headers, tables, settings, row);
+        }
+    } else if headers.is_icmp_error() {
+        return error_from_outside(packet, &headers, tables, settings, ifindex);
+    }
+    Outcome::pass(Verdict::NotOurs)
+}
+
+#[inline(always)]
+fn into_tunnel<P: Packet, T: Tables>(
+    packet: &mut P,
+    headers: &Headers,
+    tables: &T,
+    settings: &Settings,
+    row: &TunnelRow,
+) -> Outcome {
+    if let Some(verdict) = unfit(headers) {
+        return Outcome::drop(verdict);
+    }
+    if !headers.source.is_unicast() || headers.source == headers.destination {
+        return Outcome::drop(Verdict::ForgedSource);
+    }
+    // Before a token is taken: TCX is going to ask again.
+    if row.host != 0 && !P::SENDS {
+        return Outcome::deferred();
+    }
+    if row.flags != 0
+        && let Some(verdict) = admit::refusal(headers, tables, row)
+    {
+        return Outcome::drop(verdict);
+    }
+    if row.host != 0 {
+        let way = match Way::to(packet, headers, tables, row.host) {
+            Ok(way) => way,
+            Err(refusal) => return refusal.into(),
+        };
+        if towards_container(packet, headers, settings, row).is_none() {
+            return Outcome::failed();
+        }
+        let carried = way.carry(packet, headers, settings, Verdict::Tunnel);
+        return inward(carried, row);
+    }
+    if towards_container(packet, headers, settings, row).is_none() {
+        return Outcome::failed();
+    }
+    inward(Outcome::deliver(Verdict::Tunnel, row.ifindex, row.mac), row)
+}
+
+#[inline(always)]
+fn towards_container<P: Packet>(
+    packet: &mut P,
+    headers: &Headers,
+    settings: &Settings,
+    row: &TunnelRow,
+) -> Option<()> {
+    clamp(packet, headers, settings)?;
+    rewrite::tcp(packet, headers, End::Destination, &row.container)
+}
+
+#[inline(always)]
+const fn inward(outcome: Outcome, row: &TunnelRow) -> Outcome {
+    if outcome.verdict.is_refusal() {
+        return outcome;
+    }
+    Outcome { passage: Passage::In, slot: row.slot, ..outcome }
+}
+
+/// Somebody on the way to a client, or the client, complains about a tunnel's reply; or the
+/// underlay about what was carried to another host.
+#[inline(always)]
+fn error_from_outside<P: Packet, T: Tables>(
+    packet: &mut P,
+    headers: &Headers,
+    tables: &T,
+    settings: &Settings,
+    ifindex: u32,
+) -> Outcome {
+    if let Some(quote) = Quote::parse(packet, headers) {
+        if quote.source.address == headers.destination
+            && let Some(row) = tables.tunnel(&quote.source)
+        {
+            return relay_error(packet, headers, tables, settings, &quote, row);
+        }
+    } else if narrow::learn(packet, headers, tables, settings, ifindex).is_some() {
+        return Outcome::pass(Verdict::IcmpError);
+    }
+    Outcome::pass(Verdict::NotOurs)
+}
+
+#[inline(always)]
+fn relay_error<P: Packet, T: Tables>(
+    packet: &mut P,
+    headers: &Headers,
+    tables: &T,
+    settings: &Settings,
+    quote: &Quote,
+    row: &TunnelRow,
+) -> Outcome {
+    if row.host == 0 {
+        return match quote.rewrite(packet, headers, End::Source, &row.container) {
+            Some(()) => Outcome::deliver(Verdict::IcmpError, row.ifindex, row.mac),
+            None => Outcome::failed(),
+        };
+    }
+    if !P::SENDS {
+        return Outcome::deferred();
+    }
+    let way = match Way::to(packet, headers, tables, row.host) {
+        Ok(way) => way,
+        Err(refusal) => return refusal.into(),
+    };
+    match quote.rewrite(packet, headers, End::Source, &row.container) {
+        Some(()) => way.carry(packet, headers, settings, Verdict::IcmpError),
+        None => Outcome::failed(),
+    }
+}

@@ -1,0 +1,149 @@
+//! Options of the daemons of a region of several machines, and of the commands about it.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{
+    ListArgs,
+    bounds::BoundsArgs,
+    up::{Datapath, OperationArgs, UpArgs},
+    values::{self, Name, Uplink},
+};
+use crate::region::roster::Carriage;
+
+/// The port of the control plane.
+pub const CONTROL_PORT: u16 = 7443;
+
+/// Options of `edge gateway`.
+#[derive(Debug, Clone, Args)]
+pub struct GatewayArgs {
+    /// What `edge up` has, too.
+    #[command(flatten)]
+    pub up: UpArgs,
+    /// Name of the region: a label; a number at its end is the region's number
+    #[arg(long, value_name = "NAME", default_value = "r1", help_heading = "Region")]
+    pub region: Name,
+    /// Which interfaces lead to the region's other machines.
+    #[command(flatten)]
+    pub underlay: UnderlayArgs,
+    /// Where the region's machines find its control plane
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        default_value_t = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, CONTROL_PORT)),
+        help_heading = "Region"
+    )]
+    pub control: SocketAddr,
+    /// How packets go from machine to machine
+    #[arg(long, value_enum, default_value_t, help_heading = "Region")]
+    pub carriage: Carriage,
+    /// Send a secret with each packet between machines: for an underlay that strangers can send to
+    #[arg(long, help_heading = "Region")]
+    pub region_key: bool,
+}
+
+/// Options of `edge host`.
+#[derive(Debug, Clone, Args)]
+pub struct HostArgs {
+    /// What `edge token create` printed on a gateway, or @FILE with it; not needed once the
+    /// machine has joined
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "EDGE_JOIN",
+        hide_env_values = true,
+        help_heading = "Region"
+    )]
+    pub join: Option<String>,
+    /// Which interfaces lead to the region's other machines.
+    #[command(flatten)]
+    pub underlay: UnderlayArgs,
+    /// Which way a raw tunnel's replies go
+    #[arg(long, value_enum, default_value_t, help_heading = "Region")]
+    pub reply: Reply,
+    /// With --reply direct: interface towards the internet, or auto: that of the default route
+    /// (repeatable)
+    #[arg(long = "uplink", value_name = "IFACE", help_heading = "Network")]
+    pub uplinks: Vec<Uplink>,
+    /// What carries packets between containers
+    #[arg(long, value_enum, default_value_t, help_heading = "Network")]
+    pub datapath: Datapath,
+    /// What holds for a tunnel whose owner says nothing; a container cannot go beyond it.
+    #[command(flatten)]
+    pub bounds: BoundsArgs,
+    /// How the daemon runs.
+    #[command(flatten)]
+    pub operation: OperationArgs,
+}
+
+/// Which interfaces lead to the region's other machines.
+#[derive(Debug, Clone, Default, Args)]
+pub struct UnderlayArgs {
+    /// Interface towards the region's other machines (repeatable: flows are spread over all)
+    #[arg(
+        long = "underlay",
+        value_name = "IFACE",
+        required = true,
+        value_parser = values::interface,
+        help_heading = "Region"
+    )]
+    pub underlays: Vec<String>,
+}
+
+/// Which way a raw tunnel's replies go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Reply {
+    /// Back to the gateway
+    #[default]
+    Gateway,
+    /// Straight to the client, with the gateway's address as source; the network must allow it
+    Direct,
+}
+
+/// What `edge token` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token with which machines join the region, and print it; on a gateway
+    Create(TokenArgs),
+}
+
+/// Options of `edge token create`.
+#[derive(Debug, Clone, Args)]
+pub struct TokenArgs {
+    /// How long machines may join with it
+    #[arg(long, value_name = "DURATION", default_value = "1h",
+          value_parser = humantime::parse_duration)]
+    pub ttl: Duration,
+    /// How many machines may join with it
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub uses: u32,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `edge hosts`.
+#[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct HostsArgs {
+    /// How to list them.
+    #[command(flatten)]
+    pub list: ListArgs,
+    /// What else to do.
+    #[command(subcommand)]
+    pub command: Option<HostsCommand>,
+}
+
+/// What else `edge hosts` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum HostsCommand {
+    /// Take everything from a host that is gone for good: its certificate is void, its containers
+    /// have ended, its addresses rest; on a gateway
+    Forget {
+        /// Its number, as `edge hosts` shows it
+        #[arg(value_name = "ID", value_parser = clap::value_parser!(u16).range(1..))]
+        host: u16,
+    },
+}

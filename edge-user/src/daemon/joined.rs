@@ -1,0 +1,248 @@
+//! What a daemon of a region of several machines has more than one that is alone.
+
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{founding::Founded, ground, serve::logged, underlay};
+use crate::{
+    cli::region::Reply,
+    error::{Error, Kind},
+    gateway::region_tunnels::RegionTunnels,
+    host::{
+        steering::{KernelSteering, Replies},
+        underlay::{Own, Underlay},
+        uplink::{self, Uplink},
+    },
+    region::{
+        member::Member,
+        roster::{self, About, RegionSettings, Role},
+        server::ControlPlane,
+        view::View,
+    },
+};
+
+/// A daemon's part in its region.
+pub(super) struct Joined {
+    pub(super) member: Arc<Member>,
+    pub(super) settings: RegionSettings,
+    pub(super) underlays: Vec<Uplink>,
+    /// Of a gateway.
+    pub(super) public: Option<Public>,
+    /// Ends the control plane; later than everything that speaks to it.
+    pub(super) stop: CancellationToken,
+}
+
+/// What only a gateway has.
+pub(super) struct Public {
+    pub(super) plane: Arc<ControlPlane<RegionTunnels>>,
+    pub(super) tunnels: Arc<RegionTunnels>,
+    /// Where other machines find the control plane.
+    pub(super) endpoints: Vec<String>,
+    listener: Option<TcpListener>,
+}
+
+impl Joined {
+    /// A host's.
+    ///
+    /// # Errors
+    /// If an underlay will not do.
+    pub(super) async fn host(
+        member: Arc<Member>,
+        underlays: Vec<Uplink>,
+        uplinks: &[Uplink],
+        machine: &super::machine::Machine,
+    ) -> anyhow::Result<Self> {
+        let settings = (*member.view().borrow().settings).clone();
+        underlay::fits(&underlays, &settings)?;
+        if settings.keys.is_empty()
+            && let Some(exposed) = underlay::exposed(&underlays, uplinks, machine).await?
+        {
+            let cause = "it is also the way to the internet, and the region has no key that tells its \
+                         packets from strangers'";
+            let remedy = match settings.carriage {
+                roster::Carriage::Geneve => "start the gateways with --region-key",
+                roster::Carriage::Direct => {
+                    "start the gateways with --carriage geneve --region-key, or name an interface of \
+                     the region's own"
+                }
+            };
+            return Err(underlay::refused(exposed, cause, remedy));
+        }
+        let stop = CancellationToken::new();
+        Ok(Self { member, settings, underlays, public: None, stop })
+    }
+
+    /// A gateway's.
+    pub(super) fn gateway(
+        founded: Founded,
+        underlays: Vec<Uplink>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let Founded { plane, tunnels, member, settings, listener } = founded;
+        let endpoints = super::founding::endpoints(listener.local_addr()?, &underlays);
+        let public = Some(Public { plane, tunnels, endpoints, listener: Some(listener) });
+        Ok(Self { member, settings, underlays, public, stop })
+    }
+
+    /// Says what this machine is; the others hear of it with the next session.
+    pub(super) fn announce(&self, uplinks: &[Uplink]) {
+        let both =
+            self.underlays.iter().chain(uplinks.iter().filter(|uplink| {
+                self.underlays.iter().all(|underlay| underlay.index != uplink.index)
+            }));
+        let uplink = |one: &Uplink| roster::Uplink {
+            interface: one.name.clone(),
+            hook: uplink::hook_label(one.mode).to_owned(),
+            mtu: one.mtu,
+        };
+        let public = uplinks.iter().flat_map(|uplink| uplink.addresses.iter().copied());
+        self.member.announce(About {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            underlay: underlay::addresses(&self.underlays),
+            uplinks: both.map(uplink).collect(),
+            public: if self.public.is_some() { public.collect() } else { Vec::new() },
+        });
+    }
+
+    /// Serves the control plane, if this is a gateway, and keeps a session with one.
+    pub(super) fn begin(&mut self, tasks: &TaskTracker) {
+        if let Some(public) = &mut self.public
+            && let Some(listener) = public.listener.take()
+        {
+            let plane = public.plane.clone();
+            tasks.spawn(logged("control plane", async move { plane.serve(listener).await }));
+        }
+        self.member.begin();
+    }
+
+    /// The tables of the other machines; what is remembered of them is written when this returns.
+    pub(super) fn underlay(
+        &self,
+        machine: &super::machine::Machine,
+        settings: edge_common::tables::Settings,
+    ) -> anyhow::Result<Arc<Underlay>> {
+        let interfaces = self.underlays.iter().map(underlay::interface).collect();
+        let own = Own { host: self.member.host(), gateway: self.public.is_some(), interfaces };
+        let underlay = Underlay::new(machine.datapath.clone(), own, settings);
+        underlay.write(&self.member.view().borrow().clone())?;
+        Ok(underlay)
+    }
+
+    /// Keeps replies on their way to a gateway that is there, until the shutdown.
+    pub(super) fn steer(
+        &self,
+        steering: &Arc<KernelSteering>,
+        way: Way,
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
+    ) {
+        let mut views = self.member.view();
+        steering.reply_by(way.replies(&views.borrow_and_update().clone()));
+        let (steering, shutdown) = (steering.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    changed = views.changed() => if changed.is_err() { return },
+                    () = shutdown.cancelled() => return,
+                }
+                let view = views.borrow_and_update().clone();
+                steering.reply_by(way.replies(&view));
+            }
+        });
+    }
+}
+
+/// Which way a host sends the replies of raw tunnels.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Way {
+    /// To a gateway.
+    Gateway,
+    /// Out by this uplink.
+    Uplink(u32),
+}
+
+impl Way {
+    /// As the operator wishes.
+    ///
+    /// # Errors
+    /// If there is no uplink to send by.
+    pub(super) fn new(reply: Reply, uplinks: &[Uplink]) -> anyhow::Result<Self> {
+        match (reply, uplinks) {
+            (Reply::Gateway, _) => Ok(Self::Gateway),
+            (Reply::Direct, [first, ..]) => Ok(Self::Uplink(first.index)),
+            (Reply::Direct, []) => Err(Error::new(
+                Kind::Refused,
+                "--reply direct",
+                "no interface towards the internet is named",
+                "name one with --uplink, or leave replies to the gateway",
+            )
+            .into()),
+        }
+    }
+
+    /// With this view: by a gateway that is there, the lowest first, or by one that was.
+    fn replies(self, view: &View) -> Replies {
+        let gateways = || view.hosts.values().filter(|host| host.record.role == Role::Gateway);
+        let Some(gateway) = gateways().find(|host| host.alive).or_else(|| gateways().next()) else {
+            return Replies::Nowhere;
+        };
+        match self {
+            Self::Gateway => Replies::Gateway(gateway.record.id),
+            Self::Uplink(uplink) => {
+                Replies::Direct { uplink, public: gateway.record.about.public.clone() }
+            }
+        }
+    }
+}
+
+/// Both kinds of interfaces, each once.
+pub(super) fn all(uplinks: &[Uplink], underlays: &[Uplink]) -> Vec<Uplink> {
+    let others = underlays.iter().filter(|one| uplinks.iter().all(|two| two.index != one.index));
+    uplinks.iter().chain(others).cloned().collect()
+}
+
+/// Bytes of an IP packet in and out of a container.
+pub(super) async fn mtu(
+    joined: Option<&Joined>,
+    machine: &super::machine::Machine,
+    uplinks: &[Uplink],
+) -> anyhow::Result<u32> {
+    match joined {
+        None => ground::mtu(machine, uplinks).await,
+        Some(joined) => Ok(joined.settings.mtu),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::region::{roster::HostRecord, view::Host};
+
+    fn view(gateways: &[(u16, bool)]) -> View {
+        let host = |(id, alive): &(u16, bool)| {
+            let about = About { public: vec![[203, 0, 113, *id as u8].into()], ..About::default() };
+            let record = HostRecord {
+                id: *id,
+                role: Role::Gateway,
+                key: String::new(),
+                blocks: Vec::new(),
+                about,
+            };
+            (*id, Arc::new(Host { record, alive: *alive }))
+        };
+        View { hosts: gateways.iter().map(host).collect(), ..View::default() }
+    }
+
+    #[test]
+    fn replies_go_by_a_gateway_that_is_there() {
+        let by = |gateways: &[(u16, bool)]| Way::Gateway.replies(&view(gateways));
+        assert_eq!(by(&[]), Replies::Nowhere);
+        assert_eq!(by(&[(3, true), (5, true)]), Replies::Gateway(3));
+        assert_eq!(by(&[(3, false), (5, true)]), Replies::Gateway(5));
+        assert_eq!(by(&[(3, false), (5, false)]), Replies::Gateway(3), "better than none");
+        let direct = Way::Uplink(7).replies(&view(&[(3, true)]));
+        assert_eq!(direct, Replies::Direct { uplink: 7, public: vec![[203, 0, 113, 3].into()] });
+    }
+}

@@ -1,0 +1,110 @@
+//! What a daemon is told to be.
+
+use std::{net::SocketAddr, time::Duration};
+
+use crate::{
+    cli::{
+        GatewayArgs, HostArgs, Name, UpArgs,
+        region::Reply,
+        values::{self, PortRange},
+    },
+    region::roster::{Carriage, RegionSettings},
+};
+
+/// What a daemon is told, by whichever command.
+#[derive(Debug, Clone)]
+pub struct Orders {
+    /// What all daemons have. A host learns from its region what of it concerns all machines.
+    pub(crate) args: UpArgs,
+    /// What it is to its region.
+    pub(crate) role: Role,
+}
+
+/// What a daemon is to its region.
+#[derive(Debug, Clone)]
+pub(crate) enum Role {
+    /// All of it: the region of one machine.
+    Single,
+    /// It holds the region's state and its public side.
+    Gateway(Gateway),
+    /// It runs containers.
+    Host(Host),
+}
+
+/// What only gateways are told.
+#[derive(Debug, Clone)]
+pub(crate) struct Gateway {
+    pub(crate) region: Name,
+    pub(crate) underlays: Vec<String>,
+    pub(crate) control: SocketAddr,
+    pub(crate) carriage: Carriage,
+    pub(crate) region_key: bool,
+}
+
+/// What only hosts are told.
+#[derive(Debug, Clone)]
+pub(crate) struct Host {
+    pub(crate) join: Option<String>,
+    pub(crate) underlays: Vec<String>,
+    pub(crate) reply: Reply,
+}
+
+impl Orders {
+    /// The interfaces towards the region's other machines.
+    pub(crate) fn underlays(&self) -> &[String] {
+        match &self.role {
+            Role::Single => &[],
+            Role::Gateway(gateway) => &gateway.underlays,
+            Role::Host(host) => &host.underlays,
+        }
+    }
+
+    /// What a host learns of its region.
+    pub(crate) fn learn(&mut self, settings: &RegionSettings) {
+        let (first, last) = settings.raw_ports;
+        self.args.domain.clone_from(&settings.domain);
+        self.args.ipv4_pool = settings.ipv4_pool;
+        self.args.raw_ports = PortRange { first, last };
+    }
+}
+
+impl From<UpArgs> for Orders {
+    fn from(args: UpArgs) -> Self {
+        Self { args, role: Role::Single }
+    }
+}
+
+impl From<GatewayArgs> for Orders {
+    fn from(args: GatewayArgs) -> Self {
+        let GatewayArgs { up, region, underlay, control, carriage, region_key } = args;
+        let underlays = underlay.underlays;
+        let role = Role::Gateway(Gateway { region, underlays, control, carriage, region_key });
+        Self { args: up, role }
+    }
+}
+
+impl From<HostArgs> for Orders {
+    fn from(args: HostArgs) -> Self {
+        let HostArgs { join, underlay, reply, uplinks, datapath, bounds, operation } = args;
+        // Of the public side a host has nothing; the rest is the region's to say.
+        let args = UpArgs {
+            domain: String::new(),
+            cert: None,
+            key: None,
+            uplinks,
+            public_addresses: Vec::new(),
+            tls_port: None,
+            http_port: None,
+            raw_ports: PortRange { first: u16::MAX, last: u16::MAX },
+            ipv4_pool: values::DEFAULT_POOL,
+            datapath,
+            idle_half_closed: Duration::MAX,
+            bounds,
+            total_connections: None,
+            unfinished_handshakes: None,
+            handshake_deadline: Duration::MAX,
+            operation,
+        };
+        Self { args, role: Role::Host(Host { join, underlays: underlay.underlays, reply }) }
+    }
+}

@@ -1,0 +1,48 @@
+//! A machine with its daemon.
+
+use std::net::SocketAddr;
+
+use super::Place;
+use crate::{
+    edge::{Edge, Tunnel},
+    tenant::Tenant,
+};
+
+/// A gateway or a host; dropped it is a machine that lost its power.
+pub struct Machine {
+    /// The daemon.
+    pub edge: Edge,
+    /// Where it runs.
+    pub place: Place,
+}
+
+impl Machine {
+    /// A container on the private network, in the workspace "main".
+    #[track_caller]
+    pub fn private(&self, name: &str) -> Tenant {
+        self.tenant(name, &["--i6pn"])
+    }
+
+    /// A container.
+    #[track_caller]
+    pub fn tenant(&self, name: &str, options: &[&str]) -> Tenant {
+        Tenant::new(&self.edge, name, options)
+    }
+
+    /// The tunnel to a container's port.
+    #[track_caller]
+    pub fn tunnel(&self, tenant: &Tenant, port: u16) -> Tunnel {
+        let tunnels = self.edge.tunnels();
+        let found = tunnels
+            .iter()
+            .find(|tunnel| tunnel.container == tenant.container.id && tunnel.port == port);
+        found.unwrap_or_else(|| panic!("no tunnel to port {port} among {tunnels:#?}")).clone()
+    }
+
+    /// Where clients find a raw tunnel on this gateway.
+    #[track_caller]
+    pub fn raw(&self, tunnel: &Tunnel) -> [SocketAddr; 2] {
+        let port = tunnel.raw_port();
+        [(self.place.public, port).into(), (self.place.public_v6, port).into()]
+    }
+}
