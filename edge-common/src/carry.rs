@@ -38,7 +38,7 @@ impl<'row> Way<'row> {
         let Some(row) = tables.host(host) else {
             return Err(Refusal { verdict: Verdict::NoSuchHost, mtu: 0 });
         };
-        let mtu = narrow::limit(tables, host, row, headers.v4);
+        let mtu = narrow::limit(tables, host, row, headers.v4());
         if size(packet, headers) > mtu as usize {
             return Err(Refusal { verdict: Verdict::TooBig, mtu });
         }
@@ -81,11 +81,11 @@ fn size<P: Packet>(packet: &P, headers: &Headers) -> usize {
         return packet.len() - NETWORK;
     }
     // The Hop-by-Hop header of BIG TCP goes when the packet is cut.
-    let network = match (headers.v4, headers.options) {
+    let network = match (headers.v4(), headers.options()) {
         (false, false) => 40,
         _ => headers.transport - NETWORK,
     };
-    network + if headers.protocol == TCP { headers.length as usize } else { UDP_HEADER } + segment
+    network + if headers.protocol() == TCP { headers.length() } else { UDP_HEADER } + segment
 }
 
 const UDP_HEADER: usize = 8;
@@ -103,11 +103,11 @@ fn choose(row: &HostRow, flow: u32) -> &Path {
 #[inline(always)]
 pub(crate) fn flow(headers: &Headers) -> u32 {
     let hash = mix_address(0, &headers.source);
-    let hash = mix(mix_address(hash, &headers.destination), headers.protocol.into());
-    if headers.fragment || !matches!(headers.protocol, TCP | UDP) {
+    let hash = mix(mix_address(hash, &headers.destination), headers.protocol().into());
+    if headers.fragment() || !matches!(headers.protocol(), TCP | UDP) {
         return hash;
     }
-    mix(hash, u32::from(headers.source_port) << 16 | u32::from(headers.destination_port))
+    mix(hash, headers.ports)
 }
 
 #[inline(always)]
@@ -138,9 +138,8 @@ mod tests {
             let headers = Headers {
                 source: address(format!("fdaa:0:1:2:3::{:x}", one % 16)),
                 destination: address("fdaa:0:1:2:4::1".to_owned()),
-                protocol: TCP,
-                source_port: (32_768 + one / 16) as u16,
-                destination_port: 80,
+                kind: TCP.into(),
+                ports: (32_768 + one / 16) << 16 | 80,
                 ..Headers::default()
             };
             let flow = flow(&headers);

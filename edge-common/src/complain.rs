@@ -5,7 +5,7 @@ use crate::{
     address::Address,
     admit::{self, SourceKey},
     checksum::{add, fold},
-    decide::{Action, Outcome},
+    decide::{Action, Outcome, current},
     packet::{Headers, ICMP, ICMPV6, NETWORK, Packet},
     refuse::TTL,
     tables::{Settings, Tables},
@@ -32,18 +32,41 @@ pub(crate) fn about<P: Packet, T: Tables>(
     settings: &Settings,
     outcome: Outcome,
 ) -> Outcome {
-    let Some([kind, code]) = message(outcome.verdict, headers.v4) else { return outcome };
-    if !settings.complaints.bounds() || headers.later || is_no_request(headers) {
+    let Some([kind, code]) = message(outcome.verdict, headers.v4()) else { return outcome };
+    if !settings.complaints.bounds() || headers.later() || is_no_request(headers) {
         return outcome;
     }
-    let key = SourceKey::complaints(&headers.source);
+    let message = Message::new(kind, code, headers.v4(), outcome.mtu).forgotten(packet);
+    match tell(packet, tables, &headers.source, message) {
+        Told::Yes => Outcome { action: Action::Bounce, ..outcome },
+        Told::No => outcome,
+        Told::Failed => Outcome::failed(),
+    }
+}
+
+/// Whether a sender was told.
+#[repr(u32)]
+enum Told {
+    Yes,
+    /// It hears too much already.
+    No,
+    Failed,
+}
+
+/// A function of its own in the kernel, which is verified once for all refusals.
+#[inline(never)]
+fn tell<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    sender: &Address,
+    message: Message,
+) -> Told {
+    let Some(settings) = current(tables) else { return Told::No };
+    let key = SourceKey::complaints(sender);
     if !admit::takes(tables, &key, &settings.complaints, tables.now()) {
-        return outcome;
+        return Told::No;
     }
-    match write(packet, headers, [kind, code], outcome.mtu) {
-        Some(()) => Outcome { action: Action::Bounce, ..outcome },
-        None => Outcome::failed(),
-    }
+    if write(packet, sender, message).is_some() { Told::Yes } else { Told::Failed }
 }
 
 /// Type and code.
@@ -72,48 +95,77 @@ const fn message(verdict: Verdict, v4: bool) -> Option<[u8; 2]> {
 /// section 3.2.2; RFC 4443, section 2.4 (e)).
 #[inline(always)]
 const fn is_no_request(headers: &Headers) -> bool {
-    match (headers.protocol, headers.destination_port) {
+    match (headers.protocol(), headers.destination_port()) {
         (ICMP, kind) => matches!(kind, 3..=5 | 11 | 12),
         (ICMPV6, kind) => kind < 128 || kind == 137,
         _ => false,
     }
 }
 
+/// What is said, in one word.
+#[derive(Clone, Copy)]
+struct Message(u32);
+
+impl Message {
+    const V4: u32 = 1 << 31;
+
+    /// Codes have five bits at most, MTUs sixteen.
+    #[inline(always)]
+    const fn new(kind: u8, code: u8, v4: bool, mtu: u32) -> Self {
+        let family = if v4 { Self::V4 } else { 0 };
+        Self(family | (kind as u32) << 24 | (code as u32) << 16 | mtu & 0xffff)
+    }
+
+    #[inline(always)]
+    const fn v4(self) -> bool {
+        self.0 & Self::V4 != 0
+    }
+
+    /// The ICMP header, with a checksum still to be filled in.
+    #[inline(always)]
+    const fn header(self) -> [u8; 8] {
+        let [kind, code, high, low] = self.0.to_be_bytes();
+        [kind & 0x7f, code, 0, 0, 0, 0, high, low]
+    }
+
+    /// See [`Packet::forget`].
+    #[inline(always)]
+    fn forgotten<P: Packet>(self, packet: &P) -> Self {
+        Self(packet.forget(self.0))
+    }
+}
+
 /// The complaint takes the place of the packet, whose first bytes it quotes.
-#[inline(never)]
-fn write<P: Packet>(
-    packet: &mut P,
-    headers: &Headers,
-    [kind, code]: [u8; 2],
-    mtu: u32,
-) -> Option<()> {
+#[inline(always)]
+fn write<P: Packet>(packet: &mut P, sender: &Address, message: Message) -> Option<()> {
     let [destination_mac, source_mac] = [packet.read::<6>(0)?, packet.read::<6>(6)?];
     let there = packet.len() - NETWORK;
     // Whole words: what is cut off is payload.
     let quoted = if there < QUOTED { there & !3 } else { QUOTED };
     let mut sum = sum_of(packet, quoted)?;
-    let network = if headers.v4 { 20 } else { 40 };
+    let network = if message.v4() { 20 } else { 40 };
     packet.truncate(NETWORK + quoted)?;
     packet.make_room(network + HEADER)?;
     packet.write(0, source_mac)?;
     packet.write(6, destination_mac)?;
 
     let length = (HEADER + quoted) as u16;
-    if headers.v4 {
-        write_v4(packet, length, &headers.source)?;
+    if message.v4() {
+        write_v4(packet, length, sender)?;
     } else {
-        write_v6(packet, length, &headers.source)?;
-        let (from, to) = (&ROUTER_V6.words, &headers.source.words);
+        write_v6(packet, length, sender)?;
+        let (from, to) = (&ROUTER_V6.words, &sender.words);
         for index in 0..4 {
             sum = add(add(sum, from[index]), to[index]);
         }
         sum = add(sum, u32::from(length.to_be()));
         sum = add(sum, u32::from(u16::from(ICMPV6).to_be()));
     }
-    let [_, _, high, low] = mtu.to_be_bytes();
-    let start = u32::from_ne_bytes([kind, code, 0, 0]);
-    let check = (!fold(add(add(sum, start), u32::from_ne_bytes([0, 0, high, low])))).to_ne_bytes();
-    packet.write(NETWORK + network, [kind, code, check[0], check[1], 0, 0, high, low])
+    let header = message.header();
+    let [a, b, _, _, c, d, e, f] = header;
+    sum = add(sum, u32::from_ne_bytes([a, b, 0, 0]));
+    let check = (!fold(add(sum, u32::from_ne_bytes([c, d, e, f])))).to_ne_bytes();
+    packet.write(NETWORK + network, [a, b, check[0], check[1], c, d, e, f])
 }
 
 /// The one's complement sum of so many bytes behind the Ethernet header, in native order.

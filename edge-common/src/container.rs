@@ -24,10 +24,12 @@ pub fn container<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32)
     let Some(settings) = current(tables) else {
         return Outcome::drop(Verdict::Unconfigured);
     };
-    let mut host = 0;
+    let mut host = None;
     let outcome = judge(packet, &headers, tables, settings, ifindex, &mut host);
-    let outcome =
-        if host == 0 { outcome } else { carry(packet, &headers, tables, settings, host, &outcome) };
+    let outcome = match host {
+        Some(host) => carry(packet, &headers, tables, settings, host, &outcome),
+        None => outcome,
+    };
     if outcome.action == Action::Drop {
         return complain::about(packet, &headers, tables, settings, outcome);
     }
@@ -43,7 +45,7 @@ fn judge<P: Packet, T: Tables>(
     tables: &T,
     settings: &Settings,
     ifindex: u32,
-    host: &mut u32,
+    host: &mut Option<u32>,
 ) -> Outcome {
     if headers.destination.is_multicast() || headers.is_mapped() {
         return Outcome::drop(Verdict::Unroutable);
@@ -65,7 +67,9 @@ fn judge<P: Packet, T: Tables>(
         return Outcome::drop(Verdict::NotForwarded);
     }
     // The machine's source NAT would give it an address that other hosts believe.
-    if headers.protocol == UDP && headers.destination_port == geneve::PORT && settings.carriage != 0
+    if headers.protocol() == UDP
+        && headers.destination_port() == geneve::PORT
+        && settings.carriage != 0
     {
         return Outcome::drop(Verdict::Encapsulated);
     }
@@ -73,7 +77,7 @@ fn judge<P: Packet, T: Tables>(
     if !headers.destination.is_unicast() {
         return Outcome::drop(Verdict::Unroutable);
     }
-    if headers.protocol == TCP && tables.listener(&headers.receiver()).is_some() {
+    if headers.protocol() == TCP && tables.listener(&headers.receiver()).is_some() {
         // Behind a public port may be anybody, who may pass on what he is told.
         return if sender.flags & AddressRow::EGRESS == 0 {
             Outcome::drop(Verdict::NoEgress)
@@ -96,20 +100,20 @@ fn within_host<T: Tables>(
     let from_service = sender.flags & AddressRow::SERVICE != 0;
     let to_service = receiver.flags & AddressRow::SERVICE != 0;
     if from_service == to_service {
-        if headers.v4 || from_service {
+        if headers.v4() || from_service {
             return Outcome::drop(Verdict::BetweenContainers);
         }
         return between_containers(sender, receiver);
     }
     if from_service && headers.source == settings.service {
-        return if serves(headers.protocol, headers.source_port) || headers.is_icmp_error() {
+        return if serves(headers.protocol(), headers.source_port()) || headers.is_icmp_error() {
             Outcome::deliver(Verdict::Service, receiver.ifindex, receiver.mac)
         } else {
             Outcome::drop(Verdict::ServicePort)
         };
     }
     if to_service && headers.destination == settings.service {
-        return if serves(headers.protocol, headers.destination_port) {
+        return if serves(headers.protocol(), headers.destination_port()) {
             Outcome::deliver(Verdict::Service, receiver.ifindex, receiver.mac)
         } else {
             Outcome::drop(Verdict::ServicePort)
@@ -117,7 +121,7 @@ fn within_host<T: Tables>(
     }
     // The relay dials and the container answers, never the other way round.
     let private = if from_service { headers.receiver() } else { headers.sender() };
-    if headers.protocol != TCP || tables.forward(&private).is_none() {
+    if headers.protocol() != TCP || tables.forward(&private).is_none() {
         return Outcome::drop(Verdict::NotForwarded);
     }
     if to_service && headers.opens() {
@@ -151,14 +155,14 @@ fn elsewhere<T: Tables>(
     tables: &T,
     settings: &Settings,
     sender: &AddressRow,
-    host: &mut u32,
+    host: &mut Option<u32>,
 ) -> Outcome {
     let from_service = sender.flags & AddressRow::SERVICE != 0;
     let nobody = if from_service { Verdict::NotForwarded } else { Verdict::NoSuchContainer };
     if settings.carriage == 0 {
         return Outcome::drop(nobody);
     }
-    if headers.v4 {
+    if headers.v4() {
         let owner = block_owner(tables, settings, &headers.destination);
         return match owner.filter(|owner| *owner != settings.host) {
             Some(owner) => relayed(headers, tables, settings, from_service, owner, host),
@@ -192,9 +196,9 @@ fn relayed<T: Tables>(
     settings: &Settings,
     from_service: bool,
     owner: u32,
-    host: &mut u32,
+    host: &mut Option<u32>,
 ) -> Outcome {
-    let is_tcp = headers.protocol == TCP;
+    let is_tcp = headers.protocol() == TCP;
     if from_service {
         let dials = is_tcp
             && headers.source.last() == settings.relay
@@ -224,9 +228,9 @@ fn to_outside<P: Packet, T: Tables>(
     tables: &T,
     settings: &Settings,
     sender: &AddressRow,
-    host: &mut u32,
+    host: &mut Option<u32>,
 ) -> Outcome {
-    if headers.protocol == TCP {
+    if headers.protocol() == TCP {
         if let Some(row) = tables.forward(&headers.sender())
             && row.is_raw()
         {
@@ -248,7 +252,7 @@ fn to_outside<P: Packet, T: Tables>(
             None => Outcome::failed(),
         };
     }
-    if !headers.v4 {
+    if !headers.v4() {
         return Outcome::drop(Verdict::NoIpv6Egress);
     }
     if sender.flags & AddressRow::EGRESS == 0 {
@@ -263,7 +267,7 @@ fn reply<P: Packet>(
     headers: &Headers,
     settings: &Settings,
     row: &ForwardRow,
-    host: &mut u32,
+    host: &mut Option<u32>,
 ) -> Outcome {
     if let Some(verdict) = unfit(headers) {
         return Outcome::drop(verdict);
@@ -288,8 +292,8 @@ fn reply<P: Packet>(
 
 /// What `carry` completes, which needs the host's way.
 #[inline(always)]
-const fn to_host(number: u32, verdict: Verdict, host: &mut u32) -> Outcome {
-    *host = number;
+const fn to_host(number: u32, verdict: Verdict, host: &mut Option<u32>) -> Outcome {
+    *host = Some(number);
     Outcome::new(verdict, Action::Send)
 }
 

@@ -113,10 +113,10 @@ impl Outcome {
 /// Why a tunnel cannot carry this packet.
 #[inline(always)]
 pub(crate) const fn unfit(headers: &Headers) -> Option<Verdict> {
-    if headers.fragment {
+    if headers.fragment() {
         return Some(Verdict::Fragment);
     }
-    if headers.options { Some(Verdict::IpOptions) } else { None }
+    if headers.options() { Some(Verdict::IpOptions) } else { None }
 }
 
 /// Lowers the largest segment that a SYN asks for.
@@ -126,10 +126,10 @@ pub(crate) fn clamp<P: Packet>(
     headers: &Headers,
     settings: &Settings,
 ) -> Option<()> {
-    if headers.flags & SYN == 0 {
+    if headers.flags() & SYN == 0 {
         return Some(());
     }
-    let limit = if headers.v4 { settings.mss_v4 } else { settings.mss_v6 };
+    let limit = if headers.v4() { settings.mss_v4 } else { settings.mss_v6 };
     rewrite::clamp_mss(packet, headers, limit)
 }
 

@@ -98,7 +98,7 @@ impl Arrival {
         }
         let (mut host, mut gateway) = (0, true);
         if inside(settings, &headers.source) {
-            let owner = if headers.v4 {
+            let owner = if headers.v4() {
                 block_owner(tables, settings, &headers.source)
             } else {
                 Some(headers.source.host())
@@ -106,7 +106,7 @@ impl Arrival {
             let Some(row) = owner.and_then(|owner| tables.host(owner)) else { return };
             (host, gateway) = (owner.unwrap_or(0), row.flags & HostRow::GATEWAY != 0);
         }
-        *self = Self::new(host, NETWORK, headers.v4, false, gateway);
+        *self = Self::new(host, NETWORK, headers.v4(), false, gateway);
     }
 }
 
@@ -148,7 +148,7 @@ fn look<P: Packet, T: Tables>(packet: &mut P, tables: &T, arrival: Arrival) -> O
             Outcome::drop(Verdict::ForgedSource)
         };
     }
-    let outcome = if from_inside && headers.v4 {
+    let outcome = if from_inside && headers.v4() {
         relayed(&headers, tables, settings, arrival)
     } else if from_inside {
         between_containers(&headers, tables, settings)
@@ -219,7 +219,7 @@ fn relayed<T: Tables>(
         }
         headers.receiver()
     };
-    if headers.protocol != TCP || tables.forward(&private).is_none() {
+    if headers.protocol() != TCP || tables.forward(&private).is_none() {
         return Outcome::drop(Verdict::NotForwarded);
     }
     if to_relay && headers.opens() {
@@ -247,7 +247,7 @@ fn from_client<P: Packet, T: Tables>(
     let Some(receiver) = tables.address(&headers.destination) else {
         return Outcome::drop(Verdict::NoSuchContainer);
     };
-    if headers.protocol == TCP {
+    if headers.protocol() == TCP {
         if let Some(verdict) = unfit(headers) {
             return Outcome::drop(verdict);
         }
@@ -279,7 +279,7 @@ fn to_client<P: Packet, T: Tables>(
     if !headers.destination.is_unicast() {
         return Outcome::drop(Verdict::Unroutable);
     }
-    if headers.protocol == TCP {
+    if headers.protocol() == TCP {
         if let Some(verdict) = unfit(headers) {
             return Outcome::drop(verdict);
         }

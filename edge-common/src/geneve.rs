@@ -53,7 +53,7 @@ pub(crate) fn wrap<P: Packet>(
     path: &Path,
     flow: u32,
 ) -> Option<()> {
-    let traffic_class = traffic_class(packet, NETWORK, headers.v4)?;
+    let traffic_class = traffic_class(packet, NETWORK, headers.v4())?;
     let keyed = settings.key_count > 0;
     let v4 = path.remote.is_v4();
     packet.make_room_around(v4, header(keyed))?;
@@ -74,7 +74,7 @@ pub(crate) fn wrap<P: Packet>(
     packet.write(transport, [port[0], port[1], high, low, long, short, 0, 0])?;
 
     let [options, flags] = if keyed { [KEY_OPTION_WORDS, CRITICAL] } else { [0, 0] };
-    let [high, low] = if headers.v4 { IPV4 } else { IPV6 };
+    let [high, low] = if headers.v4() { IPV4 } else { IPV6 };
     let [_, a, b, c] = settings.region.to_be_bytes();
     let at = transport + UDP_HEADER;
     packet.write(at, [options, flags, high, low, a, b, c, 0])?;
@@ -162,7 +162,9 @@ pub(crate) fn open<P: Packet, T: Tables>(
     if peer.flags & PeerRow::OWN != 0 {
         return Verdict::NotPeer;
     }
-    if headers.fragment || headers.options {
+    // Not even Hop-by-Hop.
+    let network = if headers.v4() { 20 } else { 40 };
+    if headers.fragment() || headers.transport != NETWORK + network {
         return Verdict::BadEncapsulation;
     }
     let at = headers.transport + UDP_HEADER;
@@ -184,7 +186,7 @@ pub(crate) fn open<P: Packet, T: Tables>(
     if settings.key_count > 0 && !(keyed && has_key(packet, at + HEADER + 4, settings)) {
         return Verdict::WrongKey;
     }
-    let Some(class) = traffic_class(packet, NETWORK, headers.v4) else {
+    let Some(class) = traffic_class(packet, NETWORK, headers.v4()) else {
         return Verdict::BadEncapsulation;
     };
     let congested = class & CONGESTED == CONGESTED;

@@ -26,11 +26,11 @@ impl Quote {
     /// extension headers, which is all that a tunnel carries.
     #[inline(always)]
     pub fn parse<P: Packet>(packet: &P, headers: &Headers) -> Option<Self> {
-        if headers.options || headers.fragment {
+        if headers.options() || headers.fragment() {
             return None;
         }
         let at = headers.transport + ICMP_HEADER;
-        let (source, destination, transport) = if headers.v4 {
+        let (source, destination, transport) = if headers.v4() {
             let fixed = packet.read::<12>(at)?;
             let offset = u16::from_be_bytes([fixed[6], fixed[7]]);
             if fixed[0] != 0x45 || fixed[9] != TCP || offset & 0x3fff != 0 {
@@ -82,7 +82,7 @@ impl Quote {
         let port = new.port as u16;
         packet.write(self.transport + 2 * side, port.to_be_bytes())?;
         let mut inner = Difference::NONE.half((old.port as u16).to_be(), port.to_be());
-        if headers.v4 {
+        if headers.v4() {
             // The quoted header's own checksum balances its address within the ICMP sum.
             let difference = Difference::NONE.word(old.address.words[3], new.address.words[3]);
             packet.write(self.at + 12 + 4 * side, new.address.words[3].to_ne_bytes())?;
@@ -93,10 +93,10 @@ impl Quote {
             let address = rewrite::write_v6(packet, at, &old.address, &new.address)?;
             inner = inner.and(address);
         }
-        packet.fix_checksum(checksum, inner, false, !headers.v4)?;
+        packet.fix_checksum(checksum, inner, false, !headers.v4())?;
 
-        let address = rewrite::address(packet, headers.v4, outer, outer_old, &new.address)?;
-        if headers.v4 {
+        let address = rewrite::address(packet, headers.v4(), outer, outer_old, &new.address)?;
+        if headers.v4() {
             return Some(());
         }
         packet.fix_checksum(checksum, address, true, true)

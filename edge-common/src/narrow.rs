@@ -38,18 +38,18 @@ pub(crate) fn learn<P: Packet, T: Tables>(
     settings: &Settings,
     ifindex: u32,
 ) -> Option<()> {
-    let kind = headers.destination_port;
-    if settings.carriage != Settings::GENEVE || headers.fragment || headers.options {
+    let kind = headers.destination_port();
+    if settings.carriage != Settings::GENEVE || headers.fragment() || headers.options() {
         return None;
     }
     let icmp = packet.read::<8>(headers.transport)?;
-    let mtu = match (headers.protocol, kind, icmp[1]) {
+    let mtu = match (headers.protocol(), kind, icmp[1]) {
         (ICMP, 3, 4) => u32::from(u16::from_be_bytes([icmp[6], icmp[7]])),
         (ICMP, ..) => return None,
         (_, 2, _) => u32::from_be_bytes([icmp[4], icmp[5], icmp[6], icmp[7]]),
         _ => return None,
     };
-    let (source, destination) = carried(packet, headers.transport + 8, headers.v4)?;
+    let (source, destination) = carried(packet, headers.transport + 8, headers.v4())?;
     if source != headers.destination || tables.peer(&source)?.flags & PeerRow::OWN == 0 {
         return None;
     }
@@ -58,7 +58,7 @@ pub(crate) fn learn<P: Packet, T: Tables>(
     if peer.flags & PeerRow::OWN != 0 {
         return None;
     }
-    let mtu = mtu.saturating_sub(geneve::overhead(headers.v4, settings.key_count > 0));
+    let mtu = mtu.saturating_sub(geneve::overhead(headers.v4(), settings.key_count > 0));
     let mtu = if mtu < LEAST_V4 { LEAST_V4 } else { mtu };
     let until = tables.now() + BELIEVED;
     tables.learn_path_mtu(peer.host, PathMtu { until, mtu, reserved: 0 });

@@ -81,6 +81,60 @@ impl Packet for Frame {
     }
 }
 
+/// The same as XDP has it: it can go into a container here, and nowhere else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Early(pub Frame);
+
+impl Packet for Early {
+    const SENDS: bool = false;
+
+    fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.0.read(at)
+    }
+
+    fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Option<()> {
+        self.0.write(at, bytes)
+    }
+
+    fn fix_checksum(
+        &mut self,
+        at: usize,
+        difference: Difference,
+        pseudo: bool,
+        v6: bool,
+    ) -> Option<()> {
+        self.0.fix_checksum(at, difference, pseudo, v6)
+    }
+
+    fn is_tagged(&self) -> bool {
+        self.0.is_tagged()
+    }
+
+    fn truncate(&mut self, _len: usize) -> Option<()> {
+        None
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn segment(&self) -> usize {
+        0
+    }
+
+    fn make_room(&mut self, _bytes: usize) -> Option<()> {
+        None
+    }
+
+    fn make_room_around(&mut self, _v4: bool, _tunnel: usize) -> Option<()> {
+        None
+    }
+
+    fn take_away(&mut self, bytes: usize, v4: bool) -> Option<()> {
+        self.0.take_away(bytes, v4)
+    }
+}
+
 /// The tables in memory. Sources are never pushed out of them.
 #[derive(Clone, Debug, Default)]
 pub struct Rows {

@@ -75,33 +75,28 @@ pub trait Packet {
 }
 
 /// What the frame's headers say. Only the first fragment of a packet has ports.
+///
+/// What is small lies together in words, which the verifier forgets once they are read
+/// ([`Packet::forget`]): what follows is then verified once, and not for each kind of packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
     /// Who sent it.
     pub source: Address,
     /// Where it goes.
     pub destination: Address,
-    /// IPv4, else IPv6.
-    pub v4: bool,
-    /// What follows all IP headers (IANA protocol number).
-    pub protocol: u8,
-    /// Where that begins.
+    /// Where what follows all IP headers begins.
     pub transport: usize,
-    /// IPv4 options or IPv6 extension headers (other than Hop-by-Hop, which BIG TCP adds).
-    pub options: bool,
-    /// A fragment.
-    pub fragment: bool,
-    /// Not the first of them.
-    pub later: bool,
-    /// TCP and UDP, host byte order; 0 elsewhere.
-    pub source_port: u16,
-    /// TCP and UDP, host byte order; for ICMP its type.
-    pub destination_port: u16,
-    /// TCP flags (RFC 9293, section 3.1), 0 elsewhere.
-    pub flags: u8,
-    /// Bytes of the TCP header, 0 elsewhere.
-    pub length: u8,
+    /// See the methods.
+    pub(crate) kind: u32,
+    /// Source and destination.
+    pub(crate) ports: u32,
 }
+
+/// In [`Headers::kind`], above the protocol, the TCP flags and the length of the TCP header.
+const V4: u32 = 1 << 24;
+const OPTIONS: u32 = 1 << 25;
+const FRAGMENTED: u32 = 1 << 26;
+const LATER: u32 = 1 << 27;
 
 /// Where the network header begins: after an Ethernet header without tags.
 pub const NETWORK: usize = 14;
@@ -163,21 +158,18 @@ impl Headers {
             return Err(Verdict::Truncated);
         }
         let offset = u16::from_be_bytes([fixed[6], fixed[7]]);
-        let headers = Self {
-            source: Address::v4(source),
-            destination: Address::v4(destination),
-            v4: true,
-            protocol: fixed[9],
-            transport: at + length,
-            options: length > 20,
-            fragment: offset & 0x3fff != 0,
-            later: offset & 0x1fff != 0,
-            source_port: 0,
-            destination_port: 0,
-            flags: 0,
-            length: 0,
-        };
-        if headers.later { Ok(headers) } else { headers.with_transport(packet) }
+        let mut kind = V4 | u32::from(fixed[9]);
+        if length > 20 {
+            kind |= OPTIONS;
+        }
+        if offset & 0x3fff != 0 {
+            kind |= FRAGMENTED;
+        }
+        if offset & 0x1fff != 0 {
+            kind |= LATER;
+        }
+        let (source, destination) = (Address::v4(source), Address::v4(destination));
+        Self { source, destination, transport: at + length, kind, ports: 0 }.read_on(packet)
     }
 
     #[inline(always)]
@@ -188,88 +180,135 @@ impl Headers {
         if fixed[0] >> 4 != 6 {
             return Err(Verdict::Truncated);
         }
-        let mut headers = Self {
-            source,
-            destination,
-            v4: false,
-            protocol: fixed[6],
-            transport: at + 40,
-            options: false,
-            fragment: false,
-            later: false,
-            source_port: 0,
-            destination_port: 0,
-            flags: 0,
-            length: 0,
-        };
+        let (mut protocol, mut transport, mut marks) = (fixed[6], at + 40, 0);
         for _ in 0..MAX_EXTENSIONS {
-            match headers.protocol {
+            match protocol {
                 HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
-                    let [next, words] =
-                        packet.read::<2>(headers.transport).ok_or(Verdict::Truncated)?;
-                    headers.options |= headers.protocol != HOP_BY_HOP;
-                    headers.protocol = next;
-                    headers.transport += (usize::from(words) + 1) * 8;
+                    let [next, words] = packet.read::<2>(transport).ok_or(Verdict::Truncated)?;
+                    if protocol != HOP_BY_HOP {
+                        marks |= OPTIONS;
+                    }
+                    protocol = next;
+                    transport += (usize::from(words) + 1) * 8;
                 }
                 FRAGMENT => {
                     let [next, _, high, low] =
-                        packet.read::<4>(headers.transport).ok_or(Verdict::Truncated)?;
-                    headers.fragment = true;
-                    headers.protocol = next;
-                    headers.transport += 8;
+                        packet.read::<4>(transport).ok_or(Verdict::Truncated)?;
+                    marks |= FRAGMENTED;
+                    protocol = next;
+                    transport += 8;
                     if u16::from_be_bytes([high, low]) & 0xfff8 != 0 {
-                        headers.later = true;
-                        return Ok(headers);
+                        marks |= LATER;
+                        break;
                     }
                 }
                 _ => break,
             }
         }
-        headers.with_transport(packet)
+        let kind = marks | u32::from(protocol);
+        Self { source, destination, transport, kind, ports: 0 }.read_on(packet)
     }
 
+    /// Reads ports and flags, if this is not a later fragment.
     #[inline(always)]
-    fn with_transport<P: Packet>(mut self, packet: &P) -> Result<Self, Verdict> {
-        match self.protocol {
+    fn read_on<P: Packet>(mut self, packet: &P) -> Result<Self, Verdict> {
+        if self.later() {
+            return Ok(self.forgotten(packet));
+        }
+        match self.protocol() {
             TCP => {
                 let header = packet.read::<20>(self.transport).ok_or(Verdict::Truncated)?;
                 let length = usize::from(header[12] >> 4) * 4;
                 if length < 20 || packet.read::<2>(self.transport + length - 2).is_none() {
                     return Err(Verdict::Truncated);
                 }
-                self.set_ports([header[0], header[1], header[2], header[3]]);
-                self.flags = header[13];
-                self.length = length as u8;
+                self.ports = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
+                self.kind |= u32::from(header[13]) << 8 | (length as u32) << 16;
             }
             UDP => {
                 let ports = packet.read::<4>(self.transport).ok_or(Verdict::Truncated)?;
-                self.set_ports(ports);
+                self.ports = u32::from_be_bytes(ports);
             }
             ICMP | ICMPV6 => {
                 let [kind, _] = packet.read::<2>(self.transport).ok_or(Verdict::Truncated)?;
-                self.destination_port = kind.into();
+                self.ports = kind.into();
             }
             _ => {}
         }
-        Ok(self)
+        Ok(self.forgotten(packet))
     }
 
     #[inline(always)]
-    fn set_ports(&mut self, bytes: [u8; 4]) {
-        self.source_port = u16::from_be_bytes([bytes[0], bytes[1]]);
-        self.destination_port = u16::from_be_bytes([bytes[2], bytes[3]]);
+    fn forgotten<P: Packet>(self, packet: &P) -> Self {
+        let transport = packet.forget(self.transport as u32) as usize;
+        let (kind, ports) = (packet.forget(self.kind), packet.forget(self.ports));
+        Self { transport, kind, ports, ..self }
+    }
+
+    /// IPv4, else IPv6.
+    #[inline(always)]
+    pub const fn v4(&self) -> bool {
+        self.kind & V4 != 0
+    }
+
+    /// What follows all IP headers (IANA protocol number).
+    #[inline(always)]
+    pub const fn protocol(&self) -> u8 {
+        self.kind as u8
+    }
+
+    /// IPv4 options or IPv6 extension headers (other than Hop-by-Hop, which BIG TCP adds).
+    #[inline(always)]
+    pub const fn options(&self) -> bool {
+        self.kind & OPTIONS != 0
+    }
+
+    /// A fragment.
+    #[inline(always)]
+    pub const fn fragment(&self) -> bool {
+        self.kind & FRAGMENTED != 0
+    }
+
+    /// A fragment, and not the first.
+    #[inline(always)]
+    pub const fn later(&self) -> bool {
+        self.kind & LATER != 0
+    }
+
+    /// TCP and UDP, host byte order; 0 elsewhere.
+    #[inline(always)]
+    pub const fn source_port(&self) -> u16 {
+        (self.ports >> 16) as u16
+    }
+
+    /// TCP and UDP, host byte order; for ICMP its type.
+    #[inline(always)]
+    pub const fn destination_port(&self) -> u16 {
+        self.ports as u16
+    }
+
+    /// TCP flags (RFC 9293, section 3.1), 0 elsewhere.
+    #[inline(always)]
+    pub const fn flags(&self) -> u8 {
+        (self.kind >> 8) as u8
+    }
+
+    /// Bytes of the TCP header, 0 elsewhere.
+    #[inline(always)]
+    pub const fn length(&self) -> usize {
+        (self.kind >> 16 & 0x3f) as usize
     }
 
     /// A SYN that asks for a connection, rather than answers one.
     #[inline(always)]
     pub const fn opens(&self) -> bool {
-        self.flags & (SYN | ACK) == SYN
+        self.flags() & (SYN | ACK) == SYN
     }
 
     /// A SYN that answers one.
     #[inline(always)]
     pub const fn accepts(&self) -> bool {
-        self.flags & (SYN | ACK) == SYN | ACK
+        self.flags() & (SYN | ACK) == SYN | ACK
     }
 
     /// The same headers after so many bytes before them were taken away.
@@ -283,29 +322,29 @@ impl Headers {
     /// Who sent it, if it has ports.
     #[inline(always)]
     pub const fn sender(&self) -> Endpoint {
-        Endpoint { address: self.source, port: self.source_port as u32 }
+        Endpoint { address: self.source, port: self.source_port() as u32 }
     }
 
     /// Whom it is for, if it has ports.
     #[inline(always)]
     pub const fn receiver(&self) -> Endpoint {
-        Endpoint { address: self.destination, port: self.destination_port as u32 }
+        Endpoint { address: self.destination, port: self.destination_port() as u32 }
     }
 
     /// An IPv6 packet from or to an IPv4 address in IPv6's clothes. The tables hold IPv4 that way,
     /// but no wire carries it, and the kernel takes none: such a packet must not find their rows.
     #[inline(always)]
     pub const fn is_mapped(&self) -> bool {
-        !self.v4 && (self.source.is_v4() || self.destination.is_v4())
+        !self.v4() && (self.source.is_v4() || self.destination.is_v4())
     }
 
     /// An ICMP error that quotes the packet it is about: IPv4 destination unreachable, time
     /// exceeded, parameter problem (RFC 792); IPv6 types below 128 (RFC 4443, section 2.1).
     #[inline(always)]
     pub const fn is_icmp_error(&self) -> bool {
-        match self.protocol {
-            ICMP => self.v4 && matches!(self.destination_port, 3 | 11 | 12),
-            ICMPV6 => !self.v4 && matches!(self.destination_port, 1..=4),
+        match self.protocol() {
+            ICMP => self.v4() && matches!(self.destination_port(), 3 | 11 | 12),
+            ICMPV6 => !self.v4() && matches!(self.destination_port(), 1..=4),
             _ => false,
         }
     }

@@ -159,12 +159,12 @@ fn sums(frame: &[u8], headers: &Headers) -> Vec<bool> {
     let transport = &frame[headers.transport..];
     let length = (transport.len() as u32).to_be_bytes();
     let mut sums = Vec::new();
-    let addresses = if headers.v4 { &network[12..20] } else { &network[8..40] };
-    let pseudo = [addresses, &length, &[0, 0, 0, headers.protocol]].concat();
-    if headers.v4 {
+    let addresses = if headers.v4() { &network[12..20] } else { &network[8..40] };
+    let pseudo = [addresses, &length, &[0, 0, 0, headers.protocol()]].concat();
+    if headers.v4() {
         sums.push(right(&[network]));
     }
-    if headers.v4 && headers.protocol != TCP {
+    if headers.v4() && headers.protocol() != TCP {
         sums.push(right(&[transport]));
         sums.push(transport.len() >= 28 && right(&[&transport[8..28]]));
     } else {
@@ -193,7 +193,7 @@ fn holds(before: &[u8], after: &[u8], outcome: &Outcome) -> Result<(), TestCaseE
             prop_assert_eq!(sums(before, &parsed), sums(after, &parsed));
             prop_assert_eq!(before.len(), after.len());
             prop_assert_eq!(&before[..14], &after[..14]);
-            let headers = parsed.transport + if parsed.protocol == TCP { 60 } else { 52 };
+            let headers = parsed.transport + if parsed.protocol() == TCP { 60 } else { 52 };
             let headers = headers.min(before.len());
             prop_assert_eq!(&before[headers..], &after[headers..], "payload changed");
         }
@@ -215,7 +215,7 @@ fn at_uplink(before: &[u8]) -> Result<(), TestCaseError> {
         prop_assert!(!inside(&rows, &came.source) && !inside(&rows, &came.destination));
         let public = match outcome.verdict {
             Verdict::Tunnel => {
-                Endpoint { address: came.destination, port: came.destination_port.into() }
+                Endpoint { address: came.destination, port: came.destination_port().into() }
             }
             _ => Quote::parse(&Frame(before.to_vec()), &came).unwrap().source,
         };
@@ -224,7 +224,7 @@ fn at_uplink(before: &[u8]) -> Result<(), TestCaseError> {
         prop_assert_eq!(arrives.destination, row.container.address);
         prop_assert_eq!(outcome.ifindex, row.ifindex);
         if outcome.verdict == Verdict::Tunnel {
-            prop_assert_eq!(u32::from(arrives.destination_port), row.container.port);
+            prop_assert_eq!(u32::from(arrives.destination_port()), row.container.port);
         } else {
             prop_assert_eq!(Quote::parse(&frame, &arrives).unwrap().source, row.container);
         }
@@ -254,7 +254,7 @@ fn at_container(before: &[u8]) -> Result<(), TestCaseError> {
             prop_assert!(["192.0.2.10", "2001:db8::10"].map(address).contains(&leaves.source));
             prop_assert!(!leaves.opens(), "a forwarded port connects out");
         }
-        _ => prop_assert!(sent.v4 || outcome.verdict == Verdict::Listener),
+        _ => prop_assert!(sent.v4() || outcome.verdict == Verdict::Listener),
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ const TCP_LEN: usize = 20;
 #[inline(always)]
 pub fn reset<P: Packet>(packet: &mut P, headers: &Headers) -> Option<()> {
     let sequence = u32::from_be_bytes(packet.read::<4>(headers.transport + 4)?);
-    let network_len = if headers.v4 { 20 } else { 40 };
+    let network_len = if headers.v4() { 20 } else { 40 };
     let destination_mac = packet.read::<6>(0)?;
     let source_mac = packet.read::<6>(6)?;
     packet.truncate(NETWORK + network_len + TCP_LEN)?;
@@ -23,7 +23,7 @@ pub fn reset<P: Packet>(packet: &mut P, headers: &Headers) -> Option<()> {
     let (source, destination) = (&headers.destination.words, &headers.source.words);
     let mut sum = u32::from((TCP_LEN as u16).to_be());
     sum = add(sum, u32::from(u16::from(TCP).to_be()));
-    if headers.v4 {
+    if headers.v4() {
         let length = ((network_len + TCP_LEN) as u16).to_be_bytes();
         let words = [
             u32::from_ne_bytes([0x45, 0, length[0], length[1]]),
@@ -49,8 +49,8 @@ pub fn reset<P: Packet>(packet: &mut P, headers: &Headers) -> Option<()> {
         }
     }
 
-    let from = headers.destination_port.to_be_bytes();
-    let to = headers.source_port.to_be_bytes();
+    let from = headers.destination_port().to_be_bytes();
+    let to = headers.source_port().to_be_bytes();
     let acknowledged = sequence.wrapping_add(1).to_be_bytes();
     let ports = [from[0], from[1], to[0], to[1]];
     let offset = [(TCP_LEN as u8 / 4) << 4, RST | ACK, 0, 0];

@@ -22,15 +22,17 @@ const TCP_CHECKSUM: usize = 16;
 #[inline(always)]
 pub fn tcp<P: Packet>(packet: &mut P, headers: &Headers, end: End, new: &Endpoint) -> Option<()> {
     let (old, old_port, port_at) = match end {
-        End::Source => (&headers.source, headers.source_port, headers.transport),
-        End::Destination => (&headers.destination, headers.destination_port, headers.transport + 2),
+        End::Source => (&headers.source, headers.source_port(), headers.transport),
+        End::Destination => {
+            (&headers.destination, headers.destination_port(), headers.transport + 2)
+        }
     };
     let checksum = headers.transport + TCP_CHECKSUM;
-    let addresses = address(packet, headers.v4, end, old, &new.address)?;
+    let addresses = address(packet, headers.v4(), end, old, &new.address)?;
     let port = new.port as u16;
     packet.write(port_at, port.to_be_bytes())?;
     let ports = Difference::NONE.half(old_port.to_be(), port.to_be());
-    packet.fix_checksum_of_both(checksum, addresses, ports, !headers.v4)
+    packet.fix_checksum_of_both(checksum, addresses, ports, !headers.v4())
 }
 
 /// Rewrites the address at one end of the outer IP header, mends the IPv4 header's own checksum
@@ -121,5 +123,5 @@ fn lower<P: Packet>(packet: &mut P, headers: &Headers, at: usize, limit: u32) ->
         (old.to_be(), new.to_be())
     };
     let difference = Difference::NONE.half(from, to);
-    packet.fix_checksum(headers.transport + TCP_CHECKSUM, difference, false, !headers.v4)
+    packet.fix_checksum(headers.transport + TCP_CHECKSUM, difference, false, !headers.v4())
 }

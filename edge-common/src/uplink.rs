@@ -59,8 +59,8 @@ fn look<P: Packet, T: Tables>(
         return Outcome::pass(Verdict::NotOurs);
     };
     // For most packets this is one comparison.
-    if headers.protocol == UDP
-        && headers.destination_port == geneve::PORT
+    if headers.protocol() == UDP
+        && headers.destination_port() == geneve::PORT
         && geneve::is_ours(&headers, tables, settings)
     {
         return Outcome::drop(geneve::open(packet, &headers, tables, settings, ifindex, arrival));
@@ -73,7 +73,7 @@ fn look<P: Packet, T: Tables>(
     if headers.is_mapped() {
         return Outcome::pass(Verdict::NotOurs);
     }
-    if headers.protocol == TCP {
+    if headers.protocol() == TCP {
         if let Some(row) = tables.tunnel(&headers.receiver()) {
             return into_tunnel(packet, &headers, tables, settings, row);
         }

@@ -223,12 +223,18 @@ pub(crate) fn raw_listeners() -> &'static SockMap {
     &RAW_LISTENERS
 }
 
-/// Counts a decision; the only place that does. Logging is compiled in and off: the level is a
+/// Counts a decision, and its verdict at `counter`; the only place that does. Logging is compiled in and off: the level is a
 /// constant that userspace sets at load, and with none the verifier drops the code.
 #[inline(always)]
-pub(crate) fn count<C: EbpfContext>(ctx: &C, hook: Hook, outcome: &Outcome, bytes: u64) {
+pub(crate) fn count<C: EbpfContext>(
+    ctx: &C,
+    hook: Hook,
+    counter: u32,
+    outcome: &Outcome,
+    bytes: u64,
+) {
     debug!(ctx, "{} {}", hook as u32, outcome.verdict as u32);
-    if let Some(row) = VERDICTS.get_ptr_mut(hook.counter(outcome.verdict)) {
+    if let Some(row) = VERDICTS.get_ptr_mut(counter) {
         // SAFETY: the row is this CPU's own, and a program is not interrupted by another run of
         // itself on the same CPU.
         add(unsafe { &mut *row }, bytes);

@@ -110,7 +110,9 @@ impl Skb {
             // SAFETY: a plain helper call without pointers.
             Action::Bounce => unsafe { bpf_redirect(self.ifindex(), 0) },
         };
-        maps::count(&self.ctx, hook, &outcome, bytes);
+        // Else all that follows would be verified for each verdict.
+        let counter = self.forget(hook.counter(outcome.verdict));
+        maps::count(&self.ctx, hook, counter, &outcome, bytes);
         code as i32
     }
 

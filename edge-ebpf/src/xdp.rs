@@ -42,7 +42,8 @@ pub(crate) fn uplink(ctx: XdpContext) -> u32 {
         // Nothing is sent from here: see `Packet::SENDS`.
         Action::Drop | Action::Send | Action::Bounce => XDP_DROP,
     };
-    maps::count(&frame.ctx, Hook::XdpUplink, &outcome, bytes);
+    let counter = Hook::XdpUplink.counter(outcome.verdict);
+    maps::count(&frame.ctx, Hook::XdpUplink, counter, &outcome, bytes);
     code
 }
 

@@ -11,22 +11,22 @@ use tests::{
     packets::{
         Case, bounds, container,
         damage::Way,
-        scene::{OTHER, SENDER},
+        scene::{OTHER, Region, SENDER},
         uplink,
     },
 };
 
 /// Runs of the kernel's programs, in all lanes and at all hooks.
 const RUNS: u64 = 1_000_000;
-/// Each has programs, tables and counters of its own, and a thread.
-const LANES: u64 = 2;
+/// Each has programs, tables and counters of its own, and a thread; one for each kind of region.
+const LANES: u64 = Region::ALL.len() as u64;
 const BATCH: usize = 8192;
 
 #[test]
 fn packets_are_judged_as_the_model_judges_them() {
     let netns = machine();
     if let Some(replay) = Replay::asked_for() {
-        netns.enter(|| replay.check(&mut Lane::new("replay")));
+        netns.enter(|| replay.check(&mut Lane::new("replay", replay.region)));
         return;
     }
     let seed = env::var("EDGE_SEED").ok();
@@ -35,10 +35,11 @@ fn packets_are_judged_as_the_model_judges_them() {
     println!("again: EDGE_SEED={seed} cargo xtask test judged_as_the_model");
     let runs = if long() { 10 * RUNS } else { RUNS } / LANES;
     let tallies = thread::scope(|scope| {
-        let lanes: Vec<_> = (0..LANES)
-            .map(|lane| {
+        let lanes: Vec<_> = (0..)
+            .zip(Region::ALL)
+            .map(|(lane, region)| {
                 let netns = &netns;
-                scope.spawn(move || netns.enter(|| run(seed.wrapping_add(lane), lane, runs)))
+                scope.spawn(move || netns.enter(|| run(seed.wrapping_add(lane), region, runs)))
             })
             .collect();
         lanes.into_iter().map(|lane| lane.join().expect("a lane")).collect::<Vec<_>>()
@@ -55,15 +56,22 @@ fn packets_are_judged_as_the_model_judges_them() {
 }
 
 /// One lane's share, in batches: each frame from the uplink runs at two hooks.
-fn run(seed: u64, lane: u64, runs: u64) -> Tally {
-    let mut lane = Lane::new(&format!("model-{lane}"));
+fn run(seed: u64, region: Region, runs: u64) -> Tally {
+    let mut lane = Lane::new(&format!("model-{region:?}"), region);
     let mut tally = Tally::new();
     let [mut from_uplink, mut from_containers] =
-        [Way::In, Way::Out].map(|way| Generator::new(seed, way));
+        [Way::In, Way::Out].map(|way| Generator::new(seed, way, region));
     let mut done = 0;
     while done < runs {
         let frames: Vec<_> = (0..BATCH).map(|_| (SENDER, from_uplink.frame())).collect();
         lane.run(Hook::XdpUplink, &frames, &mut tally);
+        // A few come in by an interface that is no underlay.
+        let frames: Vec<_> = (0..)
+            .zip(frames)
+            .map(|(index, (_, frame))| {
+                (if index % 32 == 0 { OTHER.ifindex } else { SENDER }, frame)
+            })
+            .collect();
         lane.run(Hook::TcUplink, &frames, &mut tally);
         // Mostly from the veth that most of the scene's containers are behind.
         let veth = |index| if index % 8 == 0 { OTHER.ifindex } else { SENDER };
@@ -81,7 +89,7 @@ fn an_unconfigured_host_is_judged_as_the_model_judges_it() {
     let mut lane = Lane::unconfigured("model-unconfigured");
     let mut tally = Tally::new();
     for (way, hook) in [(Way::In, Hook::TcUplink), (Way::Out, Hook::TcContainer)] {
-        let mut generator = Generator::new(1, way);
+        let mut generator = Generator::new(1, way, Region::Alone);
         let frames: Vec<_> = (0..BATCH).map(|_| (SENDER, generator.frame())).collect();
         lane.run(hook, &frames, &mut tally);
     }
@@ -91,8 +99,9 @@ fn an_unconfigured_host_is_judged_as_the_model_judges_it() {
 /// The model itself is held to what people wrote down, frame by frame.
 #[test]
 fn the_model_says_what_the_tables_say() {
-    let (_rows, host) = differential::scene();
+    let (_rows, host) = differential::scene(Region::Alone);
     let reach = usize::MAX;
+    let hook = model::Hook { ingress: SENDER, reach, sends: true };
     let is_as = |case: &Case, answer: model::Answer| {
         let deliver = case.receiver.map(|to| Fate::Deliver { veth: to.ifindex, mac: to.mac });
         assert_eq!(answer.verdict, case.verdict, "{}", case.name);
@@ -104,7 +113,7 @@ fn the_model_says_what_the_tables_say() {
     // One after the other: what rates let in depends on it.
     let mut ledger = Ledger::default();
     for case in [uplink::all(), bounds::lists(), bounds::rates()].concat() {
-        is_as(&case, model::uplink(&host, &mut ledger, &case.frame, reach));
+        is_as(&case, model::uplink(&host, &mut ledger, &case.frame, hook));
     }
     for case in container::all() {
         is_as(&case, model::container(&host, SENDER, &case.frame, reach));

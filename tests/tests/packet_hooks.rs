@@ -80,7 +80,7 @@ impl Host {
             netns.sysctl(&format!("net/ipv6/conf/{interface}/accept_dad"), "0");
         }
         self.inside.ip(&["address", "add", "100.64.0.2/32", "dev", "eth0"]);
-        self.inside.ip(&["address", "add", "fdaa:0:1::2/128", "dev", "eth0", "nodad"]);
+        self.inside.ip(&["address", "add", "fdaa:0:1:5:1::2/128", "dev", "eth0", "nodad"]);
         self.machine.ip(&["address", "add", "2001:db8::10/64", "dev", "up0", "nodad"]);
         for (netns, interface, gateway) in [
             (&self.inside, "eth0", "169.254.1.1"),
@@ -93,7 +93,8 @@ impl Host {
             netns.ip(&["neigh", "replace", gateway, "lladdr", hardware, "dev", interface]);
         }
         // The kernel puts an IPv6 address to use some time after it has taken it.
-        for (netns, address) in [(&self.inside, "fdaa:0:1::2"), (&self.machine, "2001:db8::10")] {
+        for (netns, address) in [(&self.inside, "fdaa:0:1:5:1::2"), (&self.machine, "2001:db8::10")]
+        {
             wait_for(address, PATIENCE, || {
                 let routes = netns.ip(&["-6", "route", "show", "table", "local"]);
                 routes.contains(&format!("local {address} ")).then_some(())

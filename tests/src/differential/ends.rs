@@ -9,8 +9,10 @@ use crate::packets::{
     bounds,
     damage::Way,
     scene::{
-        CLIENT, CLIENT_V6, INNER, INNER_V6, OWN_LISTENER, OWN_PORT, OWN_PORT_V6, PUBLIC, PUBLIC_V6,
-        RELAY, RELAY_V6, RELAYED, RELAYED_V6, ROUTER, ROUTER_V6,
+        BY_GATEWAY, BY_GATEWAY_V6, CLIENT, CLIENT_V6, FAR_CONTAINER, FAR_INNER, FAR_INNER_V6,
+        FAR_PUBLIC, FAR_RELAY, INNER, INNER_V6, NARROW_ENDS, NEIGHBOUR, OWN_LISTENER, OWN_PORT,
+        OWN_PORT_V6, PUBLIC, PUBLIC_V6, RELAY, RELAY_V6, RELAYED, RELAYED_V6, ROUTER, ROUTER_V6,
+        Region, UNDERLAY, UNDERLAY_V6,
     },
 };
 
@@ -21,6 +23,8 @@ pub(super) type Pair = (SocketAddr, SocketAddr);
 pub(super) struct Ends {
     pairs: Vec<Pair>,
     errors: Vec<(Pair, Pair)>,
+    brought: Vec<(usize, Pair)>,
+    brought_errors: Vec<(usize, (Pair, Pair))>,
     addresses: [Vec<IpAddr>; 2],
     ports: Vec<u16>,
 }
@@ -85,6 +89,87 @@ const OUT: &[(&str, &str)] = &[
     (OWN_PORT_V6, "[fdaa:9::9]:80"),
 ];
 
+/// At the uplink, in a region of several hosts.
+const IN_REGION: &[(&str, &str)] = &[
+    (CLIENT, FAR_PUBLIC[0]),
+    (CLIENT_V6, FAR_PUBLIC[1]),
+    (CLIENT, FAR_PUBLIC[0]),
+    (CLIENT_V6, FAR_PUBLIC[1]),
+    (CLIENT, "192.0.2.10:20021"),
+];
+
+/// From containers and the service, in a region of several hosts.
+const OUT_REGION: &[(&str, &str)] = &[
+    (OWN_PORT_V6, NEIGHBOUR),
+    (OWN_PORT_V6, NEIGHBOUR),
+    (OWN_PORT_V6, FAR_CONTAINER),
+    (OWN_PORT_V6, FAR_CONTAINER),
+    (INNER_V6, FAR_INNER_V6),
+    ("[fdaa:0:1:5:1::3]:45000", FAR_CONTAINER),
+    ("[fdaa:0:2:5:1::5]:45000", FAR_CONTAINER),
+    ("[fdaa:0:2:5:1::5]:45000", "[fdaa:0:2:5:3::5]:45000"),
+    (OWN_PORT_V6, "[fdaa:0:1:6:1::2]:80"),
+    (OWN_PORT_V6, "[fdaa:0:1:5:9::9]:80"),
+    (OWN_PORT_V6, "[fdaa:0:1:5:1::77]:80"),
+    (RELAY, FAR_INNER),
+    (RELAY, "100.64.0.131:9000"),
+    (RELAY, "100.64.0.130:22"),
+    (RELAY, "100.64.9.2:8000"),
+    (RELAYED, FAR_RELAY),
+    (INNER, FAR_RELAY),
+    (OWN_PORT, FAR_RELAY),
+    (OWN_PORT, FAR_INNER),
+    (BY_GATEWAY, CLIENT),
+    (BY_GATEWAY, CLIENT),
+    (BY_GATEWAY_V6, CLIENT_V6),
+    ("100.64.0.2:8101", CLIENT),
+    (OWN_PORT, "198.51.100.7:6081"),
+];
+
+/// Brought by the hosts 1 (the gateway) and 2, as the underlay's addresses count them.
+const BROUGHT: &[(usize, &str, &str)] = &[
+    (1, NEIGHBOUR, OWN_PORT_V6),
+    (1, NEIGHBOUR, INNER_V6),
+    (2, FAR_CONTAINER, OWN_PORT_V6),
+    (2, FAR_CONTAINER, "[fdaa:0:1:5:1::4]:80"),
+    (2, FAR_CONTAINER, "[fdaa:0:1:5:1::3]:80"),
+    (2, FAR_CONTAINER, "[fdaa:0:2:5:1::5]:80"),
+    (2, "[fdaa:0:2:5:3::5]:9", "[fdaa:0:2:5:1::5]:80"),
+    (2, FAR_CONTAINER, "[fdaa:0:1:5:1::77]:80"),
+    (2, FAR_CONTAINER, "[fdaa:0:1:6:1::2]:80"),
+    (2, FAR_CONTAINER, "[fdaa:0:1:5:2::2]:80"),
+    (1, FAR_RELAY, RELAYED),
+    (1, FAR_RELAY, INNER),
+    (1, FAR_RELAY, "100.64.0.3:22"),
+    (1, FAR_RELAY, "100.64.0.1:80"),
+    (1, "100.64.0.66:1", INNER),
+    (2, FAR_INNER, RELAYED),
+    (2, FAR_INNER, RELAY),
+    (2, "100.64.0.131:9000", RELAY),
+    (2, "100.64.0.130:22", RELAY),
+    (1, CLIENT, BY_GATEWAY),
+    (1, CLIENT, BY_GATEWAY),
+    (1, CLIENT_V6, BY_GATEWAY_V6),
+    (1, CLIENT, INNER),
+    (1, CLIENT, OWN_PORT),
+    (1, CLIENT, RELAYED),
+    (2, CLIENT, BY_GATEWAY),
+    (2, FAR_INNER, CLIENT),
+    (2, FAR_INNER, CLIENT),
+    (2, FAR_INNER_V6, CLIENT_V6),
+    (2, "100.64.0.130:22", CLIENT),
+    (2, "100.64.0.131:9000", CLIENT),
+    (2, FAR_INNER, "127.0.0.1:80"),
+];
+
+/// Errors that they bring: by whom, who complains to whom, and about what.
+const BROUGHT_ERRORS: &[(usize, &str, &str, (&str, &str))] = &[
+    (1, ROUTER, "100.64.0.2", (BY_GATEWAY, CLIENT)),
+    (1, ROUTER_V6, "fdaa:0:1:5:1::2", (BY_GATEWAY_V6, CLIENT_V6)),
+    (2, "100.64.0.130", "198.51.100.7", (CLIENT, FAR_INNER)),
+    (2, "fdaa:0:1:5:3::2", "2001:db8:1::7", (CLIENT_V6, FAR_INNER_V6)),
+];
+
 const ADDRESSES: &[&str] = &[
     "192.0.2.10",
     "192.0.2.11",
@@ -121,10 +206,19 @@ const ADDRESSES: &[&str] = &[
     "2001:db8:1:1::7",
     "2001:db8:2::7",
     ROUTER_V6,
-    "fdaa:0:1::1",
-    "fdaa:0:1::2",
-    "fdaa:0:1::3",
-    "fdaa:0:1::4",
+    "fdaa:0:1:5:1::1",
+    "fdaa:0:1:5:1::2",
+    "fdaa:0:1:5:1::3",
+    "fdaa:0:1:5:1::4",
+    "fdaa:0:2:5:1::5",
+    "fdaa:0:1:5:2::2",
+    "fdaa:0:1:5:3::2",
+    "fdaa:0:1:5:9::9",
+    "fdaa:0:1:6:3::2",
+    "100.64.0.65",
+    "100.64.0.130",
+    "10.9.0.1",
+    "fd09::1",
     "fdaa:ffff::1",
     "fda9:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
     "fdab::",
@@ -146,32 +240,78 @@ const ADDRESSES: &[&str] = &[
     "64:ff9b::192.0.2.10",
 ];
 
-const PORTS: &[u16] =
-    &[0, 1, 22, 53, 80, 443, 8000, 8001, 9000, 20_000, 20_001, 20_002, 40_000, 50_000, 65_535];
+const PORTS: &[u16] = &[
+    0, 1, 22, 53, 80, 443, 6081, 8000, 8001, 8100, 9000, 20_000, 20_001, 20_002, 40_000, 50_000,
+    65_535,
+];
 
 impl Ends {
-    pub(super) fn new(way: Way) -> Self {
+    pub(super) fn new(way: Way, region: Region) -> Self {
         let end = |text: &str| -> SocketAddr { text.parse().expect("an end") };
         let pair = |(from, to): &(&str, &str)| (end(from), end(to));
         let portless = |text: &str| SocketAddr::new(text.parse().expect("an address"), 0);
-        let (pairs, errors) = match way {
+        let error = |from, to, about| ((portless(from), portless(to)), pair(about));
+        let alone = region == Region::Alone;
+        let mut ends = Self {
+            pairs: Vec::new(),
+            errors: Vec::new(),
+            brought: Vec::new(),
+            brought_errors: Vec::new(),
+            addresses: [Vec::new(), Vec::new()],
+            ports: PORTS.to_vec(),
+        };
+        match way {
             // A router complains about a tunnel's reply.
             Way::In => {
-                let v4 = (portless(ROUTER), portless("192.0.2.10"));
-                let v6 = (portless(ROUTER_V6), portless("2001:db8::10"));
-                let about = [(v4, pair(&(PUBLIC, CLIENT))), (v6, pair(&(PUBLIC_V6, CLIENT_V6)))];
-                (IN.iter().map(pair).collect(), about.to_vec())
+                ends.pairs.extend(IN.iter().map(pair));
+                ends.errors.push(error(ROUTER, "192.0.2.10", &(PUBLIC, CLIENT)));
+                ends.errors.push(error(ROUTER_V6, "2001:db8::10", &(PUBLIC_V6, CLIENT_V6)));
             }
             // A container complains about a client's packet; the service about a query.
             Way::Out => {
+                ends.pairs.extend(OUT.iter().map(pair));
                 let about = [(CLIENT, INNER), (CLIENT_V6, INNER_V6), (CLIENT, RELAYED)];
                 let about = about.iter().chain(&[(OWN_PORT, DNS)]).map(pair);
-                (OUT.iter().map(pair).collect(), about.map(|(a, b)| ((b, a), (a, b))).collect())
+                ends.errors.extend(about.map(|(a, b)| ((b, a), (a, b))));
             }
-        };
+        }
+        if way == Way::In && !alone {
+            ends.pairs.extend(IN_REGION.iter().map(pair));
+            ends.errors.push(error(ROUTER, "192.0.2.10", &(FAR_PUBLIC[0], CLIENT)));
+            ends.errors.push(error(ROUTER_V6, "2001:db8::10", &(FAR_PUBLIC[1], CLIENT_V6)));
+            // Or about what was carried to another host.
+            let [v4, v6] = NARROW_ENDS;
+            let about = (&*format!("{}:50000", UNDERLAY[0]), &*format!("{v4}:6081"));
+            ends.errors.push(error(ROUTER, UNDERLAY[0], &about));
+            let about = (&*format!("[{}]:50000", UNDERLAY_V6[0]), &*format!("[{v6}]:6081"));
+            ends.errors.push(error(ROUTER_V6, UNDERLAY_V6[0], &about));
+            let brought = BROUGHT.iter().map(|(host, from, to)| (*host, pair(&(*from, *to))));
+            ends.brought.extend(brought);
+            let errors = BROUGHT_ERRORS.iter();
+            let errors = errors.map(|(host, from, to, about)| (*host, error(from, to, about)));
+            ends.brought_errors.extend(errors);
+        }
+        if way == Way::Out && !alone {
+            ends.pairs.extend(OUT_REGION.iter().map(pair));
+            let about = [(CLIENT, BY_GATEWAY), (CLIENT_V6, BY_GATEWAY_V6)];
+            ends.errors.extend(about.iter().map(pair).map(|(a, b)| ((b, a), (a, b))));
+        }
         let addresses = ADDRESSES.iter().map(|text| text.parse::<IpAddr>().expect("an address"));
         let (v4, v6) = addresses.partition(IpAddr::is_ipv4);
-        Self { pairs, errors, addresses: [v4, v6], ports: PORTS.to_vec() }
+        ends.addresses = [v4, v6];
+        ends
+    }
+
+    /// What another host brings, if there are any, and which.
+    pub(super) fn brought(&self, rng: &mut SmallRng) -> Option<(usize, Pair)> {
+        let (host, pair) = self.brought.choose(rng)?;
+        Some((*host, self.disturbed(*pair, rng)))
+    }
+
+    /// The same, of errors.
+    pub(super) fn brought_error(&self, rng: &mut SmallRng) -> Option<(usize, (Pair, Pair))> {
+        let (host, (outer, quoted)) = self.brought_errors.choose(rng)?;
+        Some((*host, (self.disturbed(*outer, rng), self.disturbed(*quoted, rng))))
     }
 
     /// Most are as the scene has them; some have one end of something else.

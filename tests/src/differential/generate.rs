@@ -8,15 +8,18 @@ use super::{
     ends::{Ends, Pair},
 };
 use crate::packets::{
+    around::{Around, GENEVE},
     build::{ethernet, tagged},
     damage::Way,
     plan::{ACK, Body, FIN, Plan, RST, SYN, mss},
+    scene::Region,
 };
 
 /// Makes the same frames for the same seed.
 pub struct Generator {
     rng: SmallRng,
     ends: Ends,
+    region: Region,
 }
 
 const FLAGS: &[u8] = &[
@@ -41,8 +44,8 @@ const ETHER_TYPES: &[u16] = &[0x0800, 0x86dd, 0x0806, 0x8100, 0x88a8, 0x88cc, 0x
 
 impl Generator {
     /// For one way of packets.
-    pub fn new(seed: u64, way: Way) -> Self {
-        Self { rng: SmallRng::seed_from_u64(seed), ends: Ends::new(way) }
+    pub fn new(seed: u64, way: Way, region: Region) -> Self {
+        Self { rng: SmallRng::seed_from_u64(seed), ends: Ends::new(way, region), region }
     }
 
     /// The next frame.
@@ -50,7 +53,8 @@ impl Generator {
         let mut frame = match self.rng.random_range(0..100) {
             0..3 => self.noise(),
             3..5 => tagged(&self.plan().build(), 100),
-            5..30 => self.error().build(),
+            5..25 => self.error().build(),
+            25..60 => self.brought().unwrap_or_else(|| self.plan().build()),
             _ => self.plan().build(),
         };
         if self.rng.random_bool(0.45) {
@@ -69,8 +73,64 @@ impl Generator {
         frame
     }
 
+    /// What another host brings, in whatever hosts put around it.
+    fn brought(&mut self) -> Option<Vec<u8>> {
+        let (host, plan) = if self.rng.random_bool(0.2) {
+            let (host, error) = self.ends.brought_error(&mut self.rng)?;
+            (host, self.about(error))
+        } else {
+            let (host, pair) = self.ends.brought(&mut self.rng)?;
+            (host, self.going(pair))
+        };
+        let mut frame = plan.build();
+        if let Some(byte) = frame.get_mut(15).filter(|_| self.rng.random_bool(0.3)) {
+            // ECN of either family; the checksum does not notice.
+            *byte |= self.rng.random_range(0..4) * *[1, 16].choose(&mut self.rng).expect("bits");
+        }
+        if self.region == Region::Direct && self.rng.random_bool(0.9) {
+            return Some(frame);
+        }
+        if self.rng.random_bool(0.1) {
+            damage::damage(&mut frame, &mut self.rng);
+        }
+        (frame.len() >= 14).then(|| self.around(host).wrap(&frame))
+    }
+
+    fn around(&mut self, host: usize) -> Around {
+        let from = if self.rng.random_bool(0.9) { host } else { self.rng.random_range(0..3) };
+        let (v6, port) = (self.rng.random(), self.rng.random());
+        let mut around = Around::new(from, 0, v6, port, self.region);
+        if self.rng.random_bool(0.1) {
+            around.traffic_class = self.rng.random();
+        }
+        match self.rng.random_range(0..40) {
+            0 => around = around.keyed(Region::KEYS[0]),
+            1 => around = around.keyed(Region::KEYS[1]),
+            2 => around = around.keyed(*b"no key  "),
+            3 => (around.first, around.flags, around.options) = (0, 0, Vec::new()),
+            4 => around.first ^= 1 << self.rng.random_range(0..8),
+            5 => around.flags ^= 1 << self.rng.random_range(0..8),
+            6 => around.region ^= 1 << self.rng.random_range(0..24),
+            7 => around.reserved = self.rng.random(),
+            8 => around.kind = Some([0x65, 0x58]),
+            9 => around.kind = Some([0x08, 0x00]),
+            10 if !around.options.is_empty() => {
+                let at = self.rng.random_range(0..12);
+                around.options[at] ^= 1;
+            }
+            11 if !v6 => around.from = "198.51.100.7".parse().expect("an address"),
+            12 if !v6 => around.to = "192.0.2.10".parse().expect("an address"),
+            _ => {}
+        }
+        around
+    }
+
     fn plan(&mut self) -> Plan {
         let pair = self.ends.pair(&mut self.rng);
+        self.going(pair)
+    }
+
+    fn going(&mut self, pair: Pair) -> Plan {
         let body = match self.rng.random_range(0..20) {
             0..16 => self.tcp(),
             16..18 => Body::Udp,
@@ -81,8 +141,14 @@ impl Generator {
     }
 
     fn error(&mut self) -> Plan {
-        let (outer, quoted) = self.ends.error(&mut self.rng);
-        let body = if self.rng.random_bool(0.9) { self.tcp() } else { Body::Udp };
+        let error = self.ends.error(&mut self.rng);
+        self.about(error)
+    }
+
+    fn about(&mut self, (outer, quoted): (Pair, Pair)) -> Plan {
+        // What is carried between hosts is UDP, all else that errors are about is TCP.
+        let tcp = quoted.1.port() != GENEVE || self.rng.random_bool(0.1);
+        let body = if tcp == self.rng.random_bool(0.9) { self.tcp() } else { Body::Udp };
         let payload = self.payload();
         let quoted = self.between(quoted, body, &payload);
         let mut quote = quoted.build().split_off(14);

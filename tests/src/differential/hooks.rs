@@ -19,7 +19,7 @@ use crate::{
     packets::{
         bounds,
         kernel::{Kernel, shortest},
-        scene::{endpoint, padded},
+        scene::{Region, endpoint, padded},
     },
 };
 
@@ -46,6 +46,7 @@ pub struct Lane {
     kernel: Kernel,
     rows: Rows,
     host: Host,
+    region: Region,
 }
 
 /// What both sides know of what came before.
@@ -60,17 +61,18 @@ type Group = (u32, Passage);
 
 impl Lane {
     /// Loads it, with tunnels of all kinds; the name tells lanes apart.
-    pub fn new(name: &str) -> Self {
-        let (rows, host) = scene();
+    pub fn new(name: &str, region: Region) -> Self {
+        let (rows, host) = scene(region);
         let kernel = Kernel::load_with(name, &rows);
         bounds::install(&kernel.datapath).expect("rows fit the tables");
-        Self { kernel, rows, host }
+        Self { kernel, rows, host, region }
     }
 
     /// The same before the daemon has written anything.
     pub fn unconfigured(name: &str) -> Self {
         let rows = Rows::default();
-        Self { kernel: Kernel::empty(name), host: Host::from(&rows), rows }
+        let region = Region::Alone;
+        Self { kernel: Kernel::empty(name), host: Host::from(&rows), rows, region }
     }
 
     /// Runs frames at a hook; panics at the first that is not judged as the model judges it, with
@@ -106,7 +108,7 @@ impl Lane {
 
     /// Whether one frame, with none before it, is judged, changed and counted as the model says.
     pub fn check(&mut self, one: &Replay) -> Result<(), String> {
-        let Replay { hook, ingress, frame } = one;
+        let Replay { hook, ingress, frame, .. } = one;
         let mut past = self.begin_anew();
         compare_native(&self.rows, &self.host, &mut past.native, *hook, *ingress, frame)?;
         if frame.len() < shortest(*hook, frame) {
@@ -150,9 +152,10 @@ impl Lane {
         }
         for (index, _) in members {
             let (ingress, frame) = &frames[*index];
-            let replay = Replay { hook, ingress: *ingress, frame: frame.clone() };
+            let (region, ingress, frame) = (self.region, *ingress, frame.clone());
+            let replay = Replay { region, hook, ingress, frame };
             if let Err(difference) = self.check(&replay) {
-                self.report(hook, *ingress, frame, &difference);
+                self.report(hook, ingress, &replay.frame, &difference);
             }
         }
         let moved = counted.since(&before);
@@ -213,7 +216,8 @@ impl Lane {
     }
 
     fn report(&mut self, hook: Hook, ingress: u32, frame: &[u8], difference: &str) -> ! {
-        let one = |frame: &[u8]| Replay { hook, ingress, frame: frame.to_vec() };
+        let region = self.region;
+        let one = |frame: &[u8]| Replay { region, hook, ingress, frame: frame.to_vec() };
         if self.check(&one(frame)).is_ok() {
             panic!("after the frames before it: {difference}\nthe frame: {}", one(frame));
         }
@@ -230,8 +234,8 @@ impl Lane {
 }
 
 /// The rows of all packet tables, and what the model knows of them.
-pub fn scene() -> (Rows, Host) {
-    let mut rows = bounds::rows();
+pub fn scene(region: Region) -> (Rows, Host) {
+    let mut rows = bounds::rows_in(region);
     // Its bucket gains tokens while the test runs.
     rows.tunnels.remove(&endpoint(bounds::QUICK));
     let host = bounds::LISTS.iter().fold(Host::from(&rows), |host, (slot, network)| {

@@ -1,8 +1,11 @@
 //! The decisions without a kernel, compared with what the model says.
 
+use std::net::IpAddr;
+
 use edge_common::{
+    address::Address,
     decide::{self, Action, Outcome},
-    native::{Frame, Rows},
+    native::{Early, Frame, Rows},
     verdict::Hook,
 };
 
@@ -24,7 +27,13 @@ pub fn compare_native(
     let answer = judge(host, ledger, hook, ingress, frame, usize::MAX);
     let mut after = Frame(frame.to_vec());
     let outcome = match hook {
-        Hook::XdpUplink | Hook::TcUplink => decide::uplink(&mut after, rows, ingress),
+        Hook::XdpUplink => {
+            let mut early = Early(after);
+            let outcome = decide::uplink(&mut early, rows, ingress);
+            after = early.0;
+            outcome
+        }
+        Hook::TcUplink => decide::uplink(&mut after, rows, ingress),
         Hook::TcContainer => decide::container(&mut after, rows, ingress),
     };
     let found = (outcome.verdict, fate(&outcome), passage(&outcome));
@@ -48,7 +57,10 @@ pub(super) fn judge(
     reach: usize,
 ) -> Answer {
     match hook {
-        Hook::XdpUplink | Hook::TcUplink => model::uplink(host, ledger, frame, reach),
+        Hook::XdpUplink | Hook::TcUplink => {
+            let sends = hook == Hook::TcUplink;
+            model::uplink(host, ledger, frame, model::Hook { ingress, reach, sends })
+        }
         Hook::TcContainer => model::container(host, ingress, frame, reach),
     }
 }
@@ -62,7 +74,14 @@ fn fate(outcome: &Outcome) -> Fate {
             let [a, b, c, d, e, f, _, _] = outcome.mac;
             Fate::Deliver { veth: outcome.ifindex, mac: [a, b, c, d, e, f] }
         }
-        Action::Send => Fate::Send { uplink: outcome.ifindex },
+        Action::Send => {
+            let hop = outcome.next_hop;
+            let next_hop = (hop != Address::default()).then(|| match hop.into() {
+                IpAddr::V6(v6) => v6,
+                IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            });
+            Fate::Send { uplink: outcome.ifindex, next_hop }
+        }
         Action::Bounce => Fate::Bounce,
     }
 }

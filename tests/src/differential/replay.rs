@@ -6,12 +6,15 @@ use data_encoding::HEXLOWER;
 use edge_common::verdict::Hook;
 
 use super::Lane;
+use crate::packets::scene::Region;
 
 const VARIABLE: &str = "EDGE_FRAME";
 
 /// A frame at a hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replay {
+    /// How packets go to other hosts.
+    pub region: Region,
     /// Where it is judged.
     pub hook: Hook,
     /// The interface it comes in by; matters to containers' frames only.
@@ -25,11 +28,13 @@ impl Replay {
     pub fn asked_for() -> Option<Self> {
         let text = env::var(VARIABLE).ok()?;
         let words: Vec<_> = text.split('/').collect();
-        let [hook, ingress, hex] = words[..] else {
-            panic!("{VARIABLE} is HOOK/INTERFACE/HEX, not {text}");
+        let [region, hook, ingress, hex] = words[..] else {
+            panic!("{VARIABLE} is REGION/HOOK/INTERFACE/HEX, not {text}");
         };
+        let region = Region::ALL.into_iter().find(|one| format!("{one:?}") == region);
         let hook = Hook::ALL.iter().find(|one| one.label() == hook);
         Some(Self {
+            region: region.unwrap_or_else(|| panic!("{VARIABLE} names no region: {text}")),
             hook: *hook.unwrap_or_else(|| panic!("{VARIABLE} names no hook: {text}")),
             ingress: ingress.parse().expect("an interface's number"),
             frame: HEXLOWER.decode(hex.as_bytes()).expect("a frame in lower-case hex"),
@@ -47,6 +52,8 @@ impl Replay {
 impl fmt::Display for Replay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (hook, hex) = (self.hook.label(), HEXLOWER.encode(&self.frame));
-        write!(f, "{VARIABLE}={hook}/{}/{hex} cargo xtask test judged_as_the_model", self.ingress)
+        let Self { region, ingress, .. } = self;
+        let frame = format!("{region:?}/{hook}/{ingress}/{hex}");
+        write!(f, "{VARIABLE}={frame} cargo xtask test judged_as_the_model")
     }
 }

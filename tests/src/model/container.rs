@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use edge_common::verdict::Verdict;
 
 use super::{
-    Answer, Fate, Host, Passage, errors,
+    Answer, Fate, Host, Passage, carry, complain, errors,
     host::{Owner, Reply},
     read::{Body, Packet},
-    rewrite::{self, End},
+    region::place,
+    rewrite::{self, End, Rewrite},
     uplink::is_far_end,
 };
 
@@ -22,6 +23,10 @@ pub fn container(host: &Host, ingress: u32, frame: &[u8], reach: usize) -> Answe
     if !host.is_configured {
         return Answer::refuse(frame, Verdict::Unconfigured);
     }
+    complain::told(host, &packet, judged(host, ingress, frame, reach, &packet))
+}
+
+fn judged(host: &Host, ingress: u32, frame: &[u8], reach: usize, packet: &Packet) -> Answer {
     if is_many(packet.destination) || packet.is_mapped() {
         return Answer::refuse(frame, Verdict::Unroutable);
     }
@@ -29,7 +34,7 @@ pub fn container(host: &Host, ingress: u32, frame: &[u8], reach: usize) -> Answe
         return Answer::refuse(frame, Verdict::ForgedSource);
     };
     if let Some(receiver) = host.owners.get(&packet.destination) {
-        return match neighbours(host, &packet, sender, receiver) {
+        return match neighbours(host, packet, sender, receiver) {
             Ok(verdict) => {
                 let fate = Fate::Deliver { veth: receiver.veth, mac: receiver.mac };
                 Answer::unchanged(frame, verdict, fate)
@@ -37,16 +42,27 @@ pub fn container(host: &Host, ingress: u32, frame: &[u8], reach: usize) -> Answe
             Err(verdict) => Answer::refuse(frame, verdict),
         };
     }
+    if host.is_inside(packet.destination) {
+        return match elsewhere(host, packet, sender) {
+            Ok((number, verdict)) => {
+                carry::to(host, number, frame, packet, verdict, Passage::None, || {
+                    Rewrite::new(frame)
+                })
+            }
+            Err(verdict) => Answer::refuse(frame, verdict),
+        };
+    }
     if sender.is_service {
         return Answer::refuse(frame, Verdict::NotForwarded);
     }
-    if host.is_inside(packet.destination) {
-        return Answer::refuse(frame, Verdict::NoSuchContainer);
+    let (from, to) = packet.ports();
+    let is_udp = matches!(packet.body, Body::Udp { .. });
+    if is_udp && to == carry::GENEVE && host.region.is_some() {
+        return Answer::refuse(frame, Verdict::Encapsulated);
     }
     if !is_far_end(packet.destination) {
         return Answer::refuse(frame, Verdict::Unroutable);
     }
-    let (from, to) = packet.ports();
     if packet.is_tcp() && host.listeners.contains(&(packet.destination, to)) {
         return if sender.has_egress {
             Answer::unchanged(frame, Verdict::Listener, Fate::PassToListener)
@@ -55,11 +71,12 @@ pub fn container(host: &Host, ingress: u32, frame: &[u8], reach: usize) -> Answe
         };
     }
     if packet.is_tcp()
-        && let Some(Some(reply)) = host.forwards.get(&(packet.source, from))
+        && let Some(reply) = host.forwards.get(&(packet.source, from))
+        && let Some(answer) = answer(host, frame, packet, *reply)
     {
-        return answer(host, frame, &packet, reply);
+        return answer;
     }
-    if let Some(answer) = complaint(host, frame, reach, &packet) {
+    if let Some(answer) = complaint(host, frame, reach, packet) {
         return answer;
     }
     if packet.source.is_ipv6() {
@@ -69,6 +86,46 @@ pub fn container(host: &Host, ingress: u32, frame: &[u8], reach: usize) -> Answe
         return Answer::refuse(frame, Verdict::NoEgress);
     }
     Answer::pass(frame, Verdict::Egress)
+}
+
+/// Which host has an inner address that nobody here has, and as what the packet goes there.
+fn elsewhere(host: &Host, packet: &Packet, sender: &Owner) -> Result<(u32, Verdict), Verdict> {
+    let nobody = if sender.is_service { Verdict::NotForwarded } else { Verdict::NoSuchContainer };
+    let region = host.region.as_ref().ok_or(nobody)?;
+    if packet.destination.is_ipv6() {
+        if sender.is_service {
+            return Err(nobody);
+        }
+        let (from, to) = (place(packet.source), place(packet.destination));
+        if to.region != region.number {
+            return Err(Verdict::OtherRegion);
+        }
+        if to.workspace != from.workspace {
+            return Err(Verdict::OtherWorkspace);
+        }
+        if !sender.has_i6pn {
+            return Err(Verdict::NoI6pn);
+        }
+        if to.host == region.own { Err(nobody) } else { Ok((to.host, Verdict::I6pn)) }
+    } else {
+        let owner = region.owner(packet.destination).filter(|owner| *owner != region.own);
+        let owner = owner.ok_or(nobody)?;
+        let (from, to) = packet.ports();
+        // A gateway's relay dials, and containers answer it.
+        let is_relayed = if sender.is_service {
+            packet.source == region.relay && host.forwards.contains_key(&(packet.destination, to))
+        } else {
+            let far = region.hosts.get(&owner);
+            far.is_some_and(|far| far.is_gateway && far.relay == packet.destination)
+                && !packet.opens()
+                && host.forwards.contains_key(&(packet.source, from))
+        };
+        match (packet.is_tcp() && is_relayed, sender.is_service) {
+            (true, _) => Ok((owner, Verdict::Relayed)),
+            (false, true) => Err(Verdict::NotForwarded),
+            (false, false) => Err(Verdict::BetweenContainers),
+        }
+    }
 }
 
 /// Who on this host may send what to whom.
@@ -85,7 +142,11 @@ fn neighbours(
         _ => false,
     };
     match (sender.is_service, receiver.is_service) {
-        (false, false) | (true, true) => Err(Verdict::BetweenContainers),
+        (true, true) => Err(Verdict::BetweenContainers),
+        (false, false) if packet.source.is_ipv4() => Err(Verdict::BetweenContainers),
+        (false, false) if sender.workspace != receiver.workspace => Err(Verdict::OtherWorkspace),
+        (false, false) if sender.has_i6pn && receiver.has_i6pn => Ok(Verdict::I6pn),
+        (false, false) => Err(Verdict::NoI6pn),
         (true, false) if packet.source == host.service => {
             let answers = serves(from) || errors::is_error(packet);
             if answers { Ok(Verdict::Service) } else { Err(Verdict::ServicePort) }
@@ -114,30 +175,49 @@ fn neighbours(
     }
 }
 
-/// What a raw tunnel's port sends outside.
-fn answer(host: &Host, frame: &[u8], packet: &Packet, reply: &Reply) -> Answer {
-    if packet.is_fragment {
-        return Answer::refuse(frame, Verdict::Fragment);
+/// What a raw tunnel's port sends outside; nothing of the kind if only userspace serves it.
+fn answer(host: &Host, frame: &[u8], packet: &Packet, reply: Reply) -> Option<Answer> {
+    if matches!(reply, Reply::Never) {
+        return None;
     }
-    if packet.has_options {
-        return Answer::refuse(frame, Verdict::IpOptions);
+    if let Some(verdict) = unfit(packet) {
+        return Some(Answer::refuse(frame, verdict));
     }
-    let Body::Tcp { syn, ack, .. } = packet.body else { panic!("not TCP: {packet:?}") };
-    if syn && !ack {
+    if packet.opens() {
         let reset = rewrite::reset(frame, packet);
         let verdict = Verdict::ConnectFromForwardedPort;
-        return Answer { frame: reset, ..Answer::unchanged(frame, verdict, Fate::Bounce) };
+        return Some(Answer { frame: reset, ..Answer::unchanged(frame, verdict, Fate::Bounce) });
     }
-    let (address, port) = (reply.address, reply.port);
-    let rewrite = rewrite::tcp(frame, packet, host, End::Source, address, port);
-    Answer {
-        verdict: Verdict::Reply,
-        fate: Fate::Send { uplink: reply.uplink },
-        passage: if syn { Passage::Accept(reply.slot) } else { Passage::Out(reply.slot) },
-        frame: rewrite.after,
-        wrong_sums: rewrite.wrong_sums,
-        is_in_turn: false,
+    Some(match reply {
+        Reply::Never => panic!("it was just looked at"),
+        Reply::Here { address, port, uplink, slot } => {
+            let rewrite = rewrite::tcp(frame, packet, host, End::Source, address, port);
+            let fate = Fate::Send { uplink, next_hop: None };
+            let sent = Answer::rewritten(rewrite, Verdict::Reply, fate);
+            Answer { passage: outward(packet, slot), ..sent }
+        }
+        Reply::By { gateway, slot } => {
+            let clamp = || rewrite::clamp(frame, packet, host);
+            let passage = outward(packet, slot);
+            carry::to(host, gateway, frame, packet, Verdict::Reply, passage, clamp)
+        }
+    })
+}
+
+/// Which counters a reply moves.
+pub(super) fn outward(packet: &Packet, slot: u32) -> Passage {
+    match packet.body {
+        Body::Tcp { syn: true, .. } => Passage::Accept(slot),
+        _ => Passage::Out(slot),
     }
+}
+
+/// Why a tunnel does not carry a packet.
+pub(super) fn unfit(packet: &Packet) -> Option<Verdict> {
+    if packet.is_fragment {
+        return Some(Verdict::Fragment);
+    }
+    packet.has_options.then_some(Verdict::IpOptions)
 }
 
 /// What a container tells a client about that client's own packet.
@@ -146,17 +226,19 @@ fn complaint(host: &Host, frame: &[u8], reach: usize, packet: &Packet) -> Option
     if (quote.source.0, quote.destination.0) != (packet.destination, packet.source) {
         return None;
     }
-    let reply = host.forwards.get(&quote.destination).copied().flatten()?;
-    let (address, port) = (reply.address, reply.port);
-    let rewrite = errors::rewritten(frame, packet, &quote, End::Destination, address, port);
-    Some(Answer {
-        verdict: Verdict::IcmpError,
-        fate: Fate::Send { uplink: reply.uplink },
-        passage: Passage::None,
-        frame: rewrite.after,
-        wrong_sums: rewrite.wrong_sums,
-        is_in_turn: false,
-    })
+    match *host.forwards.get(&quote.destination)? {
+        Reply::Never => None,
+        Reply::Here { address, port, uplink, .. } => {
+            let rewrite = errors::rewritten(frame, packet, &quote, End::Destination, address, port);
+            let fate = Fate::Send { uplink, next_hop: None };
+            Some(Answer::rewritten(rewrite, Verdict::IcmpError, fate))
+        }
+        Reply::By { gateway, .. } => {
+            let (verdict, passage) = (Verdict::IcmpError, Passage::None);
+            let same = || Rewrite::new(frame);
+            Some(carry::to(host, gateway, frame, packet, verdict, passage, same))
+        }
+    }
 }
 
 /// Whether an address is one of many receivers, or of none (RFC 1112, section 4).

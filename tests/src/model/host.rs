@@ -8,11 +8,11 @@ use std::{
 use edge_common::{
     address::{Address, Endpoint},
     native::Rows,
-    tables::{AddressRow, LAYOUT, TunnelRow},
+    tables::{AddressRow, ForwardRow, LAYOUT, TunnelRow},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::bounds::Bounds;
+use super::{bounds::Bounds, region::Region};
 
 /// What one host knows.
 #[derive(Debug, Clone)]
@@ -23,9 +23,13 @@ pub struct Host {
     pub(super) service: IpAddr,
     pub(super) owners: HashMap<IpAddr, Owner>,
     pub(super) tunnels: HashMap<(IpAddr, u16), Tunnel>,
-    pub(super) forwards: HashMap<(IpAddr, u16), Option<Reply>>,
+    pub(super) forwards: HashMap<(IpAddr, u16), Reply>,
     pub(super) listeners: HashSet<(IpAddr, u16)>,
     pub(super) bounds: HashMap<u32, Bounds>,
+    /// Whether senders are told why they are refused.
+    pub(super) complains: bool,
+    /// The other hosts, if there are any.
+    pub(super) region: Option<Region>,
     pool: Ipv4Net,
     private: Ipv6Net,
 }
@@ -37,6 +41,8 @@ pub(super) struct Owner {
     pub(super) mac: [u8; 6],
     pub(super) is_service: bool,
     pub(super) has_egress: bool,
+    pub(super) has_i6pn: bool,
+    pub(super) workspace: u32,
 }
 
 /// Where a public endpoint leads.
@@ -44,6 +50,8 @@ pub(super) struct Owner {
 pub(super) struct Tunnel {
     pub(super) address: IpAddr,
     pub(super) port: u16,
+    /// Where the container is, if not here.
+    pub(super) host: Option<u32>,
     pub(super) veth: u32,
     pub(super) mac: [u8; 6],
     pub(super) slot: u32,
@@ -53,11 +61,13 @@ pub(super) struct Tunnel {
 
 /// How a forwarded port answers clients outside.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reply {
-    pub(super) address: IpAddr,
-    pub(super) port: u16,
-    pub(super) uplink: u32,
-    pub(super) slot: u32,
+pub(super) enum Reply {
+    /// Not at all: only userspace serves it.
+    Never,
+    /// From here, under the public address.
+    Here { address: IpAddr, port: u16, uplink: u32, slot: u32 },
+    /// By a gateway, as it is.
+    By { gateway: u32, slot: u32 },
 }
 
 impl Host {
@@ -84,10 +94,14 @@ impl From<&Rows> for Host {
     fn from(rows: &Rows) -> Self {
         let settings = &rows.settings;
         let forwards = rows.forwards.iter().map(|(inner, row)| {
-            let reply = (row.uplink != 0).then(|| {
-                let (address, port) = end(&row.public);
-                Reply { address, port, uplink: row.uplink, slot: row.slot }
-            });
+            let reply = match *row {
+                ForwardRow { uplink: 0, gateway: 0, .. } => Reply::Never,
+                ForwardRow { uplink: 0, gateway, slot, .. } => Reply::By { gateway, slot },
+                ForwardRow { uplink, slot, .. } => {
+                    let (address, port) = end(&row.public);
+                    Reply::Here { address, port, uplink, slot }
+                }
+            };
             (end(inner), reply)
         });
         let tunnels = rows.tunnels.iter().map(|(public, row)| {
@@ -95,6 +109,7 @@ impl From<&Rows> for Host {
             let tunnel = Tunnel {
                 address,
                 port,
+                host: (row.host != 0).then_some(row.host),
                 veth: row.ifindex,
                 mac: mac(row.mac),
                 slot: row.slot,
@@ -114,6 +129,8 @@ impl From<&Rows> for Host {
                 mac: mac(row.mac),
                 is_service: row.flags & AddressRow::SERVICE != 0,
                 has_egress: row.flags & AddressRow::EGRESS != 0,
+                has_i6pn: row.flags & AddressRow::I6PN != 0,
+                workspace: row.workspace,
             };
             (IpAddr::from(*address), owner)
         });
@@ -126,6 +143,8 @@ impl From<&Rows> for Host {
             tunnels: tunnels.collect(),
             forwards: forwards.collect(),
             bounds: bounds.collect(),
+            complains: settings.complaints.interval != 0,
+            region: Region::of(rows),
             listeners: rows.listeners.keys().map(end).collect(),
             pool: Ipv4Net::with_netmask(last_four(settings.pool), last_four(settings.pool_mask))
                 .expect("a mask of ones and then zeros"),
@@ -146,7 +165,7 @@ fn mac([a, b, c, d, e, f, ..]: [u8; 8]) -> [u8; 6] {
     [a, b, c, d, e, f]
 }
 
-fn all(address: Address) -> Ipv6Addr {
+pub(super) fn all(address: Address) -> Ipv6Addr {
     match IpAddr::from(address) {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,

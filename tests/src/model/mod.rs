@@ -5,20 +5,28 @@
 //! the verdicts. Where this differs from `edge-common`, one of them is wrong.
 
 mod bounds;
+mod carry;
+mod complain;
 mod container;
 mod errors;
+mod from_host;
 mod host;
+mod narrow;
 mod read;
+mod region;
 mod rewrite;
 mod sums;
 mod uplink;
 
+use std::net::Ipv6Addr;
+
 use edge_common::verdict::Verdict;
 
 pub use bounds::Ledger;
+pub use carry::source_port;
 pub use container::container;
 pub use host::Host;
-pub use uplink::uplink;
+pub use uplink::{Hook, uplink};
 
 /// What becomes of one frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +39,8 @@ pub struct Answer {
     pub passage: Passage,
     /// The frame afterwards.
     pub frame: Vec<u8>,
+    /// Bytes of the largest packet that would have gone; 0 if that is not why it did not.
+    pub largest: u32,
     /// Where checksums stand that were wrong before and must stay wrong by as much. In one's
     /// complement 0 and 0xffff are one number, and which of them it is says nothing there.
     pub wrong_sums: Vec<usize>,
@@ -58,6 +68,8 @@ pub enum Fate {
     Send {
         /// Its index.
         uplink: u32,
+        /// The next hop, if the routing table is not to name it.
+        next_hop: Option<Ipv6Addr>,
     },
     /// Back to its sender.
     Bounce,
@@ -91,9 +103,20 @@ impl Answer {
         self.frame == other
     }
 
+    /// What XDP leaves to TCX, as it came.
+    fn deferred(frame: &[u8]) -> Self {
+        Self::pass(frame, Verdict::Deferred)
+    }
+
     fn unchanged(frame: &[u8], verdict: Verdict, fate: Fate) -> Self {
         let (passage, frame, wrong_sums) = (Passage::None, frame.to_vec(), Vec::new());
-        Self { verdict, fate, passage, frame, wrong_sums, is_in_turn: false }
+        Self { verdict, fate, passage, frame, largest: 0, wrong_sums, is_in_turn: false }
+    }
+
+    /// The same verdict and fate, with a frame that was rewritten.
+    fn rewritten(rewrite: rewrite::Rewrite<'_>, verdict: Verdict, fate: Fate) -> Self {
+        let unchanged = Self::unchanged(&[], verdict, fate);
+        Self { frame: rewrite.after, wrong_sums: rewrite.wrong_sums, ..unchanged }
     }
 
     fn pass(frame: &[u8], verdict: Verdict) -> Self {

@@ -20,6 +20,10 @@ pub(super) struct Packet {
     pub(super) source: IpAddr,
     pub(super) destination: IpAddr,
     pub(super) is_fragment: bool,
+    /// And not the first.
+    pub(super) is_later: bool,
+    /// What the last header that was read says follows it.
+    pub(super) protocol: IpNumber,
     /// IPv4 options, or IPv6 extension headers other than hop-by-hop and fragment.
     pub(super) has_options: bool,
     pub(super) transport: usize,
@@ -72,6 +76,8 @@ impl Packet {
             source: header.source_addr().into(),
             destination: header.destination_addr().into(),
             is_fragment: header.is_fragmenting_payload(),
+            is_later: header.fragments_offset().value() != 0,
+            protocol: header.protocol(),
             has_options: !header.options().is_empty(),
             transport: ETHERNET + header.slice().len(),
             body: Body::Other,
@@ -89,6 +95,8 @@ impl Packet {
             source: header.source_addr().into(),
             destination: header.destination_addr().into(),
             is_fragment: false,
+            is_later: false,
+            protocol: header.next_header(),
             has_options: false,
             transport: ETHERNET + 40,
             body: Body::Other,
@@ -115,7 +123,9 @@ impl Packet {
                     packet.is_fragment = true;
                     next = fragment.next_header();
                     packet.transport += fragment.slice().len();
+                    packet.protocol = next;
                     if fragment.fragment_offset().value() != 0 {
+                        packet.is_later = true;
                         return Ok(packet);
                     }
                 }
@@ -126,6 +136,7 @@ impl Packet {
     }
 
     fn with_body(mut self, cursor: &Cursor, protocol: IpNumber) -> Result<Self, Verdict> {
+        self.protocol = protocol;
         self.body = match protocol {
             IpNumber::TCP => {
                 let bytes = cursor.at(self.transport, 20)?;
@@ -163,6 +174,11 @@ impl Packet {
             }
             _ => (0, 0),
         }
+    }
+
+    /// A SYN that asks for a connection.
+    pub(super) fn opens(&self) -> bool {
+        matches!(self.body, Body::Tcp { syn: true, ack: false, .. })
     }
 
     pub(super) fn is_tcp(&self) -> bool {

@@ -41,13 +41,25 @@ impl<'a> Rewrite<'a> {
         }
     }
 
+    fn finish_tcp(&mut self, frame: &[u8], packet: &Packet) {
+        let Body::Tcp { length, .. } = packet.body else { panic!("not TCP: {packet:?}") };
+        let covers = covered(frame, packet.transport, packet.transport + length);
+        let pseudo = Some(IpNumber::TCP.0);
+        self.carry(&Sum { at: packet.transport + 16, covers, pseudo });
+    }
+
+    /// Mends the IPv4 header's own checksum.
+    pub(super) fn header_sum(&mut self) {
+        self.carry(&Sum { at: 24, covers: 14..34, pseudo: None });
+    }
+
     /// Writes one end of the IP header; the IPv4 header's own checksum follows.
     pub(super) fn address(&mut self, end: End, new: IpAddr) {
         let second = usize::from(end == End::Destination);
         match new {
             IpAddr::V4(_) => {
                 self.write(26 + 4 * second, &bytes(new));
-                self.carry(&Sum { at: 24, covers: 14..34, pseudo: None });
+                self.header_sum();
             }
             IpAddr::V6(_) => self.write(22 + 16 * second, &bytes(new)),
         }
@@ -63,22 +75,37 @@ pub(super) fn tcp<'a>(
     address: IpAddr,
     port: u16,
 ) -> Rewrite<'a> {
+    let at = packet.transport;
+    let mut rewrite = clamped(frame, packet, host);
+    rewrite.address(end, address);
+    rewrite.write(at + 2 * usize::from(end == End::Destination), &port.to_be_bytes());
+    rewrite.finish_tcp(frame, packet);
+    rewrite
+}
+
+/// The same packet, if it is no SYN with too large a segment.
+pub(super) fn clamp<'a>(frame: &'a [u8], packet: &Packet, host: &Host) -> Rewrite<'a> {
+    let mut rewrite = clamped(frame, packet, host);
+    if rewrite.after != frame {
+        rewrite.finish_tcp(frame, packet);
+    }
+    rewrite
+}
+
+/// With its checksum still to be mended.
+fn clamped<'a>(frame: &'a [u8], packet: &Packet, host: &Host) -> Rewrite<'a> {
     let Body::Tcp { syn, length, .. } = packet.body else { panic!("not TCP: {packet:?}") };
     let at = packet.transport;
     let mut rewrite = Rewrite::new(frame);
     if syn {
         let limit =
-            if address.is_ipv4() { host.largest_segment_v4 } else { host.largest_segment_v6 };
+            if packet.source.is_ipv4() { host.largest_segment_v4 } else { host.largest_segment_v6 };
         if let Some(option) = largest_segment(&frame[at + 20..at + length]) {
             let option = at + 20 + option;
             let size = u16::from_be_bytes([frame[option], frame[option + 1]]);
             rewrite.write(option, &size.min(limit).to_be_bytes());
         }
     }
-    rewrite.address(end, address);
-    rewrite.write(at + 2 * usize::from(end == End::Destination), &port.to_be_bytes());
-    let covers = covered(frame, at, at + length);
-    rewrite.carry(&Sum { at: at + 16, covers, pseudo: Some(IpNumber::TCP.0) });
     rewrite
 }
 

@@ -7,21 +7,38 @@ use edge_common::verdict::Verdict;
 use super::{
     Answer, Fate, Host, Ledger, Passage,
     bounds::Bounds,
-    errors,
+    carry,
+    container::unfit,
+    errors, from_host,
+    host::Tunnel,
+    narrow,
     read::Packet,
     rewrite::{self, End},
 };
 
-/// What becomes of a frame at an uplink, of which a program can see the first `reach` bytes, after
-/// those that the ledger knows of.
-pub fn uplink(host: &Host, ledger: &mut Ledger, frame: &[u8], reach: usize) -> Answer {
-    let packet = match Packet::read(frame, reach) {
+/// Where a frame is looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Hook {
+    /// The interface that it came in by.
+    pub ingress: u32,
+    /// How much of it a program can see.
+    pub reach: usize,
+    /// Whether it can be sent on from there, or only into a container here.
+    pub sends: bool,
+}
+
+/// What becomes of a frame at an uplink, after those that the ledger knows of.
+pub fn uplink(host: &Host, ledger: &mut Ledger, frame: &[u8], hook: Hook) -> Answer {
+    let packet = match Packet::read(frame, hook.reach) {
         Ok(packet) => packet,
         Err(Verdict::NotIp) => return Answer::pass(frame, Verdict::NotOurs),
         Err(verdict) => return Answer::refuse(frame, verdict),
     };
     if !host.is_configured {
         return Answer::pass(frame, Verdict::NotOurs);
+    }
+    if let Some(answer) = from_host::uplink(host, frame, &packet, hook) {
+        return answer;
     }
     if host.is_inside(packet.destination) {
         return Answer::refuse(frame, Verdict::BareInner);
@@ -33,54 +50,69 @@ pub fn uplink(host: &Host, ledger: &mut Ledger, frame: &[u8], reach: usize) -> A
         return Answer::pass(frame, Verdict::NotOurs);
     }
     let to = (packet.destination, packet.ports().1);
-    if packet.is_tcp() && host.tunnels.contains_key(&to) {
-        return into_tunnel(host, ledger, frame, &packet);
+    if packet.is_tcp()
+        && let Some(tunnel) = host.tunnels.get(&to)
+    {
+        return into_tunnel(host, ledger, frame, &packet, tunnel, hook);
     }
-    let quote = errors::quote(frame, reach, &packet);
+    let quote = errors::quote(frame, hook.reach, &packet);
     if let Some(quote) = quote.filter(|quote| quote.source.0 == packet.destination)
         && let Some(tunnel) = host.tunnels.get(&quote.source)
     {
         let (address, port) = (tunnel.address, tunnel.port);
-        let rewrite = errors::rewritten(frame, &packet, &quote, End::Source, address, port);
-        return Answer {
-            verdict: Verdict::IcmpError,
-            fate: Fate::Deliver { veth: tunnel.veth, mac: tunnel.mac },
-            passage: Passage::None,
-            frame: rewrite.after,
-            wrong_sums: rewrite.wrong_sums,
-            is_in_turn: false,
+        let rewrite = || errors::rewritten(frame, &packet, &quote, End::Source, address, port);
+        let verdict = Verdict::IcmpError;
+        return match tunnel.host {
+            Some(_) if !hook.sends => Answer::deferred(frame),
+            Some(number) => {
+                carry::to(host, number, frame, &packet, verdict, Passage::None, rewrite)
+            }
+            None => {
+                let fate = Fate::Deliver { veth: tunnel.veth, mac: tunnel.mac };
+                Answer::rewritten(rewrite(), verdict, fate)
+            }
         };
+    }
+    if narrow::is_news(host, frame, &packet, hook) {
+        return Answer::pass(frame, Verdict::IcmpError);
     }
     Answer::pass(frame, Verdict::NotOurs)
 }
 
-fn into_tunnel(host: &Host, ledger: &mut Ledger, frame: &[u8], packet: &Packet) -> Answer {
-    if packet.is_fragment {
-        return Answer::refuse(frame, Verdict::Fragment);
-    }
-    if packet.has_options {
-        return Answer::refuse(frame, Verdict::IpOptions);
+fn into_tunnel(
+    host: &Host,
+    ledger: &mut Ledger,
+    frame: &[u8],
+    packet: &Packet,
+    tunnel: &Tunnel,
+    hook: Hook,
+) -> Answer {
+    if let Some(verdict) = unfit(packet) {
+        return Answer::refuse(frame, verdict);
     }
     if !is_far_end(packet.source) || packet.source == packet.destination {
         return Answer::refuse(frame, Verdict::ForgedSource);
     }
-    let tunnel = host.tunnels[&(packet.destination, packet.ports().1)];
+    if tunnel.host.is_some() && !hook.sends {
+        return Answer::deferred(frame);
+    }
     let nothing = Bounds::default();
     let bounds = host.bounds.get(&tunnel.slot).unwrap_or(&nothing);
-    let (refusal, is_in_turn) = ledger.refusal(&tunnel, bounds, packet);
+    let (refusal, is_in_turn) = ledger.refusal(tunnel, bounds, packet);
     if let Some(verdict) = refusal {
         return Answer { is_in_turn, ..Answer::refuse(frame, verdict) };
     }
     let (address, port) = (tunnel.address, tunnel.port);
-    let rewrite = rewrite::tcp(frame, packet, host, End::Destination, address, port);
-    Answer {
-        verdict: Verdict::Tunnel,
-        fate: Fate::Deliver { veth: tunnel.veth, mac: tunnel.mac },
-        passage: Passage::In(tunnel.slot),
-        frame: rewrite.after,
-        wrong_sums: rewrite.wrong_sums,
-        is_in_turn,
-    }
+    let rewrite = || rewrite::tcp(frame, packet, host, End::Destination, address, port);
+    let (verdict, passage) = (Verdict::Tunnel, Passage::In(tunnel.slot));
+    let answer = match tunnel.host {
+        Some(number) => carry::to(host, number, frame, packet, verdict, passage, rewrite),
+        None => {
+            let fate = Fate::Deliver { veth: tunnel.veth, mac: tunnel.mac };
+            Answer { passage, ..Answer::rewritten(rewrite(), verdict, fate) }
+        }
+    };
+    Answer { is_in_turn, ..answer }
 }
 
 /// Whether somebody on another machine can have an address (RFC 6890).

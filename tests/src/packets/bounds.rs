@@ -15,7 +15,7 @@ use super::{
     Case,
     plan::{ACK, FIN, Plan, RST, SYN, syn, syn_ack, tcp},
     refused,
-    scene::{self, CLIENT, CLIENT_V6, INNER, INNER_V6, SERVER, endpoint, padded},
+    scene::{self, CLIENT, CLIENT_V6, INNER, INNER_V6, Region, SERVER, endpoint, padded},
 };
 
 /// A tunnel with a list, both families.
@@ -68,7 +68,12 @@ fn paces() -> Vec<(u32, PaceRow)> {
 
 /// The scene's rows and these tunnels'.
 pub fn rows() -> Rows {
-    let mut rows = scene::rows();
+    rows_in(Region::Alone)
+}
+
+/// The same in a region of several hosts.
+pub fn rows_in(region: Region) -> Rows {
+    let mut rows = scene::rows_in(region);
     for (publics, slot, flags) in [
         (&LISTED[..], 11, TunnelRow::LISTED),
         (&PACED, 12, TunnelRow::PACED),

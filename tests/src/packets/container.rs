@@ -112,17 +112,17 @@ pub fn sources() -> Vec<Case> {
     let arp: &[u8] = &[
         0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 10, 100, 64, 0, 2, 0, 0, 0, 0, 0, 0, 169, 254, 1, 1,
     ];
-    let solicitation = icmp("fdaa:0:1::2", "ff02::1:ff00:1", 135, 0, &[0; 16]);
+    let solicitation = icmp("fdaa:0:1:5:1::2", "ff02::1:ff00:1", 135, 0, &[0; 16]);
     let mut cases = vec![
         // Another container's, on every way out.
         forged("100.64.0.4:8000", CLIENT),
         forged("100.64.0.4:8000", DNS),
         forged("100.64.0.4:8000", RELAY),
         forged("100.64.0.4:8000", PUBLIC),
-        forged("[fdaa:0:1::4]:8000", CLIENT_V6),
+        forged("[fdaa:0:1:5:1::4]:8000", CLIENT_V6),
         // Nobody's.
         forged("100.64.9.9:8000", CLIENT),
-        forged("[fdaa:0:1::99]:8000", CLIENT_V6),
+        forged("[fdaa:0:1:5:1::99]:8000", CLIENT_V6),
         forged("198.51.100.9:8000", CLIENT),
         forged("127.0.0.1:8000", CLIENT),
         forged("0.0.0.0:68", CLIENT),
@@ -179,7 +179,7 @@ pub fn neighbours() -> Vec<Case> {
         between("to a container", &tcp(OWN_PORT, "100.64.0.4:80")),
         between("to a container, UDP", &udp(OWN_PORT, "100.64.0.4:53")),
         between("to a container, ICMP", &icmp("100.64.0.2", "100.64.0.4", 8, 0, b"ping")),
-        refused("to a container, IPv6", &tcp(OWN_PORT_V6, "[fdaa:0:1::4]:80"), Verdict::NoI6pn),
+        refused("to a container, IPv6", &tcp(OWN_PORT_V6, "[fdaa:0:1:5:1::4]:80"), Verdict::NoI6pn),
         between("from a forwarded port", &tcp(INNER, "100.64.0.4:80")),
         between("to itself", &tcp(OWN_PORT, INNER)),
         between("the service to itself", &tcp(RELAY, DNS)),
@@ -255,7 +255,11 @@ pub fn outside() -> Vec<Case> {
         ),
         refused("IPv6", &tcp(OWN_PORT_V6, CLIENT_V6), Verdict::NoIpv6Egress),
         refused("IPv6, UDP", &udp(OWN_PORT_V6, CLIENT_V6), Verdict::NoIpv6Egress),
-        refused("IPv6, no egress", &tcp("[fdaa:0:1::3]:45000", CLIENT_V6), Verdict::NoIpv6Egress),
+        refused(
+            "IPv6, no egress",
+            &tcp("[fdaa:0:1:5:1::3]:45000", CLIENT_V6),
+            Verdict::NoIpv6Egress,
+        ),
         Case::to_listener("a raw port", syn(OWN_PORT, PUBLIC, &mss(1460)).build()),
         refused("a raw port, no egress", &syn(quiet, PUBLIC, &mss(1460)), Verdict::NoEgress),
         refused("TLS, no egress", &syn(quiet, OWN_LISTENER, &mss(1460)), Verdict::NoEgress),

@@ -43,7 +43,7 @@ pub fn from_outside() -> Vec<Case> {
         for bytes in [8, TCP_HEADER + 7] {
             let quote = reply_v6.quote(bytes);
             let inside = requoted(&reply_v6, &reply_v6.clone().from(INNER_V6), bytes);
-            let arrives = icmp(ROUTER_V6, "fdaa:0:1::2", kind, 0, &inside);
+            let arrives = icmp(ROUTER_V6, "fdaa:0:1:5:1::2", kind, 0, &inside);
             cases.push(relayed(name, v6(kind, &quote), arrives));
         }
     }
@@ -104,7 +104,7 @@ pub fn from_containers() -> Vec<Case> {
         cases.push(Case::sent("IPv4", sent.build(), leaves.build(), Verdict::IcmpError));
 
         let outside = requoted(&got_v6, &got_v6.clone().to(PUBLIC_V6), bytes);
-        let sent = icmp("fdaa:0:1::2", client_v6, 2, 0, &got_v6.quote(bytes));
+        let sent = icmp("fdaa:0:1:5:1::2", client_v6, 2, 0, &got_v6.quote(bytes));
         let leaves = icmp("2001:db8::10", client_v6, 2, 0, &outside);
         cases.push(Case::sent("IPv6", sent.build(), leaves.build(), Verdict::IcmpError));
     }
@@ -116,7 +116,7 @@ pub fn from_containers() -> Vec<Case> {
         egress("to somebody else", &about(&got).to("198.51.100.99")),
         refused(
             "to somebody else, IPv6",
-            &icmp("fdaa:0:1::2", "2001:db8:1::99", 1, 0, &got_v6.quote(8)),
+            &icmp("fdaa:0:1:5:1::2", "2001:db8:1::99", 1, 0, &got_v6.quote(8)),
             Verdict::NoIpv6Egress,
         ),
         egress("about UDP", &about(&udp(CLIENT, INNER))),
@@ -132,7 +132,7 @@ pub fn from_containers() -> Vec<Case> {
         ),
         refused(
             "about nothing, IPv6",
-            &icmp("fdaa:0:1::2", client_v6, 1, 0, &tcp(CLIENT_V6, OWN_PORT_V6).quote(8)),
+            &icmp("fdaa:0:1:5:1::2", client_v6, 1, 0, &tcp(CLIENT_V6, OWN_PORT_V6).quote(8)),
             Verdict::NoIpv6Egress,
         ),
     ]);

@@ -12,7 +12,7 @@ use edge_user::datapath::Datapath;
 
 use super::{
     Case, bounds,
-    scene::{self, SLOT, SLOT_V6},
+    scene::{self, BY_GATEWAY_SLOT, FAR_SLOT, Region, SLOT, SLOT_V6},
 };
 use crate::privilege;
 
@@ -22,7 +22,8 @@ const SKB_MARK: usize = 8;
 
 /// The traffic counters that are looked at: the tunnels', and the first, where what belongs to no
 /// tunnel would end up if it were counted.
-pub(crate) const SLOTS: [u32; 9] = [0, SLOT, SLOT_V6, 11, 12, 13, 14, 15, 16];
+pub(crate) const SLOTS: [u32; 11] =
+    [0, SLOT, SLOT_V6, 11, 12, 13, 14, 15, 16, FAR_SLOT, BY_GATEWAY_SLOT];
 
 /// The shortest frame that `BPF_PROG_TEST_RUN` takes: a whole Ethernet header, and for a skb also
 /// a whole IP header. Shorter ones are left to the native run.
@@ -46,6 +47,11 @@ impl Kernel {
     /// Loads it; the name tells tests apart.
     pub fn load(name: &str) -> Self {
         Self::load_with(name, &scene::rows())
+    }
+
+    /// The same in a region of several hosts.
+    pub fn load_in(name: &str, region: Region) -> Self {
+        Self::load_with(name, &scene::rows_in(region))
     }
 
     /// The same with other rows.

@@ -1,6 +1,7 @@
 //! Frames, and what every implementation of the decisions must make of them: the same code runs
 //! natively, in XDP and in TCX, and a table says once what is expected of all three.
 
+pub mod around;
 pub mod bounds;
 pub mod build;
 pub mod container;
@@ -9,6 +10,7 @@ pub mod errors;
 pub mod kernel;
 pub mod plan;
 pub mod raw;
+pub mod region;
 pub mod run;
 pub mod scene;
 pub mod uplink;

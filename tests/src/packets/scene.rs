@@ -1,9 +1,12 @@
 //! The host that all packet tables play on: its settings and rows, natively and in the kernel.
+//! Alone it is a region of one machine; [`Region`] says how packets go to others.
 
 use std::net::{IpAddr, SocketAddr};
 
 use edge_common::{
     address::{Address, Endpoint},
+    admit::Pace,
+    hosts::{BlockRow, HostRow, MAX_PATHS, Path, PeerRow, UnderlayRow},
     native::Rows,
     tables::{AddressRow, ForwardRow, LAYOUT, ListenerRow, Settings, TunnelRow},
 };
@@ -29,6 +32,8 @@ pub const SERVER: Owner = Owner { ifindex: SENDER, mac: [2, 0, 0, 0, 0, 0x0a] };
 pub const QUIET: Owner = Owner { ifindex: SENDER, mac: [2, 0, 0, 0, 0, 0x0b] };
 /// A container behind another veth.
 pub const OTHER: Owner = Owner { ifindex: 9, mac: [2, 0, 0, 0, 0, 0x0c] };
+/// A container of another workspace.
+pub const STRANGER: Owner = Owner { ifindex: SENDER, mac: [2, 0, 0, 0, 0, 0x0e] };
 /// The daemon's service namespace.
 pub const SERVICE: Owner = Owner { ifindex: SENDER, mac: [2, 0, 0, 0, 0, 0x0d] };
 
@@ -41,7 +46,7 @@ pub const SLOT: u32 = 3;
 /// See [`PUBLIC`]; IPv6.
 pub const PUBLIC_V6: &str = "[2001:db8::10]:20001";
 /// See [`PUBLIC`]; IPv6.
-pub const INNER_V6: &str = "[fdaa:0:1::2]:8000";
+pub const INNER_V6: &str = "[fdaa:0:1:5:1::2]:8000";
 /// The place of the IPv6 rows in the traffic counters. The daemon gives both families one slot;
 /// two tell more.
 pub const SLOT_V6: u32 = 5;
@@ -51,11 +56,11 @@ pub const OWN_LISTENER: &str = "192.0.2.10:443";
 /// A port of [`QUIET`] that only userspace serves.
 pub const RELAYED: &str = "100.64.0.3:9000";
 /// The same, IPv6.
-pub const RELAYED_V6: &str = "[fdaa:0:1::3]:9000";
+pub const RELAYED_V6: &str = "[fdaa:0:1:5:1::3]:9000";
 /// Where the relay dials from.
 pub const RELAY: &str = "100.64.0.1:50000";
 /// The same, IPv6.
-pub const RELAY_V6: &str = "[fdaa:0:1::1]:50000";
+pub const RELAY_V6: &str = "[fdaa:0:1:5:1::1]:50000";
 
 /// Somebody on the internet.
 pub const CLIENT: &str = "198.51.100.7:40000";
@@ -68,7 +73,7 @@ pub const ROUTER_V6: &str = "2001:db8:2::9";
 /// A port of [`SERVER`] that is not forwarded.
 pub const OWN_PORT: &str = "100.64.0.2:45000";
 /// See [`OWN_PORT`]; IPv6.
-pub const OWN_PORT_V6: &str = "[fdaa:0:1::2]:45000";
+pub const OWN_PORT_V6: &str = "[fdaa:0:1:5:1::2]:45000";
 
 /// The largest segments that fit.
 pub const MSS: u16 = 1300;
@@ -90,33 +95,89 @@ pub const fn padded([a, b, c, d, e, f]: [u8; 6]) -> [u8; 8] {
     [a, b, c, d, e, f, 0, 0]
 }
 
-/// All rows.
-pub fn rows() -> Rows {
-    let mut rows = Rows {
-        settings: Settings {
-            layout: LAYOUT,
-            mss_v4: MSS.into(),
-            mss_v6: MSS_V6.into(),
-            service: address("169.254.20.10"),
-            pool: address("100.64.0.0"),
-            pool_mask: address("255.192.0.0"),
-            private: address("fdaa::"),
-            private_mask: address("ffff::"),
-            ..Settings::default()
-        },
-        ..Rows::default()
-    };
-    // A mapped IPv4 mask covers the mapping as well.
-    rows.settings.pool_mask.words[..3].fill(u32::MAX);
+/// The region's number, and this host's in it.
+pub const REGION: u32 = 5;
+/// See [`REGION`].
+pub const OWN_HOST: u32 = 1;
+/// A gateway; it is reached over IPv4.
+pub const GATEWAY: u32 = 2;
+/// A host without a public address; it is reached by two ways over IPv6.
+pub const FAR: u32 = 3;
+/// A host to which nothing is sent, and whose way is as narrow as one can be.
+pub const NARROW: u32 = 0x55;
+/// What [`GATEWAY`]'s relay dials from.
+pub const FAR_RELAY: &str = "100.64.0.65:50000";
+/// A port of a container of [`FAR`]'s that this host forwards, as a gateway; IPv4.
+pub const FAR_INNER: &str = "100.64.0.130:8000";
+/// See [`FAR_INNER`]; IPv6.
+pub const FAR_INNER_V6: &str = "[fdaa:0:1:5:3::2]:8000";
+/// Its public ends.
+pub const FAR_PUBLIC: [&str; 2] = ["192.0.2.10:20020", "[2001:db8::10]:20020"];
+/// Its place in the traffic counters.
+pub const FAR_SLOT: u32 = 17;
+/// A port of [`SERVER`] whose clients come by [`GATEWAY`]; IPv4.
+pub const BY_GATEWAY: &str = "100.64.0.2:8100";
+/// See [`BY_GATEWAY`]; IPv6.
+pub const BY_GATEWAY_V6: &str = "[fdaa:0:1:5:1::2]:8100";
+/// Its place in the traffic counters.
+pub const BY_GATEWAY_SLOT: u32 = 18;
+/// A container of [`GATEWAY`]'s.
+pub const NEIGHBOUR: &str = "[fdaa:0:1:5:2::2]:45000";
+/// A container of [`FAR`]'s.
+pub const FAR_CONTAINER: &str = "[fdaa:0:1:5:3::9]:45000";
+/// Bytes of the largest packet to [`GATEWAY`], and to [`FAR`].
+pub const MTU: u32 = 1400;
+/// See [`MTU`].
+pub const FAR_MTU: u32 = 1300;
 
-    for (owner, flags, addresses) in [
-        (SERVER, AddressRow::EGRESS, &["100.64.0.2", "fdaa:0:1::2"][..]),
-        (QUIET, 0, &["100.64.0.3", "fdaa:0:1::3"]),
-        (OTHER, AddressRow::EGRESS, &["100.64.0.4", "fdaa:0:1::4"]),
-        (SERVICE, AddressRow::SERVICE, &["169.254.20.10", "100.64.0.1", "fdaa:0:1::1"]),
+/// Addresses on the underlay: this host's, [`GATEWAY`]'s and [`FAR`]'s; IPv4.
+pub const UNDERLAY: [&str; 3] = ["10.9.0.1", "10.9.0.2", "10.9.0.3"];
+/// See [`UNDERLAY`]; IPv6.
+pub const UNDERLAY_V6: [&str; 3] = ["fd09::1", "fd09::2", "fd09::3"];
+/// [`FAR`]'s second address.
+pub const FAR_SECOND: &str = "fd0a::3";
+/// [`NARROW`]'s addresses.
+pub const NARROW_ENDS: [&str; 2] = ["172.31.77.88", "fd77:8888:9999::aaaa"];
+/// The interfaces towards the underlay.
+pub const UNDERLAYS: [u32; 2] = [6, 7];
+
+/// How packets go to other hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Region {
+    /// There are none.
+    Alone,
+    /// In Geneve.
+    Geneve,
+    /// In Geneve, with a key.
+    Keyed,
+    /// As they are.
+    Direct,
+}
+
+impl Region {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Alone, Self::Geneve, Self::Keyed, Self::Direct];
+    /// The keys, as they lie in a packet: the first is sent.
+    pub const KEYS: [[u8; 8]; 2] = [*b"key now.", *b"key then"];
+}
+
+/// All rows of a machine that is alone.
+pub fn rows() -> Rows {
+    rows_in(Region::Alone)
+}
+
+/// All rows.
+pub fn rows_in(region: Region) -> Rows {
+    let mut rows = Rows { settings: settings(region), ..Rows::default() };
+    let all = AddressRow::EGRESS | AddressRow::I6PN;
+    for (owner, flags, workspace, addresses) in [
+        (SERVER, all, 1, &["100.64.0.2", "fdaa:0:1:5:1::2"][..]),
+        (QUIET, 0, 1, &["100.64.0.3", "fdaa:0:1:5:1::3"]),
+        (OTHER, all, 1, &["100.64.0.4", "fdaa:0:1:5:1::4"]),
+        (STRANGER, all, 2, &["100.64.0.5", "fdaa:0:2:5:1::5"]),
+        (SERVICE, AddressRow::SERVICE, 0, &["169.254.20.10", "100.64.0.1", "fdaa:0:1:5:1::1"]),
     ] {
-        let row =
-            AddressRow { ifindex: owner.ifindex, flags, workspace: 1, mac: padded(owner.mac) };
+        let row = AddressRow { ifindex: owner.ifindex, flags, workspace, mac: padded(owner.mac) };
         rows.addresses.extend(addresses.iter().map(|one| (address(one), row)));
     }
     for (public, inner, slot) in [(PUBLIC, INNER, SLOT), (PUBLIC_V6, INNER_V6, SLOT_V6)] {
@@ -141,7 +202,115 @@ pub fn rows() -> Rows {
     ] {
         rows.listeners.insert(endpoint(public), ListenerRow { kind });
     }
+    if region != Region::Alone {
+        others(&mut rows, region);
+    }
     rows
+}
+
+fn settings(region: Region) -> Settings {
+    let mut settings = Settings {
+        layout: LAYOUT,
+        mss_v4: MSS.into(),
+        mss_v6: MSS_V6.into(),
+        // Whoever is refused in a table is told so.
+        complaints: Pace { interval: 1, slack: u64::MAX / 2 },
+        service: address("169.254.20.10"),
+        pool: address("100.64.0.0"),
+        pool_mask: address("255.192.0.0"),
+        private: address("fdaa::"),
+        private_mask: address("ffff::"),
+        ..Settings::default()
+    };
+    // A mapped IPv4 mask covers the mapping as well.
+    settings.pool_mask.words[..3].fill(u32::MAX);
+    if region == Region::Alone {
+        return settings;
+    }
+    settings.region = REGION;
+    settings.host = OWN_HOST;
+    settings.carriage = if region == Region::Direct { Settings::DIRECT } else { Settings::GENEVE };
+    if region == Region::Keyed {
+        settings.key_count = 2;
+        settings.keys = Region::KEYS.map(|key| {
+            let [a, b, c, d, e, f, g, h] = key;
+            [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
+        });
+    }
+    settings.block_mask = u32::from_ne_bytes([255, 255, 255, 192]);
+    settings.relay = address("100.64.0.1").last();
+    settings
+}
+
+/// What is known of other hosts.
+fn others(rows: &mut Rows, region: Region) {
+    // `BPF_PROG_TEST_RUN` lets every frame come in by the loopback device.
+    rows.underlays.insert(SENDER, UnderlayRow { flags: 0 });
+    for (index, host) in [OWN_HOST, GATEWAY, FAR].into_iter().enumerate() {
+        let flags = [PeerRow::OWN, PeerRow::GATEWAY, 0][index];
+        for one in [UNDERLAY[index], UNDERLAY_V6[index]] {
+            rows.peers.insert(address(one), PeerRow { host, flags });
+        }
+    }
+    rows.peers.insert(address(FAR_SECOND), PeerRow { host: FAR, flags: 0 });
+    for one in NARROW_ENDS {
+        rows.peers.insert(address(one), PeerRow { host: NARROW, flags: 0 });
+    }
+    let path = |number: usize, local, remote| Path {
+        ifindex: UNDERLAYS[number],
+        local: address(local),
+        remote: address(remote),
+    };
+    let v4 = match region {
+        // A next hop is an IPv6 address, whatever goes there.
+        Region::Direct => path(0, UNDERLAY_V6[0], UNDERLAY_V6[1]),
+        _ => path(0, UNDERLAY[0], UNDERLAY[1]),
+    };
+    let (one, two) = (path(0, UNDERLAY_V6[0], UNDERLAY_V6[2]), path(1, "fd0a::1", FAR_SECOND));
+    let gateway = HostRow {
+        flags: HostRow::GATEWAY,
+        mtu: MTU,
+        path_count: 1,
+        relay: address("100.64.0.65").last(),
+        paths: [v4; MAX_PATHS],
+    };
+    let far =
+        HostRow { mtu: FAR_MTU, path_count: 2, paths: [one, two, v4, v4], ..HostRow::default() };
+    let narrow = HostRow { mtu: 576, path_count: 1, paths: [v4; 4], ..HostRow::default() };
+    rows.hosts.extend([(GATEWAY, gateway), (FAR, far), (NARROW, narrow)]);
+    for (network, host) in [
+        ("100.64.0.0", OWN_HOST),
+        ("100.64.0.64", GATEWAY),
+        ("100.64.0.128", FAR),
+        // Of a host that nobody knows.
+        ("100.64.9.0", 9),
+    ] {
+        rows.blocks.insert(address(network).last(), BlockRow { host });
+    }
+    for (index, (far, own)) in
+        [(FAR_INNER, BY_GATEWAY), (FAR_INNER_V6, BY_GATEWAY_V6)].into_iter().enumerate()
+    {
+        let (container, public) = (endpoint(far), endpoint(FAR_PUBLIC[index]));
+        let row = TunnelRow { container, host: FAR, slot: FAR_SLOT, ..TunnelRow::default() };
+        rows.tunnels.insert(public, row);
+        let row = ForwardRow { public, uplink: UPLINK, gateway: 0, slot: FAR_SLOT };
+        rows.forwards.insert(container, row);
+        let row = ForwardRow { public, uplink: 0, gateway: GATEWAY, slot: BY_GATEWAY_SLOT };
+        rows.forwards.insert(endpoint(own), row);
+    }
+    // Only userspace serves this one, at whichever gateway.
+    let row = ForwardRow { slot: FAR_SLOT, ..ForwardRow::default() };
+    rows.forwards.insert(endpoint("100.64.0.131:9000"), row);
+    // One whose host nobody knows, and one whose gateway nobody knows.
+    let lost = TunnelRow {
+        container: endpoint("100.64.9.2:8000"),
+        host: 9,
+        slot: FAR_SLOT,
+        ..TunnelRow::default()
+    };
+    rows.tunnels.insert(endpoint("192.0.2.10:20021"), lost);
+    let row = ForwardRow { gateway: 9, slot: BY_GATEWAY_SLOT, ..ForwardRow::default() };
+    rows.forwards.insert(endpoint("100.64.0.2:8101"), row);
 }
 
 /// Writes the same rows into the kernel's tables.
@@ -158,6 +327,18 @@ pub fn install(rows: &Rows, datapath: &Datapath) -> Result<(), DatapathError> {
     }
     for (public, row) in &rows.listeners {
         datapath.add_listener(*public, *row)?;
+    }
+    for (ifindex, row) in &rows.underlays {
+        datapath.add_underlay(*ifindex, *row)?;
+    }
+    for (address, row) in &rows.peers {
+        datapath.add_peer(*address, *row)?;
+    }
+    for (number, row) in &rows.hosts {
+        datapath.add_host(*number, *row)?;
+    }
+    for (network, row) in &rows.blocks {
+        datapath.add_block(*network, *row)?;
     }
     Ok(())
 }

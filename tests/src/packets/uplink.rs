@@ -200,9 +200,14 @@ pub fn forged() -> Vec<Case> {
         let plan = tcp(source, PUBLIC);
         cases.push(refused(&format!("from {source}"), &plan, Verdict::ForgedSource));
     }
-    for source in
-        ["[fdaa:0:1::2]:1", "[fdaa:ffff::1]:1", "[::1]:1", "[::]:1", "[fe80::1]:1", "[ff02::1]:1"]
-    {
+    for source in [
+        "[fdaa:0:1:5:1::2]:1",
+        "[fdaa:ffff::1]:1",
+        "[::1]:1",
+        "[::]:1",
+        "[fe80::1]:1",
+        "[ff02::1]:1",
+    ] {
         let plan = tcp(source, PUBLIC_V6);
         cases.push(refused(&format!("from {source}"), &plan, Verdict::ForgedSource));
     }
