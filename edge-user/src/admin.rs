@@ -153,21 +153,27 @@ impl Admin for AdminService {
 
     async fn list_containers(
         &self,
-        _request: Request<ListContainersRequest>,
+        request: Request<ListContainersRequest>,
     ) -> Result<Response<ListContainersResponse>, Status> {
         let host = self.lives.containers.region().host();
         let list = self.lives.containers.list();
-        let containers = list.iter().map(|one| describe(one, host)).collect();
+        let mut containers: Vec<_> = list.iter().map(|one| describe(one, host)).collect();
+        if request.into_inner().region {
+            containers.extend(self.region.other_containers());
+        }
         Ok(Response::new(ListContainersResponse { containers }))
     }
 
     async fn list_tunnels(
         &self,
-        _request: Request<ListTunnelsRequest>,
+        request: Request<ListTunnelsRequest>,
     ) -> Result<Response<ListTunnelsResponse>, Status> {
         let list = self.lives.tunnels.list();
-        let tunnels =
+        let mut tunnels: Vec<_> =
             list.iter().map(|tunnel| describe_tunnel(tunnel, &self.lives.steering)).collect();
+        if request.into_inner().region {
+            tunnels.extend(self.region.other_tunnels(&self.lives.steering));
+        }
         Ok(Response::new(ListTunnelsResponse { tunnels }))
     }
 

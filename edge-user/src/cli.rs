@@ -70,9 +70,9 @@ pub enum Command {
     /// Inside a container: make a port public, until interrupted or until CMD ends
     Forward(ForwardArgs),
     /// List tunnels
-    Tunnels(ListArgs),
+    Tunnels(OwnListArgs),
     /// List containers
-    Containers(ListArgs),
+    Containers(OwnListArgs),
     /// List the machines of the region
     Hosts(HostsArgs),
     /// Tokens with which machines join the region
@@ -179,6 +179,9 @@ pub struct CheckArgs {
     /// [default: every interface that has an address]
     #[arg(long = "uplink", value_name = "IFACE")]
     pub uplinks: Vec<values::Uplink>,
+    /// Interface towards the region's other machines (repeatable)
+    #[arg(long = "underlay", value_name = "IFACE", value_parser = values::interface)]
+    pub underlays: Vec<String>,
     /// TCP ports that raw tunnels will be given
     #[arg(long, value_name = "FIRST-LAST", default_value = "20000-29999")]
     pub raw_ports: values::PortRange,
@@ -194,6 +197,17 @@ pub struct ListArgs {
     /// Print JSON, for programs
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of the listings of what a machine has itself.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct OwnListArgs {
+    /// How to list them.
+    #[command(flatten)]
+    pub list: ListArgs,
+    /// Also those of the region's other machines, as far as this one knows of them
+    #[arg(long)]
+    pub region: bool,
 }
 
 /// What `edge run` tells the processes it starts.

@@ -4,10 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use tonic::Status;
 
+use super::answers::describe_tunnel;
 use crate::{
     error::causes,
     gateway::region_tunnels::RegionTunnels,
-    host::uplink::{self, Uplink},
+    host::{
+        steering::KernelSteering,
+        uplink::{self, Uplink},
+    },
     region::{
         member::Member,
         roster::{HostRecord, Role},
@@ -34,6 +38,8 @@ pub struct RegionPart {
 pub struct GatewayPart {
     /// The control plane.
     pub plane: Arc<ControlPlane<RegionTunnels>>,
+    /// What it makes public.
+    pub tunnels: Arc<RegionTunnels>,
     /// Where other machines find it.
     pub endpoints: Vec<String>,
 }
@@ -44,6 +50,35 @@ impl RegionPart {
         let Some(member) = &self.member else { return vec![self.alone(containers)] };
         let view = member.view().borrow().clone();
         view.hosts.values().map(|host| self.host(&view, host, member)).collect()
+    }
+
+    /// The containers of other machines.
+    pub(super) fn other_containers(&self) -> Vec<wire::Container> {
+        let Some(member) = &self.member else { return Vec::new() };
+        let view = member.view().borrow().clone();
+        let others = view.containers.values().filter(|one| one.host != member.host());
+        let mut others: Vec<_> = others
+            .map(|one| wire::Container {
+                id: one.id.clone(),
+                name: one.name.clone(),
+                workspace: one.workspace.clone(),
+                host: one.host.to_string(),
+                ipv4: one.ipv4.to_string(),
+                i6pn: one.i6pn.to_string(),
+                private: one.private,
+                ..wire::Container::default()
+            })
+            .collect();
+        others.sort_by(|a, b| (&a.workspace, &a.name).cmp(&(&b.workspace, &b.name)));
+        others
+    }
+
+    /// The tunnels of other machines' containers, which only a gateway knows.
+    pub(super) fn other_tunnels(&self, steering: &KernelSteering) -> Vec<wire::Tunnel> {
+        let Some(gateway) = &self.gateway else { return Vec::new() };
+        let mut others = gateway.tunnels.away();
+        others.sort_by(|a, b| (&a.container.id, a.port).cmp(&(&b.container.id, b.port)));
+        others.iter().map(|tunnel| describe_tunnel(tunnel, steering)).collect()
     }
 
     /// Takes everything from a host.

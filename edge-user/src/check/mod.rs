@@ -8,6 +8,7 @@ mod limits;
 mod network;
 mod offloads;
 mod ports;
+mod underlays;
 mod uplinks;
 
 use ipnet::Ipv4Net;
@@ -24,6 +25,10 @@ use crate::{
 pub struct Subject {
     /// The interfaces to be uplinks; if none, all that have an address.
     pub uplinks: Vec<Uplink>,
+    /// The interfaces towards the region's other machines.
+    pub underlays: Vec<String>,
+    /// Bytes of an IP packet between containers, if the daemon knows.
+    pub container_mtu: Option<u32>,
     /// The ports of raw tunnels.
     pub raw_ports: PortRange,
     /// The containers' addresses.
@@ -43,6 +48,7 @@ pub async fn look(subject: &Subject) -> Result<Vec<Finding>, Error> {
     let mut findings = kernel::look(subject.daemon);
     findings.push(limits::look(subject.daemon));
     findings.extend(uplinks::look(&links, subject).await.map_err(|error| blind(&error))?);
+    findings.extend(underlays::look(&links, subject).await.map_err(|error| blind(&error))?);
     findings.extend(network::look(&links, subject).await.map_err(|error| blind(&error))?);
     findings.extend(ports::look(&links, subject).await.map_err(|error| blind(&error))?);
     findings.extend(firewall::look(&subject.veth_prefix));

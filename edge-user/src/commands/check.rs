@@ -31,6 +31,12 @@ pub async fn check(place: &Place, args: &CheckArgs) -> Result<ExitCode, Error> {
     let daemon = daemon(place).await;
     let subject = Subject {
         uplinks: args.uplinks.clone(),
+        underlays: args.underlays.clone(),
+        container_mtu: daemon
+            .as_ref()
+            .ok()
+            .map(|(status, _pid)| status.container_mtu)
+            .filter(|mtu| *mtu != 0),
         raw_ports: args.raw_ports,
         pool: args.ipv4_pool,
         veth_prefix: machine::veth_prefix(place.instance.as_str()),
@@ -66,14 +72,20 @@ async fn daemon(place: &Place) -> Result<(StatusResponse, Option<u32>), Error> {
 /// What it took of this machine.
 fn took(status: StatusResponse) -> Vec<Finding> {
     let StatusResponse { version, region, domain, tls_port, metrics, uplinks, .. } = status;
-    let found = format!("edge {version}, region {region}: https://*.{domain}:{tls_port}");
+    let found = match tls_port {
+        0 => format!("edge {version}, region {region}: host {}", status.host),
+        _ => format!("edge {version}, region {region}: https://*.{domain}:{tls_port}"),
+    };
     let meaning = match uplinks.len() {
+        _ if tls_port == 0 => format!("the gateways serve its tunnels; metrics at {metrics}"),
         0 => format!("no uplinks: tunnels answer on this machine only; metrics at {metrics}"),
         _ => format!("metrics at {metrics}"),
     };
     let mut findings = vec![Finding::ok("daemon", found, meaning)];
-    findings.extend(uplinks.into_iter().map(|uplink| {
-        let name = format!("daemon-uplink:{}", uplink.interface);
+    let underlays = status.underlays.into_iter().map(|one| ("underlay", one));
+    let all = uplinks.into_iter().map(|one| ("uplink", one)).chain(underlays);
+    findings.extend(all.map(|(kind, uplink)| {
+        let name = format!("daemon-{kind}:{}", uplink.interface);
         let found = format!("{} on {}: {}", uplink.hook, uplink.driver, uplink.addresses.join(" "));
         Finding::ok(name, found, format_args!("the daemon took it, because {}", uplink.why))
     }));
@@ -112,22 +124,29 @@ impl From<&Finding> for Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::admin::Uplink;
+    use crate::wire::admin::Uplink as AdminUplink;
 
     #[test]
     fn what_the_daemon_took_is_said_with_its_reason() {
-        let uplink = Uplink {
+        let uplink = AdminUplink {
             interface: "up0".into(),
             driver: "veth".into(),
             hook: "tcx".into(),
             why: "it is so".into(),
             addresses: vec!["192.0.2.1".into(), "2001:db8::1".into()],
         };
-        let status = StatusResponse { uplinks: vec![uplink], ..StatusResponse::default() };
+        let underlays = vec![AdminUplink { interface: "up1".into(), ..AdminUplink::default() }];
+        let uplinks = vec![uplink];
+        let status =
+            StatusResponse { tls_port: 443, uplinks, underlays, ..StatusResponse::default() };
         let findings = took(status);
         assert_eq!(findings[1].name, "daemon-uplink:up0");
         assert_eq!(findings[1].found, "tcx on veth: 192.0.2.1 2001:db8::1");
         assert_eq!(findings[1].meaning, "the daemon took it, because it is so");
-        assert!(took(StatusResponse::default())[0].meaning.contains("this machine only"));
+        assert_eq!(findings[2].name, "daemon-underlay:up1");
+        let alone = StatusResponse { tls_port: 443, ..StatusResponse::default() };
+        assert!(took(alone)[0].meaning.contains("this machine only"));
+        let host = took(StatusResponse { host: 7, ..StatusResponse::default() });
+        assert!(host[0].found.ends_with("host 7"), "{host:?}");
     }
 }

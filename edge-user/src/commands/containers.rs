@@ -8,7 +8,7 @@ use super::{
     output::{self, non_empty, or_dash},
 };
 use crate::{
-    cli::{ListArgs, Place},
+    cli::{OwnListArgs, Place},
     error::Error,
     wire::admin::{Container, ListContainersRequest},
 };
@@ -46,10 +46,11 @@ struct Row {
 }
 
 /// Lists the containers.
-pub async fn list(place: &Place, args: ListArgs) -> Result<(), Error> {
-    let reply = connect(place).await?.list_containers(ListContainersRequest {}).await;
+pub async fn list(place: &Place, args: OwnListArgs) -> Result<(), Error> {
+    let reply =
+        connect(place).await?.list_containers(ListContainersRequest { region: args.region }).await;
     let containers = reply.map_err(|status| refusal(&status))?.into_inner().containers;
-    if args.json {
+    if args.list.json {
         return output::json(&containers.into_iter().map(Record::from).collect::<Vec<_>>());
     }
     let none = "no containers; `edge run -- CMD` starts one";

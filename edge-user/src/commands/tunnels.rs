@@ -8,7 +8,7 @@ use super::{
     output::{self, or_dash},
 };
 use crate::{
-    cli::{ListArgs, Place},
+    cli::{OwnListArgs, Place},
     error::Error,
     wire::{
         admin::{ListTunnelsRequest, Tunnel},
@@ -79,10 +79,11 @@ struct Row {
 }
 
 /// Lists the tunnels.
-pub async fn list(place: &Place, args: ListArgs) -> Result<(), Error> {
-    let reply = connect(place).await?.list_tunnels(ListTunnelsRequest {}).await;
+pub async fn list(place: &Place, args: OwnListArgs) -> Result<(), Error> {
+    let reply =
+        connect(place).await?.list_tunnels(ListTunnelsRequest { region: args.region }).await;
     let tunnels = reply.map_err(|status| refusal(&status))?.into_inner().tunnels;
-    if args.json {
+    if args.list.json {
         return output::json(&tunnels.into_iter().map(Record::from).collect::<Vec<_>>());
     }
     let none = "no tunnels; `edge run --encrypted-port 8000 -- CMD` makes one";

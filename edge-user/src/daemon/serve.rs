@@ -179,7 +179,9 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
         machine.veth_prefix.clone(),
         mtu,
     ));
-    let settings = ground::settings(args, mtu, &plan, containers.service_address())?;
+    // A segment has to fit the way in and out, too.
+    let segment = uplinks.iter().map(|uplink| uplink.mtu).min().map_or(mtu, |out| out.min(mtu));
+    let settings = ground::settings(args, segment, &plan, containers.service_address())?;
     let (settings, underlay) = match &joined {
         None => {
             machine.datapath.configure(&settings)?;
@@ -381,6 +383,7 @@ async fn tunnels(
 fn region_part(joined: Option<&Joined>, interfaces: &[Uplink]) -> RegionPart {
     let gateway = joined.and_then(|joined| joined.public.as_ref()).map(|public| GatewayPart {
         plane: public.plane.clone(),
+        tunnels: public.tunnels.clone(),
         endpoints: public.endpoints.clone(),
     });
     let member = joined.map(|joined| joined.member.clone());

@@ -67,9 +67,11 @@ impl RegionTunnels {
         Some(self.open().get(id)?.tunnel.stats.clone())
     }
 
-    /// All open tunnels.
-    pub fn all(&self) -> Vec<Arc<Tunnel>> {
-        self.open().values().map(|open| open.tunnel.clone()).collect()
+    /// Open tunnels of other machines' containers.
+    pub fn away(&self) -> Vec<Arc<Tunnel>> {
+        let open = self.open();
+        let away = open.values().filter(|open| open.target.is_some());
+        away.map(|open| open.tunnel.clone()).collect()
     }
 
     async fn choose(

@@ -165,7 +165,8 @@ impl Session {
                     if self.peer.has_expired() {
                         return Err(Status::unauthenticated("the host's certificate has expired; it must join anew"));
                     }
-                    self.tell(shown.revision, Event::Changes(Changes::default())).await?;
+                    // Nothing that the host would have to take in.
+                    self.send(shown.revision, Event::Changes(Changes::default())).await?;
                 }
                 () = self.shutdown.cancelled() => {
                     return Err(Status::unavailable("the gateway stops; another one, or this one again, will serve the host"));
@@ -209,6 +210,10 @@ impl Session {
 
     async fn tell(&self, revision: u64, event: Event) -> Result<(), Status> {
         self.sessions.sent(self.peer.id, revision);
+        self.send(revision, event).await
+    }
+
+    async fn send(&self, revision: u64, event: Event) -> Result<(), Status> {
         let event = SessionEvent { revision, event: Some(event) };
         let gone = |_closed| Status::cancelled("its connection was closed");
         self.events.send(Ok(event)).await.map_err(gone)

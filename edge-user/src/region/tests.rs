@@ -6,3 +6,4 @@ mod joining;
 mod lab;
 mod outages;
 mod over_etcd;
+mod tunnels;

@@ -87,7 +87,10 @@ pub(super) fn rows(own: &Own, view: &View) -> Rows {
         }
         let paths = paths(own, host, view.settings.carriage);
         if paths.is_empty() {
-            rows.unreachable.insert(*number);
+            // One that has just joined has not said where it is.
+            if !host.record.about.underlay.is_empty() {
+                rows.unreachable.insert(*number);
+            }
             continue;
         }
         let relay = gateway.then(|| relay(host)).flatten();
@@ -203,7 +206,8 @@ mod tests {
                 &["192.0.2.3", "192.0.2.33"],
                 &["100.64.0.128/26", "100.64.1.0/26"],
             ),
-            host(4, Role::Host, &[], &[]),
+            host(4, Role::Host, &["2001:db8:1::4"], &[]),
+            host(6, Role::Host, &[], &[]),
         ];
         let settings = RegionSettings { mtu: 1430, carriage, ..RegionSettings::default() };
         View { settings: Arc::new(settings), hosts: hosts.into(), ..View::default() }
@@ -233,8 +237,8 @@ mod tests {
             rows.hosts[&3].paths,
             [path(7, "192.0.2.2", "192.0.2.3"), path(8, "192.0.2.22", "192.0.2.33")]
         );
-        assert_eq!(rows.hosts.keys().copied().collect::<Vec<_>>(), [1, 3], "never itself");
-        assert_eq!(rows.unreachable, BTreeSet::from([4]));
+        assert_eq!(rows.hosts.keys().copied().collect::<Vec<_>>(), [1, 3, 4], "never itself");
+        assert!(rows.unreachable.is_empty(), "who has said nothing is yet to come");
         let row = rows.hosts[&1].row();
         assert_eq!((row.flags, row.mtu, row.path_count), (HostRow::GATEWAY, 1430, 2));
         assert_eq!(row.relay.to_ne_bytes(), [100, 64, 0, 1]);
@@ -253,9 +257,9 @@ mod tests {
     #[test]
     fn without_encapsulation_only_ipv6_leads_anywhere() {
         let rows = rows(&own(), &view(Carriage::Direct));
-        assert_eq!(rows.hosts.keys().copied().collect::<Vec<_>>(), [1]);
+        assert_eq!(rows.hosts.keys().copied().collect::<Vec<_>>(), [1, 4]);
         assert!(rows.hosts[&1].paths.iter().all(|(_, local, _)| local.is_ipv6()));
-        assert_eq!(rows.unreachable, BTreeSet::from([3, 4]));
+        assert_eq!(rows.unreachable, BTreeSet::from([3]));
     }
 
     #[test]

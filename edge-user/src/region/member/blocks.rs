@@ -53,7 +53,11 @@ impl Blocks for LeasedAhead {
             if own.len() > 1 {
                 self.inner.spare().block = own.pop();
             }
-            if !own.is_empty() {
+            if own.is_empty() {
+                // The first one can only be leased, and a view is there before calls go through.
+                let mut link = self.inner.member.link();
+                link.wait_for(|link| matches!(link, Link::Connected { .. })).await.ok();
+            } else {
                 self.inner.clone().refill();
             }
             Ok(own)

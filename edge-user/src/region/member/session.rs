@@ -67,6 +67,7 @@ pub(super) async fn keep(inner: Arc<Inner>, stop: CancellationToken) {
             // During a session it ends by itself; before one there is nothing to end.
             () = stopped_early(&inner, &stop) => Ended::Stopped,
         };
+        let anew = matches!(ended, Ended::Anew);
         let why = match ended {
             Ended::Stopped => {
                 let why = "it has been stopped".to_owned();
@@ -77,7 +78,9 @@ pub(super) async fn keep(inner: Arc<Inner>, stop: CancellationToken) {
             Ended::Broken(why) => why,
         };
         let was_connected = matches!(&*inner.link.borrow(), Link::Connected { .. });
-        if was_connected {
+        if anew {
+            tracing::debug!(gateway, "this machine announces itself anew");
+        } else if was_connected {
             tracing::warn!(
                 gateway,
                 why,
@@ -94,6 +97,9 @@ pub(super) async fn keep(inner: Arc<Inner>, stop: CancellationToken) {
             };
             *link = Link::Away { since, why };
         });
+        if anew {
+            continue;
+        }
         tokio::select! {
             () = tokio::time::sleep(pause.next().unwrap_or(LAST_PAUSE)) => {}
             () = stop.cancelled() => return,
