@@ -4,6 +4,7 @@ use std::{
     io::{self, ErrorKind},
     mem::MaybeUninit,
     net::{Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
 
@@ -20,8 +21,11 @@ use crate::{
 pub const LARGE_DATAGRAM: usize = 20_000;
 /// For experiments, and neither TCP nor UDP (RFC 3692).
 const EXPERIMENT: i32 = 253;
-/// Where the servers here listen.
-const PORT: u16 = 7300;
+/// Where nobody listens.
+const SILENT: u16 = 7200;
+/// Each server here has a port of its own: what a test has closed may be held a moment longer by
+/// a program that is just being started.
+static PORT: AtomicU16 = AtomicU16::new(7300);
 
 /// Ping, TCP, small and large UDP, and a protocol without ports: all of it arrives.
 #[track_caller]
@@ -48,8 +52,9 @@ pub fn pings(from: &Tenant, to: Ipv6Addr) -> bool {
 /// So many bytes go there and come back, and the server sees who sent them.
 #[track_caller]
 pub fn tcp(from: &Tenant, to: &Tenant, bytes: usize) {
-    let echo = Echo::serve(&to.netns, PORT);
-    round_trip(&from.netns, (to.i6pn(), PORT).into(), bytes);
+    let port = PORT.fetch_add(1, Ordering::Relaxed);
+    let echo = Echo::serve(&to.netns, port);
+    round_trip(&from.netns, (to.i6pn(), port).into(), bytes);
     assert!(echo.saw(&from.container.i6pn), "{:?}", echo.clients());
 }
 
@@ -57,14 +62,15 @@ pub fn tcp(from: &Tenant, to: &Tenant, bytes: usize) {
 /// while its sender learns how large the way's packets are.
 #[track_caller]
 pub fn udp(from: &Tenant, to: &Tenant, bytes: usize) {
-    let inbox = to.netns.enter(|| UdpSocket::bind((to.i6pn(), PORT))).expect("a UDP socket");
+    let port = PORT.fetch_add(1, Ordering::Relaxed);
+    let inbox = to.netns.enter(|| UdpSocket::bind((to.i6pn(), port))).expect("a UDP socket");
     inbox.set_nonblocking(true).expect("a non-blocking socket");
     let outbox = from.netns.enter(|| UdpSocket::bind((from.i6pn(), 0))).expect("a UDP socket");
     let sent: Vec<u8> = (0..bytes).map(|place| (place * 31 + place / 251) as u8).collect();
     let mut buffer = vec![0; bytes + 1];
     wait_for(&what(&format!("{bytes} bytes of UDP"), from, to), PATIENCE, || {
         // "Too big" of the one before is told at the next.
-        outbox.send_to(&sent, (to.i6pn(), PORT)).ok();
+        outbox.send_to(&sent, (to.i6pn(), port)).ok();
         let (length, source) = arrived(|| inbox.recv_from(&mut buffer))?;
         assert_eq!(source.ip(), from.i6pn(), "the datagram's sender");
         assert!(buffer[..length] == sent, "another datagram came than was sent");
@@ -102,7 +108,7 @@ pub fn other_protocol(from: &Tenant, to: &Tenant) {
 /// What a program is told that connects to where it must not; none if it connects or is told
 /// nothing in a while.
 pub fn refusal(from: &Tenant, to: Ipv6Addr) -> Option<i32> {
-    let to = SocketAddr::from((to, PORT));
+    let to = SocketAddr::from((to, SILENT));
     let tried = from.netns.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)));
     tried.err().and_then(|error| error.raw_os_error())
 }
