@@ -12,31 +12,61 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use tests::packets::{
     Case, bounds, container,
     damage::{self, Way},
+    from_hosts,
     kernel::Kernel,
     plan::syn,
     run,
-    scene::{CLIENT, SENDER},
-    uplink,
+    scene::{self, CLIENT, Region, SENDER},
+    to_hosts, uplink,
 };
 use tests::process::wait_for;
 
 /// Bytes of `struct __sk_buff`.
 const SKB_LEN: usize = 192;
+/// Regions of several hosts.
+const OTHERS: [Region; 3] = [Region::Geneve, Region::Keyed, Region::Direct];
 
 #[test]
 fn what_comes_in_by_the_uplink() {
-    run::uplink(&Kernel::load("uplink"), &uplink::all());
+    run::uplink(&Kernel::load("uplink"), &scene::rows(), &uplink::all());
 }
 
 #[test]
 fn what_containers_send() {
-    run::container(&Kernel::load("container"), &container::all());
+    run::container(&Kernel::load("container"), &scene::rows(), &container::all());
+}
+
+#[test]
+fn what_goes_to_other_hosts() {
+    for region in OTHERS {
+        let (rows, kernel) = (scene::rows_in(region), Kernel::load_in("to-hosts", region));
+        run::container(&kernel, &rows, &to_hosts::from_containers(region));
+        run::uplink(&kernel, &rows, &to_hosts::from_clients(region));
+    }
+}
+
+#[test]
+fn what_other_hosts_bring() {
+    for region in OTHERS {
+        let (rows, kernel) = (scene::rows_in(region), Kernel::load_in("from-hosts", region));
+        run::uplink(&kernel, &rows, &from_hosts::all(region));
+    }
+}
+
+#[test]
+fn other_hosts_bring_nothing_but_by_the_underlay() {
+    for region in OTHERS {
+        let mut rows = scene::rows_in(region);
+        rows.underlays.clear();
+        let kernel = Kernel::load_with("elsewhere", &rows);
+        run::uplink(&kernel, &rows, &from_hosts::from_elsewhere(region));
+    }
 }
 
 /// Native and XDP only: `BPF_PROG_TEST_RUN` makes no skb of several pages.
 #[test]
 fn a_frame_in_several_buffers() {
-    run::jumbo(&Kernel::load("jumbo"), &uplink::jumbo());
+    run::jumbo(&Kernel::load("jumbo"), &scene::rows(), &uplink::jumbo());
 }
 
 #[test]
@@ -108,12 +138,12 @@ fn damaged_frames_from_containers_are_judged_alike_everywhere() {
 }
 
 fn alike(name: &str, way: Way, table: Vec<Case>) {
-    let kernel = Kernel::load(name);
+    let (kernel, rows) = (Kernel::load(name), scene::rows());
     let mut runner =
         TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(2048) });
     runner
         .run(&damage::damaged(table), |frame| {
-            run::alike(&kernel, way, &frame).map_err(TestCaseError::fail)
+            run::alike(&kernel, &rows, way, &frame).map_err(TestCaseError::fail)
         })
         .unwrap_or_else(|error| panic!("{error}"));
 }

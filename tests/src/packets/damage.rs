@@ -59,6 +59,7 @@ pub fn judged(way: Way, frame: &[u8], rows: &Rows) -> Case {
         leaves_by: ifindex,
         next_hop,
         mtu,
+        is_deferred: false,
         tunnel: (passage != Passage::None).then_some((passage, slot)),
         after: after.0,
     }
