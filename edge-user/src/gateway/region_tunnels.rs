@@ -173,10 +173,10 @@ impl Registry for RegionTunnels {
 
     fn adopt<'a>(&'a self, tunnel: &'a TunnelRecord) -> BoxFuture<'a, ()> {
         async {
-            if let Some(raw) = &tunnel.place.raw {
-                if self.ports.adopt(&tunnel.container, raw.port).await {
-                    self.lent().insert(raw.port);
-                }
+            if let Some(raw) = &tunnel.place.raw
+                && self.ports.adopt(&tunnel.container, raw.port).await
+            {
+                self.lent().insert(raw.port);
             }
         }
         .boxed()

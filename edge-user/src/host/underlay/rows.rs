@@ -193,7 +193,7 @@ mod tests {
         let about = About { underlay, ..About::default() };
         let blocks = blocks.iter().map(|block| block.parse().unwrap()).collect();
         let record = HostRecord { id, role, key: String::new(), blocks, about };
-        (id, Arc::new(Host { record, alive: id % 2 == 0 }))
+        (id, Arc::new(Host { record, alive: id.is_multiple_of(2) }))
     }
 
     fn view(carriage: Carriage) -> View {

@@ -20,12 +20,15 @@ pub(super) enum Allotment {
     Region(Gateways),
 }
 
+/// Finds the counters of a tunnel by its id.
+pub type Relayed = Box<dyn Fn(&str) -> Option<Arc<TunnelStats>> + Send + Sync>;
+
 /// The gateways of a machine's region.
 pub struct Gateways {
     /// The machine's membership.
     pub member: Arc<Member>,
     /// What this very machine relayed for the tunnel with this id, if it is a gateway too.
-    pub relayed: Box<dyn Fn(&str) -> Option<Arc<TunnelStats>> + Send + Sync>,
+    pub relayed: Relayed,
 }
 
 /// Where clients find a tunnel.
