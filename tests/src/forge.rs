@@ -110,7 +110,9 @@ pub fn geneve(region: u16, options: &[u8], inner: &[u8]) -> Vec<u8> {
     let [protocol_high, protocol_low] = protocol.to_be_bytes();
     let [high, low] = region.to_be_bytes();
     let words = u8::try_from(options.len() / 4).expect("few options");
-    let mut packet = vec![words, 0, protocol_high, protocol_low, 0, high, low, 0];
+    // Said in the header if an option says that it must be understood.
+    let critical = options.get(2).map_or(0, |kind| (kind & 0x80) >> 1);
+    let mut packet = vec![words, critical, protocol_high, protocol_low, 0, high, low, 0];
     packet.extend(options);
     packet.extend(inner);
     packet

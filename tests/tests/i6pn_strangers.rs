@@ -80,13 +80,15 @@ fn strangers_on_the_underlay_bring_nothing_in() {
                 &Targets::inner(&all.second, &all.first, text),
             ));
         });
-        // Its own address cannot come from outside, and bare packets of the region neither.
+        // Its own address does not come from outside.
         attempts.refused("not_peer", "a stranger as the host itself", |text| {
             let inner = Targets::inner(&all.second, &all.first, text);
             tap.send_packet(&all.carried([host, host], &[], &inner));
         });
-        for (from, verdict) in [(&all.second, "forged_source"), (&all.first, "forged_source")] {
-            attempts.refused(verdict, "a bare inner packet", |text| {
+        // No router forwards what is inside; the last hop may be anybody.
+        let tap = all.region.scene.last_hop(&all.region.hosts[0].place);
+        for from in [&all.second, &all.first] {
+            attempts.refused("bare_inner", "a bare inner packet", |text| {
                 tap.send_packet(&Targets::inner(from, &all.first, text));
             });
         }
@@ -164,6 +166,41 @@ fn a_host_is_believed_for_its_own_containers_only() {
 }
 
 #[test]
+fn what_comes_bare_over_a_shared_link_is_judged_all_the_same() {
+    let all = Targets::of(Plan::over(Underlay::Direct));
+    let [first, second] = [0, 1].map(|host| &all.region.hosts[host].place);
+    let at_first = all.first.tap();
+    let mut attempts = Attempts::new(&all.region.hosts[0].edge, "tc_uplink", &[&at_first]);
+    let tap = second.tap_towards(&all.region.scene, first, all.underlay);
+    let mut nobody = all.first.i6pn().octets();
+    nobody[15] ^= 1;
+    let mut no_host = all.second.i6pn().segments();
+    no_host[4] = 4000;
+    let own = SocketAddr::from((all.first.i6pn(), 80));
+    for (verdict, from, to) in [
+        ("bare_inner", all.first.i6pn(), own),
+        ("bare_inner", no_host.into(), own),
+        ("other_workspace", all.other.i6pn(), own),
+        ("no_such_container", all.second.i6pn(), (IpAddr::from(nobody), 80).into()),
+    ] {
+        attempts.refused(verdict, &format!("{from} to {to}"), |text| {
+            tap.send_packet(&forge::udp((from, 1000).into(), to, text.as_bytes()));
+        });
+    }
+    // Over the internet nothing of it is even looked at.
+    let gateway = all.region.gateway();
+    let at_gateway = all.gateway.tap();
+    let mut attempts = Attempts::new(&gateway.edge, "tc_uplink", &[&at_gateway]);
+    let internet = all.region.scene.tap_to(&gateway.place);
+    attempts.refused("bare_inner", "over the internet", |text| {
+        internet.send_packet(&Targets::inner(&all.second, &all.gateway, text));
+    });
+    // The scene itself works.
+    tap.send_packet(&Targets::inner(&all.second, &all.first, "honest"));
+    wait_for("an honest packet", PATIENCE, || at_first.saw("honest").then_some(()));
+}
+
+#[test]
 fn the_internet_is_no_underlay() {
     for underlay in [Underlay::V4, Underlay::V6] {
         let all = Targets::of(Plan::over(underlay));
@@ -176,7 +213,7 @@ fn the_internet_is_no_underlay() {
             let inner = Targets::inner(&all.second, &all.gateway, text);
             tap.send_packet(&all.carried(ends, &[], &inner));
         });
-        attempts.refused("forged_source", "a bare inner packet", |text| {
+        attempts.refused("bare_inner", "a bare inner packet", |text| {
             tap.send_packet(&Targets::inner(&all.second, &all.gateway, text));
         });
     }
@@ -254,20 +291,22 @@ fn with_no_program_attached_an_underlay_is_a_closed_door() {
         let host = &all.region.hosts[0];
         let at_host = Tap::on(&host.place.netns, "un0");
         detach(&host.edge);
-        let tap = all.tap_of(&all.stranger);
-        let second = all.tap_of(&all.region.hosts[1].place);
+        let tap = all.region.scene.last_hop(&host.place);
         let ends = [all.region.hosts[1].place.underlay[0], host.place.underlay[0]];
-        for (number, tap) in [&tap, &second].into_iter().enumerate() {
-            tap.send_packet(&Targets::inner(&all.second, &all.first, &format!("bare-{number}.")));
-            let to = SocketAddr::from((all.first.ipv4(), 8000));
-            tap.udp((Ipv4Addr::new(203, 0, 113, 9), 1000).into(), to, &format!("v4-{number}."));
-            let inner = Targets::inner(&all.second, &all.first, &format!("carried-{number}."));
+        let client = SocketAddr::from((Ipv4Addr::new(203, 0, 113, 9), 1000));
+        let (inner, v4) = ("a bare inner packet", "a bare packet of a client");
+        tap.send_packet(&Targets::inner(&all.second, &all.first, inner));
+        tap.udp(client, (all.first.ipv4(), 8000).into(), v4);
+        let carried = "a carried one";
+        if underlay != Underlay::Direct {
+            let inner = Targets::inner(&all.second, &all.first, carried);
             tap.send_packet(&all.carried(ends, &[], &inner));
-            for text in ["bare", "v4", "carried"] {
-                let text = format!("{text}-{number}.");
-                wait_for(&text, PATIENCE, || at_host.saw(&text).then_some(()));
-                assert!(!at_first.saw(&text), "{underlay}: {text} arrived");
-            }
+        }
+        let last = "the last one";
+        tap.udp(client, (host.place.public, 9).into(), last);
+        wait_for("all of it", PATIENCE, || at_host.saw(last).then_some(()));
+        for text in [inner, v4, carried] {
+            assert!(!at_first.saw(text), "{underlay}: {text} arrived");
         }
     }
 }
@@ -286,13 +325,14 @@ fn detach(edge: &tests::edge::Edge) {
     });
 }
 
-/// The options of a frame between hosts.
+/// The options of a frame between hosts, if it has any.
 fn geneve_options(frame: &[u8]) -> Option<Vec<u8>> {
     let headers = etherparse::PacketHeaders::from_ethernet_slice(frame).ok()?;
     let Some(etherparse::TransportHeader::Udp(udp)) = headers.transport else { return None };
     let payload = headers.payload.slice();
     let options = usize::from(payload.first()? & 0x3f) * 4;
-    (udp.destination_port == GENEVE_PORT).then(|| payload[8..8 + options].to_vec())
+    let is_keyed = udp.destination_port == GENEVE_PORT && options > 0;
+    is_keyed.then(|| payload[8..8 + options].to_vec())
 }
 
 /// A TCP packet that does as if it belonged to a connection.

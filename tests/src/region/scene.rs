@@ -93,6 +93,12 @@ impl Scene {
         self.fabric().narrow(place.number, mtu);
     }
 
+    /// A tap of the underlay's last hop before a place: whatever a router would not forward.
+    #[track_caller]
+    pub fn last_hop(&self, place: &Place) -> Tap {
+        Tap::on(self.underlay(), &format!("port0-{}", place.number)).towards(place.netns.mac("un0"))
+    }
+
     /// A tap of the internet's client, whose frames go to a place.
     #[track_caller]
     pub fn tap_to(&self, place: &Place) -> Tap {
