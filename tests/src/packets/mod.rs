@@ -132,12 +132,12 @@ impl Case {
 }
 
 /// Refused, and its sender is told so by ICMP.
-fn told(name: &str, plan: &Plan, verdict: Verdict) -> Case {
+pub fn told(name: &str, plan: &Plan, verdict: Verdict) -> Case {
     told_of(name, &plan.build(), verdict, 0)
 }
 
 /// The same of any frame; with the MTU that would have been small enough.
-fn told_of(name: &str, frame: &[u8], verdict: Verdict, mtu: u32) -> Case {
+pub fn told_of(name: &str, frame: &[u8], verdict: Verdict, mtu: u32) -> Case {
     let v4 = frame[12..14] == [0x08, 0x00];
     let (kind, code) = match (verdict, v4) {
         (Verdict::TooBig, true) => (3, 4),
@@ -165,7 +165,8 @@ fn told_of(name: &str, frame: &[u8], verdict: Verdict, mtu: u32) -> Case {
     Case { mtu, ..Case::bounced(name, frame.to_vec(), answer, verdict) }
 }
 
-fn refused(name: &str, plan: &Plan, verdict: Verdict) -> Case {
+/// Refused, and nobody is told.
+pub fn refused(name: &str, plan: &Plan, verdict: Verdict) -> Case {
     Case::refused(name, plan.build(), verdict)
 }
 

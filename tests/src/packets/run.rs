@@ -35,13 +35,18 @@ pub fn uplink(kernel: &Kernel, rows: &Rows, cases: &[Case]) {
 
 /// Whether the kernel's programs make of a frame what the native run makes of it.
 pub fn alike(kernel: &Kernel, rows: &Rows, way: Way, frame: &[u8]) -> Result<(), String> {
-    let case = damage::judged(way, frame, rows);
+    let judged = |hook| damage::judged(hook, frame, rows);
+    let tcx = |hook| {
+        let case = judged(hook);
+        differs(kernel.run(hook, &case), || in_tcx(&case))
+    };
     let found = match way {
-        Way::In => [
-            differs(kernel.run(Hook::XdpUplink, &case), || in_xdp(&case)),
-            differs(kernel.run(Hook::TcUplink, &case), || in_tcx(&case)),
-        ],
-        Way::Out => [differs(kernel.run(Hook::TcContainer, &case), || in_tcx(&case)), None],
+        Way::In => {
+            let early = judged(Hook::XdpUplink);
+            let xdp = differs(kernel.run(Hook::XdpUplink, &early), || in_xdp(&early));
+            [xdp, tcx(Hook::TcUplink)]
+        }
+        Way::Out => [tcx(Hook::TcContainer), None],
     };
     found.into_iter().flatten().next().map_or(Ok(()), Err)
 }
