@@ -142,7 +142,7 @@ fn the_end_of_a_tunnel_on_another_host_resets_its_connections_and_only_those() {
         let options = ["--unencrypted-port", "8000", "--native-ipv6"];
         let ended = host.tenant("ended", &options);
         let kept = host.tenant("kept", &options);
-        let _echoes = [&ended, &kept].map(|tenant| Echo::serve(&tenant.netns, 8000));
+        let echoes = [&ended, &kept].map(|tenant| Echo::serve(&tenant.netns, 8000));
         let ways = |tenant: &Tenant| region.gateway().raw(&host.tunnel(tenant, 8000));
         let (to_ended, to_kept) = (ways(&ended), ways(&kept));
         let open = |to: SocketAddr| {
@@ -151,10 +151,13 @@ fn the_end_of_a_tunnel_on_another_host_resets_its_connections_and_only_those() {
             stream
         };
         let (broken, whole) = (to_ended.map(open), to_kept.map(open));
+        wait_for("both servers to have their clients", PATIENCE, || {
+            echoes.iter().all(|echo| echo.clients().len() == 2).then_some(())
+        });
         let _namespace = ended.detach();
-        for mut stream in broken {
+        for (mut stream, to) in broken.into_iter().zip(to_ended) {
             let error = stream.read(&mut [0; 64]).expect_err("an orderly end, not a reset");
-            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{underlay}: {error}");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{underlay}, {to}: {error}");
         }
         to_ended.iter().for_each(|to| is_closed(&region.scene.internet, *to));
         for mut stream in whole {

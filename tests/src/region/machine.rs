@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::Place;
 use crate::{
-    edge::{Edge, Tunnel},
+    edge::{Container, Edge, Tunnel},
     tenant::Tenant,
 };
 
@@ -33,9 +33,10 @@ impl Machine {
     #[track_caller]
     pub fn tunnel(&self, tenant: &Tenant, port: u16) -> Tunnel {
         let tunnels = self.edge.tunnels();
-        let found = tunnels
-            .iter()
-            .find(|tunnel| tunnel.container == tenant.container.id && tunnel.port == port);
+        let Container { name, workspace, .. } = &tenant.container;
+        let found = tunnels.iter().find(|tunnel| {
+            (&tunnel.container, &tunnel.workspace, tunnel.port) == (name, workspace, port)
+        });
         found.unwrap_or_else(|| panic!("no tunnel to port {port} among {tunnels:#?}")).clone()
     }
 
