@@ -285,7 +285,7 @@ fn around(region: Region) -> Vec<Case> {
         cases.push(no("congested, and nobody minds", Around { traffic_class: 3, ..outer() }, bad));
         cases.push(goes("DSCP outside", Around { traffic_class: 0xb8, ..outer() }));
         let whole = outer().wrap(&frame);
-        let headers = 14 + outer().len();
+        let headers = 14 + outer().size();
         // A key's last byte is not there; or the header's.
         let short = if region == Region::Keyed { Verdict::WrongKey } else { bad };
         for (length, verdict) in [
