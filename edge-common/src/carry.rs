@@ -78,7 +78,7 @@ impl From<Refusal> for Outcome {
 fn size<P: Packet>(packet: &P, headers: &Headers) -> usize {
     let segment = packet.segment();
     if segment == 0 {
-        return packet.len() - NETWORK;
+        return packet.frame_len() - NETWORK;
     }
     // The Hop-by-Hop header of BIG TCP goes when the packet is cut.
     let network = match (headers.v4(), headers.options()) {

@@ -139,7 +139,7 @@ impl Message {
 #[inline(always)]
 fn write<P: Packet>(packet: &mut P, sender: &Address, message: Message) -> Option<()> {
     let [destination_mac, source_mac] = [packet.read::<6>(0)?, packet.read::<6>(6)?];
-    let there = packet.len() - NETWORK;
+    let there = packet.frame_len() - NETWORK;
     // Whole words: what is cut off is payload.
     let quoted = if there < QUOTED { there & !3 } else { QUOTED };
     let mut sum = sum_of(packet, quoted)?;

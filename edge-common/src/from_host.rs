@@ -103,8 +103,15 @@ impl Arrival {
             } else {
                 Some(headers.source.host())
             };
-            let Some(row) = owner.and_then(|owner| tables.host(owner)) else { return };
-            (host, gateway) = (owner.unwrap_or(0), row.flags & HostRow::GATEWAY != 0);
+            // Whom nobody knows is like this machine itself: nobody is it.
+            host = owner.unwrap_or(settings.host);
+            gateway = match tables.host(host) {
+                Some(row) => row.flags & HostRow::GATEWAY != 0,
+                None => {
+                    host = settings.host;
+                    false
+                }
+            };
         }
         *self = Self::new(host, NETWORK, headers.v4(), false, gateway);
     }

@@ -57,7 +57,7 @@ pub(crate) fn wrap<P: Packet>(
     let keyed = settings.key_count > 0;
     let v4 = path.remote.is_v4();
     packet.make_room_around(v4, header(keyed))?;
-    let length = packet.len() - NETWORK;
+    let length = packet.frame_len() - NETWORK;
     let transport = if v4 {
         packet.write(12, IPV4)?;
         write_v4(packet, traffic_class, length, path)?;

@@ -56,7 +56,7 @@ impl Packet for Frame {
         Some(())
     }
 
-    fn len(&self) -> usize {
+    fn frame_len(&self) -> usize {
         self.0.len()
     }
 
@@ -114,8 +114,8 @@ impl Packet for Early {
         None
     }
 
-    fn len(&self) -> usize {
-        self.0.len()
+    fn frame_len(&self) -> usize {
+        self.0.frame_len()
     }
 
     fn segment(&self) -> usize {

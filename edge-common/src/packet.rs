@@ -57,7 +57,7 @@ pub trait Packet {
     fn truncate(&mut self, len: usize) -> Option<()>;
 
     /// Bytes of the whole frame, the Ethernet header included.
-    fn len(&self) -> usize;
+    fn frame_len(&self) -> usize;
 
     /// Bytes of payload in each segment that the kernel will cut the frame into; 0 if it stays
     /// in one piece.

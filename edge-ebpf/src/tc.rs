@@ -233,7 +233,7 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn len(&self) -> usize {
+    fn frame_len(&self) -> usize {
         self.ctx.len() as usize
     }
 

@@ -149,7 +149,7 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn len(&self) -> usize {
+    fn frame_len(&self) -> usize {
         self.whole() as usize
     }
 

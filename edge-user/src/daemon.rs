@@ -16,6 +16,7 @@ pub(crate) mod open_files;
 mod public;
 mod role;
 mod serve;
+mod tunnels;
 mod underlay;
 
 use std::{fs::File, io::IsTerminal as _, sync::Arc};

@@ -1,8 +1,12 @@
 //! The data path's answer is the model's, for packets that nobody thought of.
 
-use std::{env, thread};
+use std::{env, net::IpAddr, thread};
 
-use edge_common::verdict::{Hook, Verdict};
+use edge_common::{
+    address::Address,
+    decide::Action,
+    verdict::{Hook, Verdict},
+};
 use tests::{
     differential::{self, Generator, Lane, Replay, Tally, reachable},
     edge::long,
@@ -11,8 +15,9 @@ use tests::{
     packets::{
         Case, bounds, container,
         damage::Way,
+        from_hosts,
         scene::{OTHER, Region, SENDER},
-        uplink,
+        to_hosts, uplink,
     },
 };
 
@@ -99,24 +104,52 @@ fn an_unconfigured_host_is_judged_as_the_model_judges_it() {
 /// The model itself is held to what people wrote down, frame by frame.
 #[test]
 fn the_model_says_what_the_tables_say() {
-    let (_rows, host) = differential::scene(Region::Alone);
+    for region in Region::ALL {
+        let alone = region == Region::Alone;
+        // One after the other: what rates let in depends on it.
+        let from_uplink = if alone {
+            [uplink::all(), bounds::lists(), bounds::rates()].concat()
+        } else {
+            [from_hosts::all(region), to_hosts::from_clients(region)].concat()
+        };
+        let from_containers =
+            if alone { container::all() } else { to_hosts::from_containers(region) };
+        says(region, &from_uplink, &from_containers);
+    }
+}
+
+fn says(region: Region, from_uplink: &[Case], from_containers: &[Case]) {
+    let (_rows, host) = differential::scene(region);
     let reach = usize::MAX;
     let hook = model::Hook { ingress: SENDER, reach, sends: true };
     let is_as = |case: &Case, answer: model::Answer| {
-        let deliver = case.receiver.map(|to| Fate::Deliver { veth: to.ifindex, mac: to.mac });
-        assert_eq!(answer.verdict, case.verdict, "{}", case.name);
-        assert!(answer.is_frame(&case.after), "{}", case.name);
-        assert_eq!(matches!(answer.fate, Fate::Deliver { .. }), deliver.is_some(), "{}", case.name);
-        assert!(deliver.is_none_or(|fate| fate == answer.fate), "{}: {answer:?}", case.name);
-        assert_eq!(answer.passage == Passage::None, case.tunnel.is_none(), "{}", case.name);
+        let name = format!("{region:?}, {}", case.name);
+        assert_eq!(answer.verdict, case.verdict, "{name}");
+        assert_eq!(answer.largest, case.mtu, "{name}");
+        assert!(answer.is_frame(&case.after), "{name}");
+        let next_hop = (case.next_hop != Address::default()).then(|| case.next_hop.into());
+        let is_as_said = match (answer.fate, case.action, case.receiver) {
+            (Fate::Deliver { veth, mac }, Action::Deliver, Some(to)) => {
+                (veth, mac) == (to.ifindex, to.mac)
+            }
+            (Fate::Send { uplink, next_hop: hop }, Action::Send, _) => {
+                (uplink, hop.map(IpAddr::V6)) == (case.leaves_by, next_hop)
+            }
+            (Fate::Pass, Action::Pass, _)
+            | (Fate::PassToListener, Action::PassToListener, _)
+            | (Fate::Drop, Action::Drop, _)
+            | (Fate::Bounce, Action::Bounce, _) => true,
+            _ => false,
+        };
+        assert!(is_as_said, "{name}: {answer:?}");
+        assert_eq!(answer.passage == Passage::None, case.tunnel.is_none(), "{name}");
     };
-    // One after the other: what rates let in depends on it.
     let mut ledger = Ledger::default();
-    for case in [uplink::all(), bounds::lists(), bounds::rates()].concat() {
-        is_as(&case, model::uplink(&host, &mut ledger, &case.frame, hook));
+    for case in from_uplink {
+        is_as(case, model::uplink(&host, &mut ledger, &case.frame, hook));
     }
-    for case in container::all() {
-        is_as(&case, model::container(&host, SENDER, &case.frame, reach));
+    for case in from_containers {
+        is_as(case, model::container(&host, SENDER, &case.frame, reach));
     }
 }
 

@@ -1,12 +1,18 @@
 //! What a daemon of a region of several machines has more than one that is alone.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{founding::Founded, ground, serve::logged, underlay};
+use super::{
+    founding::Founded,
+    ground,
+    serve::{Found, logged},
+    underlay,
+};
 use crate::{
+    admin::{GatewayPart, RegionPart},
     cli::region::Reply,
     error::{Error, Kind},
     gateway::region_tunnels::RegionTunnels,
@@ -19,6 +25,7 @@ use crate::{
         member::Member,
         roster::{self, About, RegionSettings, Role},
         server::ControlPlane,
+        tunnel::Directory as _,
         view::View,
     },
 };
@@ -212,6 +219,35 @@ pub(super) async fn mtu(
     match joined {
         None => ground::mtu(machine, uplinks).await,
         Some(joined) => Ok(joined.settings.mtu),
+    }
+}
+
+/// What the commands may know and do of the region.
+pub(super) fn region_part(joined: Option<&Joined>, interfaces: &[Uplink]) -> RegionPart {
+    let gateway = joined.and_then(|joined| joined.public.as_ref()).map(|public| GatewayPart {
+        plane: public.plane.clone(),
+        tunnels: public.tunnels.clone(),
+        endpoints: public.endpoints.clone(),
+    });
+    let member = joined.map(|joined| joined.member.clone());
+    RegionPart { member, gateway, interfaces: interfaces.to_vec() }
+}
+
+/// Where a tunnel's name leads, as containers are told.
+pub(super) fn located(
+    found: Found,
+    joined: Option<&Joined>,
+    uplinks: &[Uplink],
+) -> impl Fn(&str) -> Option<Vec<IpAddr>> + Send + Sync + 'static + use<> {
+    let own: Vec<IpAddr> = uplinks.iter().flat_map(|uplink| uplink.addresses.clone()).collect();
+    // A host has no public address of its own.
+    let views = joined.filter(|joined| joined.public.is_none()).map(|joined| joined.member.view());
+    move |name| {
+        found.by_name(name)?;
+        let Some(views) = &views else { return Some(own.clone()) };
+        let view = views.borrow().clone();
+        let gateways = view.hosts.values().filter(|host| host.alive);
+        Some(gateways.flat_map(|host| host.record.about.public.clone()).collect())
     }
 }
 

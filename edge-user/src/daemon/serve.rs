@@ -1,6 +1,6 @@
 //! A daemon from its beginning to its end: the order in which its parts are made.
 
-use std::{collections::BTreeSet, fs::File, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{fs::File, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use sd_notify::NotifyState;
@@ -15,16 +15,17 @@ use super::{
     founding,
     ground::{self, Ground},
     handover::{Holdings, predecessor::Door, successor::Predecessor},
-    joined::{self, Joined, Way},
+    joined::{self, Joined, Way, located, region_part},
     listeners,
     machine::Machine,
     public::PublicSide,
     role::{Orders, Role},
+    tunnels::{TunnelBasis, tunnels},
     underlay,
 };
 use crate::{
-    admin::{self, AdminService, GatewayPart, Lives, RegionPart},
-    cli::{Place, UpArgs, values::PortRange},
+    admin::{self, AdminService, Lives},
+    cli::{Place, UpArgs},
     host::{
         api,
         containers::Containers,
@@ -43,12 +44,10 @@ use crate::{
         embedded::Embedded,
         gate::Gate,
         member::{LeasedAhead, Member},
-        ports::Ports,
-        records::Records,
         rest::REST,
         store::Store,
         tunnel::Directory,
-        tunnels::{Gateways, TunnelRecord, TunnelSettings, Tunnels},
+        tunnels::TunnelSettings,
         workspaces::Workspaces,
     },
 };
@@ -349,63 +348,6 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
     }
     running.end(&why, &mut watch).await;
     Ok(why)
-}
-
-/// What tunnels are made of.
-struct TunnelBasis {
-    store: Arc<dyn Store>,
-    lent: BTreeSet<u16>,
-    settings: TunnelSettings,
-    records: Records<TunnelRecord>,
-}
-
-/// The tunnels of this machine's containers: with ports of its own, or those of its region.
-async fn tunnels(
-    orders: &Orders,
-    joined: Option<&Joined>,
-    steering: &Arc<KernelSteering>,
-    basis: TunnelBasis,
-    registry: &prometheus::Registry,
-) -> anyhow::Result<Arc<Tunnels<KernelSteering>>> {
-    let TunnelBasis { store, lent, settings, records } = basis;
-    let steering = steering.clone();
-    let Some(joined) = joined else {
-        let PortRange { first, last } = orders.args.raw_ports;
-        let ports = Ports::open(store, first..=last, REST, &lent).await?;
-        return Ok(Tunnels::new(steering, ports, settings, records, registry)?);
-    };
-    let here = joined.public.as_ref().map(|public| public.tunnels.clone());
-    let relayed = move |id: &str| here.as_ref().and_then(|here| here.stats(id));
-    let gateways = Gateways { member: joined.member.clone(), relayed: Box::new(relayed) };
-    Ok(Tunnels::of_region(steering, gateways, settings, records, registry)?)
-}
-
-fn region_part(joined: Option<&Joined>, interfaces: &[Uplink]) -> RegionPart {
-    let gateway = joined.and_then(|joined| joined.public.as_ref()).map(|public| GatewayPart {
-        plane: public.plane.clone(),
-        tunnels: public.tunnels.clone(),
-        endpoints: public.endpoints.clone(),
-    });
-    let member = joined.map(|joined| joined.member.clone());
-    RegionPart { member, gateway, interfaces: interfaces.to_vec() }
-}
-
-/// Where a tunnel's name leads, as containers are told.
-fn located(
-    found: Found,
-    joined: Option<&Joined>,
-    uplinks: &[Uplink],
-) -> impl Fn(&str) -> Option<Vec<IpAddr>> + Send + Sync + 'static + use<> {
-    let own: Vec<IpAddr> = uplinks.iter().flat_map(|uplink| uplink.addresses.clone()).collect();
-    // A host has no public address of its own.
-    let views = joined.filter(|joined| joined.public.is_none()).map(|joined| joined.member.view());
-    move |name| {
-        found.by_name(name)?;
-        let Some(views) = &views else { return Some(own.clone()) };
-        let view = views.borrow().clone();
-        let gateways = view.hosts.values().filter(|host| host.alive);
-        Some(gateways.flat_map(|host| host.record.about.public.clone()).collect())
-    }
 }
 
 /// Tells systemd, if it started this process or an earlier one.

@@ -49,8 +49,8 @@ impl fmt::Debug for Etcd {
 }
 
 impl Etcd {
-    /// Connects, and makes the region's place if it is not there. Waits up to ten seconds for an
-    /// etcd that does not answer.
+    /// Connects, and makes the region's place if it is not there. Waits some ten
+    /// seconds for an etcd that does not answer.
     ///
     /// # Errors
     /// [`EtcdError::File`] for a file that cannot be read, [`EtcdError::Unreachable`],

@@ -29,10 +29,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 pub(crate) use self::index::Index;
-pub use self::{allotment::Gateways, error::StartError, owner::Owner, record::TunnelRecord};
 use self::{
     allotment::{Allotment, Place},
     metrics::Metrics,
+};
+pub use self::{
+    allotment::{Gateways, Relayed},
+    error::StartError,
+    owner::Owner,
+    record::TunnelRecord,
 };
 use super::{
     bounds::Defaults,

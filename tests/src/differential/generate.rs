@@ -231,8 +231,12 @@ impl Generator {
     }
 
     fn payload(&mut self) -> Vec<u8> {
-        let most = if self.rng.random_bool(0.05) { 1400 } else { 40 };
-        self.bytes(most)
+        match self.rng.random_range(0..100) {
+            // What just fits a way, or just does not.
+            0..3 => vec![0; self.rng.random_range(1200..=1400)],
+            3..6 => self.bytes(1400),
+            _ => self.bytes(40),
+        }
     }
 
     fn bytes(&mut self, most: usize) -> Vec<u8> {

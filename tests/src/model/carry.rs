@@ -58,6 +58,12 @@ pub fn source_port(frame: &[u8]) -> u16 {
     0xc000 | flow(&packet) as u16
 }
 
+/// Which of so many ways it takes.
+pub fn way(frame: &[u8], ways: usize) -> usize {
+    let packet = Packet::read(frame, usize::MAX).expect("a packet");
+    (flow(&packet) >> 16) as usize % ways
+}
+
 /// A number that all packets of a flow have in common.
 fn flow(packet: &Packet) -> u32 {
     let octets = |address: IpAddr| match address {

@@ -47,11 +47,14 @@ fn bare(host: &Host, region: &Region, frame: &[u8], packet: &Packet, hook: Hook)
     }
     let peer = if from_inside {
         let owner = match packet.source {
-            IpAddr::V4(_) => region.owner(packet.source)?,
-            IpAddr::V6(_) => place(packet.source).host,
+            IpAddr::V4(_) => region.owner(packet.source),
+            IpAddr::V6(_) => Some(place(packet.source).host),
         };
-        let far = region.hosts.get(&owner)?;
-        Peer { host: owner, is_self: false, is_gateway: far.is_gateway }
+        let known = owner.and_then(|owner| Some((owner, region.hosts.get(&owner)?)));
+        let Some((host, far)) = known else {
+            return Some(Answer::refuse(frame, Verdict::ForgedSource));
+        };
+        Peer { host, is_self: false, is_gateway: far.is_gateway }
     } else {
         // Nothing names the gateway that it came by.
         Peer { host: 0, is_self: false, is_gateway: true }

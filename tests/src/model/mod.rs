@@ -23,7 +23,7 @@ use std::net::Ipv6Addr;
 use edge_common::verdict::Verdict;
 
 pub use bounds::Ledger;
-pub use carry::source_port;
+pub use carry::{source_port, way};
 pub use container::container;
 pub use host::Host;
 pub use uplink::{Hook, uplink};

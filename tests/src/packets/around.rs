@@ -65,7 +65,7 @@ impl Around {
     }
 
     /// Bytes that it adds.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         let network = if self.from.is_ipv4() { 20 } else { 40 };
         network + UdpHeader::LEN + 8 + self.options.len()
     }

@@ -51,7 +51,8 @@ pub const LISTS: &[(u32, &str)] = &[
     (15, "::/0"),
 ];
 
-const fn hourly(burst: u64) -> Pace {
+/// So many at once, and one an hour.
+pub const fn hourly(burst: u64) -> Pace {
     Pace { interval: HOUR, slack: HOUR * (burst - 1) }
 }
 

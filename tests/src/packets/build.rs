@@ -79,7 +79,10 @@ impl Plan {
 
     fn ipv4(&self, protocol: IpNumber, source: [u8; 4], destination: [u8; 4]) -> Ipv4Header {
         let (offset, more) = self.fragment.unwrap_or_default();
+        let (dscp, ecn) = (self.traffic_class >> 2, self.traffic_class & 3);
         Ipv4Header {
+            dscp: dscp.try_into().expect("six bits"),
+            ecn: ecn.try_into().expect("two bits"),
             identification: 0x1234,
             dont_fragment: self.fragment.is_none(),
             more_fragments: more,
@@ -128,6 +131,7 @@ impl Plan {
         let kinds: Vec<u8> = extensions.iter().map(|(kind, _)| *kind).chain([protocol.0]).collect();
         let extended: usize = extensions.iter().map(|(_, bytes)| bytes.len() + 1).sum();
         let header = Ipv6Header {
+            traffic_class: self.traffic_class,
             payload_length: (extended + transport.len()) as u16,
             next_header: IpNumber(kinds[0]),
             hop_limit: 61,

@@ -7,12 +7,13 @@ use super::{
     build::{ethernet, tagged},
     egress, errors,
     plan::{ACK, FIN, Plan, RST, SYN, icmp, mss, syn, syn_ack, tcp, udp},
-    refused,
+    private, refused,
     scene::{
         CLIENT, CLIENT_V6, INNER, INNER_V6, MSS, MSS_V6, OTHER, OWN_LISTENER, OWN_PORT,
         OWN_PORT_V6, Owner, PUBLIC, PUBLIC_V6, QUIET, RELAY, RELAY_V6, RELAYED, RELAYED_V6, SERVER,
         SERVICE, SLOT, SLOT_V6,
     },
+    told,
 };
 
 /// DNS and the API.
@@ -22,7 +23,16 @@ const API: &str = "169.254.20.10:80";
 
 /// Every row.
 pub fn all() -> Vec<Case> {
-    [replies(), connects(), sources(), neighbours(), outside(), errors::from_containers()].concat()
+    [
+        replies(),
+        connects(),
+        sources(),
+        neighbours(),
+        private::on_one_host(),
+        outside(),
+        errors::from_containers(),
+    ]
+    .concat()
 }
 
 fn delivered(name: &str, plan: &Plan, verdict: Verdict, receiver: Owner) -> Case {
@@ -71,8 +81,8 @@ pub fn replies() -> Vec<Case> {
         // Without a port it cannot be told from other egress; nobody puts it together.
         egress("later fragment", &sent.fragment(8, false)),
         // A port that only userspace serves has no reply that leaves the host.
-        refused("userspace only", &tcp(RELAYED, CLIENT), Verdict::NoEgress),
-        refused("userspace only, IPv6", &tcp(RELAYED_V6, CLIENT_V6), Verdict::NoIpv6Egress),
+        told("userspace only", &tcp(RELAYED, CLIENT), Verdict::NoEgress),
+        told("userspace only, IPv6", &tcp(RELAYED_V6, CLIENT_V6), Verdict::NoIpv6Egress),
     ]
 }
 
@@ -172,19 +182,18 @@ pub fn sources() -> Vec<Case> {
 pub fn neighbours() -> Vec<Case> {
     let service = |name: &str, plan: &Plan, to: Owner| delivered(name, plan, Verdict::Service, to);
     let relayed = |name: &str, plan: &Plan, to: Owner| delivered(name, plan, Verdict::Relayed, to);
-    let between = |name: &str, plan: &Plan| refused(name, plan, Verdict::BetweenContainers);
+    let between = |name: &str, plan: &Plan| told(name, plan, Verdict::BetweenContainers);
     let not_forwarded = |name: &str, plan: &Plan| refused(name, plan, Verdict::NotForwarded);
     vec![
         between("to a forwarded port", &tcp(OWN_PORT, RELAYED)),
         between("to a container", &tcp(OWN_PORT, "100.64.0.4:80")),
         between("to a container, UDP", &udp(OWN_PORT, "100.64.0.4:53")),
         between("to a container, ICMP", &icmp("100.64.0.2", "100.64.0.4", 8, 0, b"ping")),
-        refused("to a container, IPv6", &tcp(OWN_PORT_V6, "[fdaa:0:1:5:1::4]:80"), Verdict::NoI6pn),
         between("from a forwarded port", &tcp(INNER, "100.64.0.4:80")),
         between("to itself", &tcp(OWN_PORT, INNER)),
         between("the service to itself", &tcp(RELAY, DNS)),
-        refused("to nobody", &tcp(OWN_PORT, "100.64.77.7:80"), Verdict::NoSuchContainer),
-        refused("to nobody, IPv6", &tcp(OWN_PORT_V6, "[fdaa:9::9]:80"), Verdict::NoSuchContainer),
+        told("to nobody", &tcp(OWN_PORT, "100.64.77.7:80"), Verdict::NoSuchContainer),
+        told("to nobody, IPv6", &tcp(OWN_PORT_V6, "[fdaa:9::9]:80"), Verdict::NoSuchContainer),
         service("DNS", &udp(OWN_PORT, DNS), SERVICE),
         service("DNS over TCP", &syn(OWN_PORT, DNS, &mss(1460)), SERVICE),
         service("API", &syn(OWN_PORT, API, &mss(1460)), SERVICE),
@@ -246,26 +255,22 @@ pub fn outside() -> Vec<Case> {
         egress("a private network", &tcp(OWN_PORT, "10.1.2.3:80")),
         egress("UDP from a forwarded port", &udp(INNER, CLIENT)),
         egress("the host, no listener", &tcp(OWN_PORT, "192.0.2.10:22")),
-        refused("TCP, no egress", &syn(quiet, "198.51.100.7:443", &[]), Verdict::NoEgress),
-        refused("UDP, no egress", &udp(quiet, "198.51.100.7:53"), Verdict::NoEgress),
-        refused(
+        told("TCP, no egress", &syn(quiet, "198.51.100.7:443", &[]), Verdict::NoEgress),
+        told("UDP, no egress", &udp(quiet, "198.51.100.7:53"), Verdict::NoEgress),
+        told(
             "ping, no egress",
             &icmp("100.64.0.3", "198.51.100.7", 8, 0, b"ping"),
             Verdict::NoEgress,
         ),
-        refused("IPv6", &tcp(OWN_PORT_V6, CLIENT_V6), Verdict::NoIpv6Egress),
-        refused("IPv6, UDP", &udp(OWN_PORT_V6, CLIENT_V6), Verdict::NoIpv6Egress),
-        refused(
-            "IPv6, no egress",
-            &tcp("[fdaa:0:1:5:1::3]:45000", CLIENT_V6),
-            Verdict::NoIpv6Egress,
-        ),
+        told("IPv6", &tcp(OWN_PORT_V6, CLIENT_V6), Verdict::NoIpv6Egress),
+        told("IPv6, UDP", &udp(OWN_PORT_V6, CLIENT_V6), Verdict::NoIpv6Egress),
+        told("IPv6, no egress", &tcp("[fdaa:0:1:5:1::3]:45000", CLIENT_V6), Verdict::NoIpv6Egress),
         Case::to_listener("a raw port", syn(OWN_PORT, PUBLIC, &mss(1460)).build()),
-        refused("a raw port, no egress", &syn(quiet, PUBLIC, &mss(1460)), Verdict::NoEgress),
-        refused("TLS, no egress", &syn(quiet, OWN_LISTENER, &mss(1460)), Verdict::NoEgress),
+        told("a raw port, no egress", &syn(quiet, PUBLIC, &mss(1460)), Verdict::NoEgress),
+        told("TLS, no egress", &syn(quiet, OWN_LISTENER, &mss(1460)), Verdict::NoEgress),
         Case::to_listener("a raw port, IPv6", syn(OWN_PORT_V6, PUBLIC_V6, &mss(1440)).build()),
         Case::to_listener("TLS", syn(OWN_PORT, OWN_LISTENER, &mss(1460)).build()),
         Case::to_listener("its own raw port", tcp(INNER, PUBLIC).build()),
-        refused("a raw port over UDP, no egress", &udp(quiet, PUBLIC), Verdict::NoEgress),
+        told("a raw port over UDP, no egress", &udp(quiet, PUBLIC), Verdict::NoEgress),
     ]
 }

@@ -3,7 +3,8 @@
 
 use edge_common::{
     decide::{self, Action, Outcome, Passage},
-    native::{Frame, Rows},
+    native::{Early, Frame, Rows},
+    verdict::Hook,
 };
 use proptest::{collection::vec, option, prelude::*, sample::Index};
 
@@ -42,12 +43,19 @@ pub fn damaged(table: Vec<Case>) -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// What the native run makes of a frame, as a row that the kernel is held to.
-pub fn judged(way: Way, frame: &[u8], rows: &Rows) -> Case {
+pub fn judged(hook: Hook, frame: &[u8], rows: &Rows) -> Case {
     let mut after = Frame(frame.to_vec());
-    let Outcome { verdict, action, ifindex, mac, next_hop, mtu, passage, slot } = match way {
-        Way::In => decide::uplink(&mut after, rows, SENDER),
-        Way::Out => decide::container(&mut after, rows, SENDER),
+    let outcome = match hook {
+        Hook::XdpUplink => {
+            let mut early = Early(after);
+            let outcome = decide::uplink(&mut early, rows, SENDER);
+            after = early.0;
+            outcome
+        }
+        Hook::TcUplink => decide::uplink(&mut after, rows, SENDER),
+        Hook::TcContainer => decide::container(&mut after, rows, SENDER),
     };
+    let Outcome { verdict, action, ifindex, mac, next_hop, mtu, passage, slot } = outcome;
     let [a, b, c, d, e, f, _, _] = mac;
     let receiver = Owner { ifindex, mac: [a, b, c, d, e, f] };
     Case {
@@ -59,6 +67,7 @@ pub fn judged(way: Way, frame: &[u8], rows: &Rows) -> Case {
         leaves_by: ifindex,
         next_hop,
         mtu,
+        is_deferred: false,
         tunnel: (passage != Passage::None).then_some((passage, slot)),
         after: after.0,
     }

@@ -7,13 +7,18 @@ pub mod build;
 pub mod container;
 pub mod damage;
 pub mod errors;
+pub mod from_hosts;
 pub mod kernel;
 pub mod plan;
+pub mod private;
 pub mod raw;
 pub mod region;
 pub mod run;
 pub mod scene;
+pub mod to_hosts;
 pub mod uplink;
+
+use std::net::IpAddr;
 
 use edge_common::{
     address::Address,
@@ -21,7 +26,7 @@ use edge_common::{
     verdict::Verdict,
 };
 
-use plan::Plan;
+use plan::{Plan, icmp};
 use scene::{Owner, UPLINK};
 
 /// One row of a packet table.
@@ -43,6 +48,8 @@ pub struct Case {
     pub next_hop: Address,
     /// Bytes of the largest packet that the way would have carried.
     pub mtu: u32,
+    /// Whether XDP leaves it to TCX, although that does not send it.
+    pub is_deferred: bool,
     /// What counts for a tunnel: which way, and its slot.
     pub tunnel: Option<(Passage, u32)>,
     /// The frame afterwards.
@@ -61,6 +68,7 @@ impl Case {
             leaves_by: UPLINK,
             next_hop: Address::default(),
             mtu: 0,
+            is_deferred: false,
             tunnel: None,
             after,
         }
@@ -103,6 +111,19 @@ impl Case {
         Self { after, ..Self::same(name, frame, verdict, Action::Bounce) }
     }
 
+    /// It leaves by another interface, perhaps to a next hop.
+    #[must_use]
+    pub fn leaving_by(self, interface: u32, next_hop: Option<&str>) -> Self {
+        let next_hop = next_hop.map_or_else(Address::default, scene::address);
+        Self { leaves_by: interface, next_hop, ..self }
+    }
+
+    /// XDP leaves it to TCX, which then refuses it.
+    #[must_use]
+    pub fn deferred(self) -> Self {
+        Self { is_deferred: true, ..self }
+    }
+
     /// It counts for a tunnel.
     #[must_use]
     pub fn counted(self, passage: Passage, slot: u32) -> Self {
@@ -110,7 +131,42 @@ impl Case {
     }
 }
 
-fn refused(name: &str, plan: &Plan, verdict: Verdict) -> Case {
+/// Refused, and its sender is told so by ICMP.
+pub fn told(name: &str, plan: &Plan, verdict: Verdict) -> Case {
+    told_of(name, &plan.build(), verdict, 0)
+}
+
+/// The same of any frame; with the MTU that would have been small enough.
+pub fn told_of(name: &str, frame: &[u8], verdict: Verdict, mtu: u32) -> Case {
+    let v4 = frame[12..14] == [0x08, 0x00];
+    let (kind, code) = match (verdict, v4) {
+        (Verdict::TooBig, true) => (3, 4),
+        (Verdict::TooBig, false) => (2, 0),
+        // Administratively prohibited; no route; address unreachable.
+        (_, true) => (3, 13),
+        (Verdict::NoSuchHost, false) => (1, 0),
+        (Verdict::NoSuchContainer, false) => (1, 3),
+        (_, false) => (1, 1),
+    };
+    let source = if v4 {
+        let octets: [u8; 4] = frame[26..30].try_into().expect("four bytes");
+        IpAddr::from(octets)
+    } else {
+        let octets: [u8; 16] = frame[22..38].try_into().expect("sixteen bytes");
+        IpAddr::from(octets)
+    };
+    let router = if v4 { "169.254.1.1" } else { "fe80::1" };
+    let quoted = (frame.len() - 14).min(120) & !3;
+    let answer = icmp(router, &source.to_string(), kind, code, &frame[14..14 + quoted]);
+    // The answer is made for whoever is asked: here it goes to who asked.
+    let mut answer = answer.mtu(mtu).answer();
+    answer[..6].copy_from_slice(&frame[6..12]);
+    answer[6..12].copy_from_slice(&frame[..6]);
+    Case { mtu, ..Case::bounced(name, frame.to_vec(), answer, verdict) }
+}
+
+/// Refused, and nobody is told.
+pub fn refused(name: &str, plan: &Plan, verdict: Verdict) -> Case {
     Case::refused(name, plan.build(), verdict)
 }
 

@@ -20,6 +20,7 @@ pub struct Plan {
     pub(super) payload: Vec<u8>,
     pub(super) ip_options: Vec<u8>,
     pub(super) fragment: Option<(u16, bool)>,
+    pub(super) traffic_class: u8,
     pub(super) extensions: Vec<(u8, Vec<u8>)>,
 }
 
@@ -102,6 +103,7 @@ impl Plan {
             payload: payload.to_vec(),
             ip_options: Vec::new(),
             fragment: None,
+            traffic_class: 0,
             extensions: Vec::new(),
         }
     }
@@ -163,6 +165,15 @@ impl Plan {
         self
     }
 
+    /// An ICMP message with another second word: the next hop's MTU.
+    #[must_use]
+    pub fn mtu(mut self, mtu: u32) -> Self {
+        if let Body::Icmp { rest, .. } = &mut self.body {
+            *rest = mtu.to_be_bytes();
+        }
+        self
+    }
+
     /// With another payload.
     #[must_use]
     pub fn payload(self, payload: &[u8]) -> Self {
@@ -173,6 +184,12 @@ impl Plan {
     #[must_use]
     pub fn ip_options(self, options: &[u8]) -> Self {
         Self { ip_options: options.to_vec(), ..self }
+    }
+
+    /// With DSCP and ECN.
+    #[must_use]
+    pub fn traffic_class(self, traffic_class: u8) -> Self {
+        Self { traffic_class, ..self }
     }
 
     /// As a fragment: where it begins, in units of eight bytes, and whether more follow.

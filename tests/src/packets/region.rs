@@ -7,7 +7,6 @@ use edge_common::{
     hosts::{BlockRow, HostRow, MAX_PATHS, Path, PeerRow, UnderlayRow},
     native::Rows,
     tables::{AddressRow, ForwardRow, LAYOUT, ListenerRow, Settings, TunnelRow},
-    verdict::{Hook, Verdict},
 };
 use edge_user::datapath::UplinkMode;
 
@@ -250,15 +249,8 @@ fn settings(host: u32, carriage: Carriage) -> Settings {
 }
 
 impl Machine {
-    /// Packets and bytes that a hook has judged so.
-    pub fn counted(&self, hook: Hook, verdict: Verdict) -> (u64, u64) {
-        let verdicts = self.kernel.datapath.verdicts().expect("counters");
-        let of = |row: &&(Hook, Verdict, _)| (row.0, row.1) == (hook, verdict);
-        verdicts.iter().find(of).map_or((0, 0), |(_, _, count)| (count.packets, count.bytes))
-    }
-
-    /// What it has refused, for people.
-    pub fn refused(&self) -> String {
+    /// What its programs made of packets, for people.
+    pub fn judged(&self) -> String {
         let verdicts = self.kernel.datapath.verdicts().expect("counters");
         let all = verdicts.iter().filter(|(_, _, count)| count.packets != 0);
         let all = all.map(|(hook, verdict, count)| {

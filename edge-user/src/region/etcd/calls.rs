@@ -3,7 +3,10 @@
 //! A request that was never sent is sent again, whatever it is. One whose answer was lost may
 //! have been carried out: a question is asked again, a write is not, and its caller is told so.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use backon::{ExponentialBuilder, Retryable as _};
 use etcd_client::{Client, Compare, CompareOp, Error, GetOptions, Txn, TxnOp};
@@ -18,6 +21,8 @@ use crate::region::store::{Snapshot, StoreError};
 
 /// An etcd that works answers, or says why not, within seven seconds.
 const ANSWER: Duration = Duration::from_secs(8);
+/// After this a request is not sent again.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The layout of keys and values. Changed together with a way to read the old one.
 const LAYOUT: u64 = 1;
 
@@ -43,7 +48,7 @@ impl Calls {
         let endpoints = place.endpoints();
         let connect =
             || attempt(Client::connect(&endpoints, Some(options.clone())), Repeat::Always);
-        let connected = connect.retry(pauses()).when(|failure| failure.may_repeat).await;
+        let connected = connect.retry(pauses()).when(while_it_may()).await;
         match connected {
             Ok(client) => Ok(Self { client, place: Arc::new(place) }),
             Err(failure) => Err(failure.asked(&place)),
@@ -54,7 +59,7 @@ impl Calls {
         &self.place
     }
 
-    /// Sends a request until it is answered, up to some ten seconds.
+    /// Sends a request until it is answered, for ten seconds and what the last attempt takes.
     pub(super) async fn call<T, F>(
         &self,
         repeat: Repeat,
@@ -64,7 +69,7 @@ impl Calls {
         F: Future<Output = Result<T, Error>>,
     {
         let once = || attempt(request(self.client.clone()), repeat);
-        once.retry(pauses()).when(|failure| failure.may_repeat).await
+        once.retry(pauses()).when(while_it_may()).await
     }
 
     /// The client itself, for what is no request with one answer.
@@ -134,13 +139,18 @@ impl Calls {
     }
 }
 
-/// Between two attempts: seconds in all, and no two callers in step.
+/// Between two attempts, no two callers in step.
 fn pauses() -> ExponentialBuilder {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(20))
         .with_max_delay(Duration::from_secs(1))
-        .with_max_times(14)
+        .without_max_times()
         .with_jitter()
+}
+
+fn while_it_may() -> impl Fn(&Failure) -> bool {
+    let begun = Instant::now();
+    move |failure| failure.may_repeat && begun.elapsed() < PATIENCE
 }
 
 async fn attempt<T>(

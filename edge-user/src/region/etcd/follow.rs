@@ -129,8 +129,9 @@ impl Follower {
     }
 
     /// A watch of what comes after this revision. It begins with the writes of the revision
-    /// itself, which are left out again: an etcd that has thrown away the very next one tells
-    /// nothing of it if that was a delete (releases before 3.5.16), and refuses this.
+    /// itself, which are left out again: where the very next write is a delete and etcd is
+    /// compacted up to it, older releases leave it out in silence (etcd issue 18089), and all
+    /// refuse to begin before it.
     async fn begin(&self, seen: u64) -> Result<WatchStream, End> {
         let key = self.calls.place().key(&self.prefix);
         let options = WatchOptions::new().with_prefix().with_start_revision(signed(seen.max(1)));

@@ -74,6 +74,15 @@ impl Region {
         Self { dir: tempfile::tempdir().unwrap(), machines: Mutex::new(0), etcd }
     }
 
+    pub(super) fn in_etcd() -> Self {
+        Self { etcd: Some(Server::start()), ..Self::new() }
+    }
+
+    /// What the state is in.
+    pub(super) fn etcd(&mut self) -> &mut Server {
+        self.etcd.as_mut().expect("a region in etcd")
+    }
+
     /// The first gateway, at any port.
     pub(super) async fn gateway(&self) -> Gateway {
         self.gateway_at("127.0.0.1:0".parse().unwrap()).await

@@ -1,6 +1,13 @@
 //! The same once more, with the region's state in etcd: each gateway has a store of its own.
 
-use super::{convergence, hosts, joining, lab::in_etcd, outages};
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    convergence, hosts, joining,
+    lab::{Host, LEASE, Region, in_etcd, until},
+    outages,
+};
+use crate::region::{member::join, tunnel::TunnelOptions};
 
 macro_rules! once_more {
     ($($file:ident: $($test:ident,)*;)*) => {
@@ -42,4 +49,42 @@ once_more! {
         a_second_machine_with_a_hosts_key_does_not_share_its_number,
         addresses_are_there_while_no_gateway_is,
     ;
+}
+
+#[tokio::test]
+#[ignore = "needs etcd; `cargo xtask test` has it"]
+async fn etcd_goes_and_comes_back_and_everybody_is_still_there() {
+    let mut region = Region::in_etcd();
+    let first = region.gateway().await;
+    let second = region.gateway_beside(&first).await;
+    let endpoints = vec![first.address.to_string(), second.address.to_string()];
+    let token = first.plane.create_token(endpoints, Duration::from_secs(600), 1).await.unwrap();
+    let dir = region.machine();
+    let (one, two) =
+        (Host::start(&dir, join(&token, &dir).await.unwrap()), region.host(&second).await);
+    let (web, db) = (one.container("acme", "web").await, two.container("acme", "db").await);
+    one.member.put_container(web.clone()).await.unwrap();
+    two.member.put_container(db.clone()).await.unwrap();
+    let later = two.container("acme", "later").await;
+    let tunnel = one.member.start_tunnel(&web.id, 80, &TunnelOptions::default()).await.unwrap();
+    let all = BTreeMap::from([(tunnel.id.clone(), tunnel)]);
+    one.sees("both", |view| view.containers.len() == 2).await;
+    until(second.public.open.subscribe(), "the tunnel", |open| *open == all).await;
+
+    region.etcd().kill();
+    // Longer than a lease: what is known stays, and so does what is open.
+    tokio::time::sleep(LEASE * 2).await;
+    assert!(one.member.view().borrow().containers.len() == 2);
+    assert!(one.member.view().borrow().hosts.values().all(|host| host.alive));
+    assert!(*first.public.open.borrow() == all && *second.public.open.borrow() == all);
+    region.etcd().run();
+
+    while two.member.put_container(later.clone()).await.is_err() {}
+    one.sees("what is new", |view| {
+        view.containers.contains_key(&later.id) && view.hosts.values().all(|host| host.alive)
+    })
+    .await;
+    for gateway in [&first, &second] {
+        until(gateway.public.open.subscribe(), "the tunnel", |open| *open == all).await;
+    }
 }

@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use etcd_client::{Client, ConnectOptions, Permission, RoleRevokePermissionOptions};
+use futures::StreamExt as _;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::json;
 
@@ -144,6 +145,9 @@ async fn a_user_sees_what_its_role_may_and_its_token_is_renewed() {
     client.role_revoke_permission("region", "/r5/", Some(prefix())).await.unwrap();
     denied(&store.put("a", json!(4)).await.unwrap_err(), "/r5");
     denied(&store.list("").await.unwrap_err(), "/r5");
+    let mut watch = store.watch("", None);
+    denied(&watch.next().await.unwrap().unwrap_err(), "/r5");
+    assert!(watch.next().await.is_none(), "it ends after an error");
 }
 
 async fn with_user(server: &Server) -> Client {

@@ -84,18 +84,21 @@ async fn what_is_compacted_while_the_connection_is_lost_is_told_as_a_snapshot() 
 #[ignore = "needs etcd; `cargo xtask test` has it"]
 async fn an_etcd_that_lost_everything_is_told_as_a_snapshot() {
     let mut server = Server::start();
-    let store = open(&server, "r5").await;
-    store.put("old", json!(1)).await.unwrap();
+    let mut wire = Wire::to(server.address()).await;
+    open(&server, "r5").await.put("old", json!(1)).await.unwrap();
+    let store = reach(&[wire.address()]).await.unwrap();
     let mut watch = store.watch("", None);
     let mut known = Known::default();
     known.learn(told(&mut watch).await);
+    wire.cut().await;
     server.wipe();
     server.run();
-    // By now its revisions are those that the watcher knows.
     let other = open(&server, "r5").await;
     for number in 0..10 {
         other.put("new", json!(number)).await.unwrap();
     }
+    // By now its revisions are those that the watcher knows.
+    wire.mend().await;
     let whole = BTreeMap::from([("new".to_owned(), json!(9))]);
     let mut anew = Known::default();
     loop {

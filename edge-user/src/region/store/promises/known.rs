@@ -1,6 +1,6 @@
 //! What a watcher knows.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::StreamExt as _;
 use serde_json::Value;
@@ -52,6 +52,10 @@ impl Known {
     }
 }
 
+/// For what happens at once unless it never does.
+const SOON: Duration = Duration::from_secs(60);
+
 pub(crate) async fn told(watch: &mut Watch) -> Seen {
-    watch.next().await.expect("a watch goes on").unwrap()
+    let seen = tokio::time::timeout(SOON, watch.next()).await.expect("the watch tells nothing");
+    seen.expect("a watch goes on").unwrap()
 }
