@@ -72,12 +72,14 @@ async fn daemon(place: &Place) -> Result<(StatusResponse, Option<u32>), Error> {
 /// What it took of this machine.
 fn took(status: StatusResponse) -> Vec<Finding> {
     let StatusResponse { version, region, domain, tls_port, metrics, uplinks, .. } = status;
-    let found = match tls_port {
-        0 => format!("edge {version}, region {region}: host {}", status.host),
-        _ => format!("edge {version}, region {region}: https://*.{domain}:{tls_port}"),
+    let is_host = status.role == "host";
+    let found = if is_host {
+        format!("edge {version}, region {region}: host {}", status.host)
+    } else {
+        format!("edge {version}, region {region}: https://*.{domain}:{tls_port}")
     };
     let meaning = match uplinks.len() {
-        _ if tls_port == 0 => format!("the gateways serve its tunnels; metrics at {metrics}"),
+        _ if is_host => format!("the gateways serve its tunnels; metrics at {metrics}"),
         0 => format!("no uplinks: tunnels answer on this machine only; metrics at {metrics}"),
         _ => format!("metrics at {metrics}"),
     };
