@@ -44,13 +44,17 @@ impl Flows {
         let private = [between(0, 1), between(1, 0)];
         let tunnel = Transfers::start(&region.scene.internet, public, 2);
         let flows = Self { tenants, _mirrors: mirrors, private, tunnel, public, region };
-        flows.go_on();
+        flows.go_on("the start");
         flows
     }
 
+    /// After this, which is shown if one of them breaks.
     #[track_caller]
-    fn go_on(&self) {
-        self.private.iter().chain([&self.tunnel]).for_each(Transfers::wait_for_more);
+    fn go_on(&self, after: &str) {
+        println!("after {after}: the private network");
+        self.private.iter().for_each(Transfers::wait_for_more);
+        println!("after {after}: the tunnel");
+        self.tunnel.wait_for_more();
     }
 
     #[track_caller]
@@ -81,27 +85,28 @@ fn killed_daemons_break_no_flow(underlay: Underlay) {
         // One after the other, then all at once.
         for machine in [Which::Gateway, Which::Host(0), Which::Host(1)] {
             machine.of(&mut flows.region).edge.kill9();
-            flows.go_on();
+            flows.go_on(&format!("the death of {machine:?}"));
             arrivals.wait_for_more(10);
             machine.of(&mut flows.region).edge.start();
-            flows.go_on();
+            flows.go_on(&format!("the return of {machine:?}"));
         }
-        let all = [Which::Host(1), Which::Gateway, Which::Host(0)];
-        all.iter().for_each(|machine| machine.of(&mut flows.region).edge.kill9());
-        flows.go_on();
+        for machine in [Which::Host(1), Which::Gateway, Which::Host(0)] {
+            machine.of(&mut flows.region).edge.kill9();
+        }
+        flows.go_on("the death of all");
         arrivals.wait_for_more(10);
         // Hosts first: they have what they remember.
-        [Which::Host(0), Which::Host(1), Which::Gateway]
-            .iter()
-            .for_each(|machine| machine.of(&mut flows.region).edge.start());
-        flows.go_on();
+        for machine in [Which::Host(0), Which::Host(1), Which::Gateway] {
+            machine.of(&mut flows.region).edge.start();
+        }
+        flows.go_on("the return of all");
         flows.region.wait_for_all();
     }
     arrivals.finish();
     flows.finish();
 }
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 enum Which {
     Gateway,
     Host(usize),
@@ -122,11 +127,11 @@ fn replaced_daemons_break_no_flow_and_refuse_no_client() {
     let arrivals = Arrivals::start(&flows.region.scene.internet, flows.public, 50);
     for machine in [Which::Host(0), Which::Gateway, Which::Host(1), Which::Gateway] {
         let mut old = machine.of(&mut flows.region).edge.replace(&[]);
-        flows.go_on();
+        flows.go_on(&format!("the successor of {machine:?}"));
         arrivals.wait_for_more(10);
         let status = old.wait(PATIENCE);
         assert!(status.success(), "{status}\n{}", old.printed());
-        flows.go_on();
+        flows.go_on(&format!("the end of the former {machine:?}"));
     }
     flows.region.wait_for_all();
     arrivals.finish();
@@ -138,7 +143,7 @@ fn without_a_gateway_flows_go_on_containers_start_and_all_of_it_is_true_afterwar
     let mut flows = Flows::over(Underlay::V4);
     let early = flows.region.hosts[0].private("early");
     flows.region.gateways[0].edge.kill9();
-    flows.go_on();
+    flows.go_on("the gateway's death");
     // Names of their own, and addresses, with nobody to ask; who ends is not missed.
     let late = flows.region.hosts[0].private("late");
     let many: Vec<_> =
@@ -147,7 +152,7 @@ fn without_a_gateway_flows_go_on_containers_start_and_all_of_it_is_true_afterwar
     i6pn::everything(&late, &flows.tenants[0]);
     i6pn::everything(&late, &flows.tenants[1]);
     i6pn::everything(&many[19], &late);
-    flows.go_on();
+    flows.go_on("what happened without it");
 
     flows.region.gateways[0].edge.start();
     flows.region.wait_for_all();
@@ -189,14 +194,14 @@ fn a_host_that_restarts_without_a_gateway_goes_on_from_memory() {
     let mut flows = Flows::over(Underlay::V6);
     flows.region.gateways[0].edge.kill9();
     flows.region.hosts[0].edge.kill9();
-    flows.go_on();
+    flows.go_on("the death of both");
     flows.region.hosts[0].edge.start();
-    flows.go_on();
+    flows.go_on("the return of the host");
     let late = flows.region.hosts[0].private("late");
     i6pn::everything(&late, &flows.tenants[1]);
     flows.region.gateways[0].edge.start();
     flows.region.wait_for_all();
-    flows.go_on();
+    flows.go_on("the return of the gateway");
     flows.finish();
 }
 
@@ -213,6 +218,6 @@ fn tables_of_another_layout_are_filled_anew_on_a_host_too() {
     let printed = host.daemon().printed();
     assert!(printed.contains("of layout v0"), "{printed}");
     assert!(!own.with_file_name("v0").exists(), "the old layout is left");
-    flows.go_on();
+    flows.go_on("the new layout");
     flows.finish();
 }

@@ -8,7 +8,7 @@ use std::{
     collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::future::{BoxFuture, join_all};
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     mirror::Mirror,
-    roster::{Allotted, ContainerRecord, TunnelRecord},
+    roster::{Allotted, ContainerRecord, Presence, TunnelRecord},
     tunnel::TunnelOptions,
 };
 
@@ -25,6 +25,10 @@ use super::{
 const WAIT: Duration = Duration::from_secs(10);
 /// After so long, what could not be opened is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// How long after its start a gateway waits for hosts to come back to it. Till then their tunnels
+/// are open: flows do not end because the control plane was away.
+const RETURN: Duration = Duration::from_secs(30);
 
 /// Implemented by the gateway over its ports, its index of names and its data path.
 pub trait Registry: Send + Sync + 'static {
@@ -83,6 +87,10 @@ pub struct Follower<R> {
     opened: watch::Sender<HashMap<String, Opened>>,
     /// Containers that have had tunnels.
     holders: Mutex<HashSet<String>>,
+    /// Hosts that had tunnels at the start, with the session that each had then: until they begin
+    /// another one, or the time is over.
+    awaited: Mutex<HashMap<u16, Option<Presence>>>,
+    awaited_until: Instant,
 }
 
 impl<R> fmt::Debug for Follower<R> {
@@ -107,10 +115,16 @@ impl<R: Registry> Follower<R> {
         mirror: Arc<Mirror>,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
+        let awaited = mirror.read(|state| {
+            let hosts = state.tunnels().map(|(tunnel, _)| tunnel.host);
+            hosts.map(|host| (host, state.presence(host).cloned())).collect()
+        });
         let follower = Arc::new(Self {
             registry,
             opened: watch::channel(HashMap::new()).0,
             holders: Mutex::default(),
+            awaited: Mutex::new(awaited),
+            awaited_until: Instant::now() + RETURN,
         });
         let following = follower.clone();
         let mut revisions = mirror.revisions();
@@ -165,8 +179,10 @@ impl<R: Registry> Follower<R> {
     }
 
     async fn step(&self, mirror: &Mirror) {
+        let awaited = self.awaited(mirror);
         let wanted = mirror.read(|state| {
             let tunnels = state.tunnels().map(|(tunnel, there)| {
+                let there = there || awaited.contains(&tunnel.host);
                 let container = state.container(&tunnel.container).filter(|_| there).cloned();
                 (tunnel.id.clone(), (tunnel.clone(), container))
             });
@@ -209,6 +225,21 @@ impl<R: Registry> Follower<R> {
         });
         join_all(opening).await;
         self.let_go(mirror).await;
+    }
+
+    /// The hosts that may still come back to this gateway after its start.
+    fn awaited(&self, mirror: &Mirror) -> HashSet<u16> {
+        let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        if Instant::now() >= self.awaited_until {
+            awaited.clear();
+        }
+        mirror.read(|state| {
+            awaited.retain(|host, before| {
+                let now = state.presence(*host);
+                now.is_none() || now == before.as_ref()
+            });
+        });
+        awaited.keys().copied().collect()
     }
 
     /// Of containers that have ended nothing is kept.
