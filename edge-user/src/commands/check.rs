@@ -148,7 +148,8 @@ mod tests {
         assert_eq!(findings[2].name, "daemon-underlay:up1");
         let alone = StatusResponse { tls_port: 443, ..StatusResponse::default() };
         assert!(took(alone)[0].meaning.contains("this machine only"));
-        let host = took(StatusResponse { host: 7, ..StatusResponse::default() });
+        let role = "host".to_owned();
+        let host = took(StatusResponse { role, host: 7, ..StatusResponse::default() });
         assert!(host[0].found.ends_with("host 7"), "{host:?}");
     }
 }
