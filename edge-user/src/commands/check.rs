@@ -72,12 +72,14 @@ async fn daemon(place: &Place) -> Result<(StatusResponse, Option<u32>), Error> {
 /// What it took of this machine.
 fn took(status: StatusResponse) -> Vec<Finding> {
     let StatusResponse { version, region, domain, tls_port, metrics, uplinks, .. } = status;
-    let found = match tls_port {
-        0 => format!("edge {version}, region {region}: host {}", status.host),
-        _ => format!("edge {version}, region {region}: https://*.{domain}:{tls_port}"),
+    let is_host = status.role == "host";
+    let found = if is_host {
+        format!("edge {version}, region {region}: host {}", status.host)
+    } else {
+        format!("edge {version}, region {region}: https://*.{domain}:{tls_port}")
     };
     let meaning = match uplinks.len() {
-        _ if tls_port == 0 => format!("the gateways serve its tunnels; metrics at {metrics}"),
+        _ if is_host => format!("the gateways serve its tunnels; metrics at {metrics}"),
         0 => format!("no uplinks: tunnels answer on this machine only; metrics at {metrics}"),
         _ => format!("metrics at {metrics}"),
     };
@@ -146,7 +148,8 @@ mod tests {
         assert_eq!(findings[2].name, "daemon-underlay:up1");
         let alone = StatusResponse { tls_port: 443, ..StatusResponse::default() };
         assert!(took(alone)[0].meaning.contains("this machine only"));
-        let host = took(StatusResponse { host: 7, ..StatusResponse::default() });
+        let role = "host".to_owned();
+        let host = took(StatusResponse { role, host: 7, ..StatusResponse::default() });
         assert!(host[0].found.ends_with("host 7"), "{host:?}");
     }
 }
