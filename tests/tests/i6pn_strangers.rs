@@ -178,8 +178,8 @@ fn what_comes_bare_over_a_shared_link_is_judged_all_the_same() {
     no_host[4] = 4000;
     let own = SocketAddr::from((all.first.i6pn(), 80));
     for (verdict, from, to) in [
-        ("bare_inner", all.first.i6pn(), own),
-        ("bare_inner", no_host.into(), own),
+        ("forged_source", all.first.i6pn(), own),
+        ("forged_source", no_host.into(), own),
         ("other_workspace", all.other.i6pn(), own),
         ("no_such_container", all.second.i6pn(), (IpAddr::from(nobody), 80).into()),
     ] {
