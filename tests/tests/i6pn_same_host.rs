@@ -93,8 +93,8 @@ fn containers_come_and_go_by_the_hundred_and_nobody_gets_anothers_mail() {
         Writer::of(&b, &[a.i6pn(), stranger.i6pn()]),
         Writer::of(&stranger, &[a.i6pn(), b.i6pn()]),
     ];
-    for _ in 0..if tests::edge::long() { 100 } else { 10 } {
-        let names = (0..10).map(|number| format!("guest{number}"));
+    for batch in 0..if tests::edge::long() { 100 } else { 10 } {
+        let names = (0..10).map(|number| format!("guest{batch}-{number}"));
         let guests: Vec<_> = names.map(|name| Tenant::new(&lab.edge, &name, &["--i6pn"])).collect();
         let boxes: Vec<_> = guests.iter().map(Mailbox::of).collect();
         for (guest, mailbox) in guests.iter().zip(&boxes) {
