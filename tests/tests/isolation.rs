@@ -25,16 +25,16 @@ fn containers_do_not_reach_each_other_whatever_they_send() {
 
     let own = SocketAddr::from((a.ipv4(), 1000));
     let own_v6 = SocketAddr::from((a.i6pn(), 1000));
-    for other in [&b, &same] {
+    for (other, private) in [(&b, "other_workspace"), (&same, "no_i6pn")] {
         let name = &other.container.name;
         for port in [53, 80, 8000] {
             let v4 = SocketAddr::from((other.ipv4(), port));
             let v6 = SocketAddr::from((other.i6pn(), port));
-            for (own, other) in [(own, v4), (own_v6, v6)] {
+            for (own, other, verdict) in [(own, v4, "between_containers"), (own_v6, v6, private)] {
                 let what = format!("to {name}, {other}");
-                attempts.refused("between_containers", &what, |text| tap.udp(own, other, text));
+                attempts.refused(verdict, &what, |text| tap.udp(own, other, text));
                 for syn in [true, false] {
-                    attempts.refused("between_containers", &what, |text| {
+                    attempts.refused(verdict, &what, |text| {
                         tap.tcp(own, other, syn, text);
                     });
                 }

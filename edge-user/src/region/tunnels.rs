@@ -357,8 +357,9 @@ impl<S: Steering> Tunnels<S> {
             Allotment::Region(gateways) => {
                 // First: a daemon that is killed half-way has ended it all the same.
                 self.records.forget(&tunnel.id).await;
-                gateways.stop(tunnel).await;
+                // While the gateway still carries the container's resets to its clients.
                 self.withdraw(tunnel).await;
+                gateways.stop(tunnel).await;
             }
         }
     }
