@@ -1,10 +1,13 @@
-//! The frames that decisions are timed with, and the rows behind them. A run is fed what the last one left, so every tunnel leads from an endpoint to that same endpoint: each repeat is a hit.
+//! The frames that decisions are timed with, and the rows behind them. A run is fed what the last
+//! one left, so every tunnel leads from an endpoint to that same endpoint: each repeat is a hit.
+//! What goes between hosts grows or shrinks, so it is run once at a time.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Result;
 use edge_common::{
     address::Address,
+    hosts::{HostRow, MAX_PATHS, Path, PeerRow, UnderlayRow},
     tables::{AddressRow, ForwardRow, Settings, TunnelRow},
     verdict::{Hook, Verdict},
 };
@@ -17,12 +20,20 @@ pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) frame: Vec<u8>,
     pub(crate) verdict: Verdict,
+    /// Each run begins with the frame as it is here.
+    pub(crate) anew: bool,
 }
 
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 /// Where a tunnel of the first half leads, and one of the second half comes from.
 const OTHER_PUBLIC: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 20);
+/// The region's number, this host's, and another's.
+const REGION: u16 = 5;
+const HERE: u16 = 1;
+const THERE: u16 = 2;
+/// What they have on the underlay.
+const UNDERLAY: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 9, 0, 1), Ipv4Addr::new(10, 9, 0, 2)];
 const CONTAINER: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 5);
 /// The same for replies.
 const OTHER_CONTAINER: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 6);
@@ -45,6 +56,11 @@ pub(crate) fn fill(datapath: &Datapath, pairs: u16) -> Result<()> {
     for address in [CONTAINER, OTHER_CONTAINER] {
         datapath.add_address(IpAddr::V4(address).into(), container)?;
     }
+    let private = AddressRow { flags: AddressRow::I6PN, workspace: 1, ..container };
+    for number in [1, 2] {
+        datapath.add_address(IpAddr::V6(inner(HERE, number)).into(), private)?;
+    }
+    others(datapath)?;
     for number in 0..pairs {
         let slot = number.into();
         let at = |address: Ipv4Addr, port: u16| SocketAddr::from((address, port + number)).into();
@@ -66,11 +82,33 @@ pub(crate) fn fill(datapath: &Datapath, pairs: u16) -> Result<()> {
     Ok(())
 }
 
-/// The settings of a machine with edge's default addresses.
+/// A container of workspace 1.
+const fn inner(host: u16, number: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfdaa, 0, 1, REGION, host, 0, 0, number)
+}
+
+/// Another host, reached over IPv4.
+fn others(datapath: &Datapath) -> Result<()> {
+    datapath.add_underlay(LOOPBACK, UnderlayRow::default())?;
+    let [local, remote] = UNDERLAY.map(|one| Address::from(IpAddr::V4(one)));
+    let there = u32::from(THERE);
+    datapath.add_peer(local, PeerRow { host: HERE.into(), flags: PeerRow::OWN })?;
+    datapath.add_peer(remote, PeerRow { host: there, flags: 0 })?;
+    let path = Path { ifindex: LOOPBACK, local, remote };
+    let paths = [path; MAX_PATHS];
+    datapath.add_host(there, HostRow { mtu: 1464, path_count: 1, paths, ..HostRow::default() })?;
+    Ok(())
+}
+
+/// The settings of a machine with edge's default addresses, in a region of several.
 pub(crate) fn settings() -> Result<Settings> {
     Ok(Settings {
         mss_v4: 1460,
         mss_v6: 1440,
+        region: REGION.into(),
+        host: HERE.into(),
+        carriage: Settings::GENEVE,
+        block_mask: u32::from_ne_bytes([255, 255, 255, 192]),
         pool: IpAddr::from(Ipv4Addr::new(100, 64, 0, 0)).into(),
         pool_mask: Address {
             words: [u32::MAX, u32::MAX, u32::MAX, u32::from_ne_bytes([255, 192, 0, 0])],
@@ -84,7 +122,8 @@ pub(crate) fn settings() -> Result<Settings> {
 /// A hit, a miss and a refusal for each hook.
 pub(crate) fn cases() -> Result<Vec<Case>> {
     let case = |hook, name: &str, from, to, verdict| -> Result<Case> {
-        Ok(Case { hook, name: name.to_owned(), frame: segment(from, to)?, verdict })
+        let (name, frame) = (name.to_owned(), segment(from, to)?);
+        Ok(Case { hook, name, frame, verdict, anew: false })
     };
     let client = (CLIENT, 40_000);
     let mut cases = Vec::new();
@@ -102,7 +141,52 @@ pub(crate) fn cases() -> Result<Vec<Case>> {
     let miss = case(hook, "tc_container: miss", (CONTAINER, OTHER), client, Verdict::Egress)?;
     let refused = case(hook, "tc_container: refusal", forged, client, Verdict::ForgedSource)?;
     cases.extend([hit, miss, refused]);
+    cases.extend(private()?);
     Ok(cases)
+}
+
+/// The private network: on one host, to another, and from it.
+fn private() -> Result<Vec<Case>> {
+    let case = |hook: Hook, what: &str, frame, anew| {
+        let name = format!("{}: {what}", hook.label());
+        Case { hook, name, frame, verdict: Verdict::I6pn, anew }
+    };
+    let (own, other) = (inner(HERE, 1), inner(HERE, 2));
+    let there = inner(THERE, 1);
+    let here = segment_v6(own, other)?;
+    let arrives = around(&segment_v6(there, own)?)?;
+    Ok(vec![
+        case(Hook::TcContainer, "private, here", here, false),
+        case(Hook::TcContainer, "private, to a host", segment_v6(own, there)?, true),
+        case(Hook::XdpUplink, "private, from a host", arrives.clone(), true),
+        case(Hook::TcUplink, "private, from a host", arrives, true),
+    ])
+}
+
+/// The frame as another host carries it: Geneve in UDP.
+fn around(frame: &[u8]) -> Result<Vec<u8>> {
+    let [_, _, high, low] = u32::from(REGION).to_be_bytes();
+    let geneve = [0, 0, 0x86, 0xdd, 0, high, low, 0];
+    let [to, from] = UNDERLAY;
+    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+        .ipv4(from.octets(), to.octets(), 64)
+        .udp(50_000, 6081);
+    let payload = [&geneve, &frame[14..]].concat();
+    let mut carried = Vec::with_capacity(builder.size(payload.len()));
+    builder.write(&mut carried, &payload)?;
+    Ok(carried)
+}
+
+/// The same as [`segment`], in IPv6.
+fn segment_v6(from: Ipv6Addr, to: Ipv6Addr) -> Result<Vec<u8>> {
+    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+        .ipv6(from.octets(), to.octets(), 64)
+        .tcp(40_000, 80, 1, 1000)
+        .ack(1);
+    let payload = [0; 64];
+    let mut frame = Vec::with_capacity(builder.size(payload.len()));
+    builder.write(&mut frame, &payload)?;
+    Ok(frame)
 }
 
 /// A TCP segment of a running connection.

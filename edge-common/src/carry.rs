@@ -14,6 +14,8 @@ use crate::{
 /// The way of a packet that fits it.
 #[derive(Clone, Copy)]
 pub(crate) struct Way<'row> {
+    host: u32,
+    index: usize,
     path: &'row Path,
     flow: u32,
 }
@@ -21,9 +23,9 @@ pub(crate) struct Way<'row> {
 /// Why a packet cannot go to a host.
 #[derive(Clone, Copy)]
 pub(crate) struct Refusal {
-    verdict: Verdict,
-    /// Bytes of the largest packet that could.
-    mtu: u32,
+    pub(crate) verdict: Verdict,
+    /// Bytes of the largest packet that could; 0 if that is not why.
+    pub(crate) mtu: u32,
 }
 
 impl<'row> Way<'row> {
@@ -43,7 +45,8 @@ impl<'row> Way<'row> {
             return Err(Refusal { verdict: Verdict::TooBig, mtu });
         }
         let flow = flow(headers);
-        Ok(Self { path: choose(row, flow), flow })
+        let index = choose(row, flow);
+        Ok(Self { host, index, path: &row.paths[index], flow })
     }
 
     /// Sends it, in whatever this region puts around it.
@@ -57,7 +60,7 @@ impl<'row> Way<'row> {
     ) -> Outcome {
         let outcome = Outcome::send(verdict, self.path.ifindex);
         if settings.carriage == Settings::DIRECT {
-            return Outcome { next_hop: self.path.remote, ..outcome };
+            return outcome.by(self.host, self.index);
         }
         match geneve::wrap(packet, headers, settings, self.path, self.flow) {
             Some(()) => outcome,
@@ -69,7 +72,7 @@ impl<'row> Way<'row> {
 impl From<Refusal> for Outcome {
     #[inline(always)]
     fn from(refusal: Refusal) -> Self {
-        Self { mtu: refusal.mtu, ..Self::drop(refusal.verdict) }
+        Self::drop(refusal.verdict)
     }
 }
 
@@ -91,11 +94,11 @@ fn size<P: Packet>(packet: &P, headers: &Headers) -> usize {
 const UDP_HEADER: usize = 8;
 
 #[inline(always)]
-fn choose(row: &HostRow, flow: u32) -> &Path {
+const fn choose(row: &HostRow, flow: u32) -> usize {
     let count = if row.path_count == 0 { 1 } else { row.path_count };
     let index = (flow >> 16) % count;
     // More than there are would be the daemon's mistake.
-    &row.paths[index as usize % MAX_PATHS]
+    index as usize % MAX_PATHS
 }
 
 /// The same number for all packets of a flow, whichever hook looks at it. The fragments of a

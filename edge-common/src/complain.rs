@@ -31,12 +31,13 @@ pub(crate) fn about<P: Packet, T: Tables>(
     tables: &T,
     settings: &Settings,
     outcome: Outcome,
+    mtu: u32,
 ) -> Outcome {
     let Some([kind, code]) = message(outcome.verdict, headers.v4()) else { return outcome };
     if !settings.complaints.bounds() || headers.later() || is_no_request(headers) {
         return outcome;
     }
-    let message = Message::new(kind, code, headers.v4(), outcome.mtu).forgotten(packet);
+    let message = Message::new(kind, code, headers.v4(), mtu).forgotten(packet);
     match tell(packet, tables, &headers.source, message) {
         Told::Yes => Outcome { action: Action::Bounce, ..outcome },
         Told::No => outcome,

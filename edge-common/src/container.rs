@@ -24,14 +24,14 @@ pub fn container<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32)
     let Some(settings) = current(tables) else {
         return Outcome::drop(Verdict::Unconfigured);
     };
-    let mut host = None;
+    let (mut host, mut mtu) = (None, 0);
     let outcome = judge(packet, &headers, tables, settings, ifindex, &mut host);
     let outcome = match host {
-        Some(host) => carry(packet, &headers, tables, settings, host, &outcome),
+        Some(host) => carry(packet, &headers, tables, settings, host, &outcome, &mut mtu),
         None => outcome,
     };
     if outcome.action == Action::Drop {
-        return complain::about(packet, &headers, tables, settings, outcome);
+        return complain::about(packet, &headers, tables, settings, outcome, mtu);
     }
     outcome
 }
@@ -297,7 +297,8 @@ const fn to_host(number: u32, verdict: Verdict, host: &mut Option<u32>) -> Outco
     Outcome::new(verdict, Action::Send)
 }
 
-/// Sends the frame to another host. A tunnel's SYN asks for no larger segment than fits.
+/// Sends the frame to another host, or says how much would have fitted. A tunnel's SYN asks for no
+/// larger segment than fits.
 #[inline(always)]
 fn carry<P: Packet, T: Tables>(
     packet: &mut P,
@@ -306,10 +307,14 @@ fn carry<P: Packet, T: Tables>(
     settings: &Settings,
     host: u32,
     outcome: &Outcome,
+    mtu: &mut u32,
 ) -> Outcome {
     let way = match Way::to(packet, headers, tables, host) {
         Ok(way) => way,
-        Err(refusal) => return refusal.into(),
+        Err(refusal) => {
+            *mtu = refusal.mtu;
+            return refusal.into();
+        }
     };
     if outcome.passage != Passage::None && clamp(packet, headers, settings).is_none() {
         return Outcome::failed();

@@ -7,7 +7,11 @@ use crate::{
     tables::{LAYOUT, ListenerRow, Settings, Tables},
     verdict::Verdict,
 };
-pub use crate::{container::container, uplink::uplink};
+pub use crate::{
+    container::container,
+    from_host::{Arrival, brought},
+    uplink::{arriving, uplink},
+};
 
 /// What a hook has to carry out and to count. Flat and always written whole: the verifier refuses
 /// to copy what a variant would leave unwritten.
@@ -21,10 +25,9 @@ pub struct Outcome {
     pub ifindex: u32,
     /// For `Deliver`: the container's own MAC address, and two zero bytes.
     pub mac: [u8; 8],
-    /// For `Send`: the IPv6 address of the next hop; zero where the routing table names it.
-    pub next_hop: Address,
-    /// For [`Verdict::TooBig`]: bytes of the largest packet that the way carries; else 0.
-    pub mtu: u32,
+    /// For `Send`: the way to a host whose far end is the next hop; 0 where the routing table
+    /// names it. See [`Outcome::next_hop`].
+    pub way: u32,
     /// Whether it is a tunnel's traffic.
     pub passage: Passage,
     /// The tunnel's place in the counters, if it is.
@@ -64,16 +67,7 @@ pub enum Passage {
 impl Outcome {
     #[inline(always)]
     pub(crate) const fn new(verdict: Verdict, action: Action) -> Self {
-        Self {
-            verdict,
-            action,
-            ifindex: 0,
-            mac: [0; 8],
-            next_hop: Address { words: [0; 4] },
-            mtu: 0,
-            passage: Passage::None,
-            slot: 0,
-        }
+        Self { verdict, action, ifindex: 0, mac: [0; 8], way: 0, passage: Passage::None, slot: 0 }
     }
 
     #[inline(always)]
@@ -95,6 +89,23 @@ impl Outcome {
     #[inline(always)]
     pub(crate) const fn send(verdict: Verdict, ifindex: u32) -> Self {
         Self { ifindex, ..Self::new(verdict, Action::Send) }
+    }
+
+    /// By a host's way, as it is.
+    #[inline(always)]
+    pub(crate) const fn by(self, host: u32, path: usize) -> Self {
+        Self { way: host << 8 | path as u32 + 1, ..self }
+    }
+
+    /// For `Send`: the IPv6 address of the next hop, if the routing table is not to name it.
+    #[inline(always)]
+    pub fn next_hop<'row, T: Tables>(&self, tables: &'row T) -> Option<&'row Address> {
+        let path = (self.way & 0xff) as usize;
+        if path == 0 {
+            return None;
+        }
+        let row = tables.host(self.way >> 8)?;
+        row.paths.get(path - 1).map(|path| &path.remote)
     }
 
     /// What XDP leaves to TCX: nothing of the frame was changed.

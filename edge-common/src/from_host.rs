@@ -14,12 +14,10 @@ use crate::{
 };
 
 /// Who brought a packet, and where in the frame it is: one word, so that it fits a register.
-#[derive(Clone, Copy)]
-pub(crate) struct Arrival(u32);
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival(pub u32);
 
 impl Arrival {
-    /// The frame is not another host's.
-    pub(crate) const NONE: Self = Self(0);
     /// The packet is IPv4, else IPv6.
     const V4: u32 = 1 << 24;
     /// The underlay was congested.
@@ -47,7 +45,7 @@ impl Arrival {
         self.0 & 0xffff
     }
 
-    /// Where the packet's IP header begins; 0 if there is none.
+    /// Where the packet's IP header begins.
     #[inline(always)]
     pub(crate) const fn at(self) -> usize {
         (self.0 >> 16 & 0xff) as usize
@@ -74,63 +72,41 @@ impl Arrival {
         self.at() - NETWORK
     }
 
-    /// The same, of which the verifier knows nothing any more; see [`Packet::forget`].
-    #[inline(always)]
-    pub(crate) fn forgotten<P: Packet>(self, packet: &P) -> Self {
-        Self(packet.forget(self.0))
-    }
-
     /// A packet that came as it is, if this region's do, by an interface of the underlay: the
     /// source names the host, and only that underlay's own filtering says that it is true.
     #[inline(always)]
-    pub(crate) fn find_bare<T: Tables>(
-        &mut self,
+    pub(crate) fn bare<T: Tables>(
         headers: &Headers,
         tables: &T,
         settings: &Settings,
         ifindex: u32,
-    ) {
-        if settings.carriage != Settings::DIRECT
-            || headers.is_mapped()
-            || tables.underlay(ifindex).is_none()
-        {
-            return;
+    ) -> Option<Self> {
+        if settings.carriage != Settings::DIRECT || headers.is_mapped() {
+            return None;
         }
-        let (mut host, mut gateway) = (0, true);
-        if inside(settings, &headers.source) {
-            let owner = if headers.v4() {
-                block_owner(tables, settings, &headers.source)
-            } else {
-                Some(headers.source.host())
-            };
-            // Whom nobody knows is like this machine itself: nobody is it.
-            host = owner.unwrap_or(settings.host);
-            gateway = match tables.host(host) {
-                Some(row) => row.flags & HostRow::GATEWAY != 0,
-                None => {
-                    host = settings.host;
-                    false
-                }
-            };
+        tables.underlay(ifindex)?;
+        if !inside(settings, &headers.source) {
+            return Some(Self::new(0, NETWORK, headers.v4(), false, true));
         }
-        *self = Self::new(host, NETWORK, headers.v4(), false, gateway);
+        let owner = if headers.v4() {
+            block_owner(tables, settings, &headers.source)
+        } else {
+            Some(headers.source.host())
+        };
+        let row = owner.and_then(|owner| tables.host(owner));
+        // Whom nobody knows is like this machine itself: nobody is it.
+        let (host, gateway) = match (owner, row) {
+            (Some(host), Some(row)) => (host, row.flags & HostRow::GATEWAY != 0),
+            _ => (settings.host, false),
+        };
+        Some(Self::new(host, NETWORK, headers.v4(), false, gateway))
     }
 }
 
-/// What becomes of the packet; returns how that is called.
-#[inline(never)]
-pub(crate) fn judge<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    arrival: Arrival,
-    outcome: &mut Outcome,
-) -> Verdict {
-    *outcome = look(packet, tables, arrival);
-    outcome.verdict
-}
-
+/// What becomes of a packet that another host brought: the second half of
+/// [`crate::decide::uplink`].
 #[inline(always)]
-fn look<P: Packet, T: Tables>(packet: &mut P, tables: &T, arrival: Arrival) -> Outcome {
+pub fn brought<P: Packet, T: Tables>(packet: &mut P, tables: &T, arrival: Arrival) -> Outcome {
     let headers = match Headers::parse_at(packet, arrival.at(), arrival.v4()) {
         Ok(headers) => headers,
         Err(verdict) => return Outcome::drop(verdict),

@@ -142,8 +142,7 @@ pub(crate) fn is_ours<T: Tables>(headers: &Headers, tables: &T, settings: &Setti
         && matches!(tables.peer(&headers.destination), Some(row) if row.flags & PeerRow::OWN != 0)
 }
 
-/// Reads what another host put around a packet, and says in `arrival` what is in it; if nothing
-/// is said there, the verdict is why not. Nothing is changed.
+/// Reads what another host put around a packet. Nothing is changed.
 #[inline(always)]
 pub(crate) fn open<P: Packet, T: Tables>(
     packet: &P,
@@ -151,50 +150,43 @@ pub(crate) fn open<P: Packet, T: Tables>(
     tables: &T,
     settings: &Settings,
     ifindex: u32,
-    arrival: &mut Arrival,
-) -> Verdict {
+) -> Result<Arrival, Verdict> {
     if tables.underlay(ifindex).is_none() {
-        return Verdict::NotUnderlay;
+        return Err(Verdict::NotUnderlay);
     }
-    let Some(peer) = tables.peer(&headers.source) else {
-        return Verdict::NotPeer;
-    };
+    let peer = tables.peer(&headers.source).ok_or(Verdict::NotPeer)?;
     if peer.flags & PeerRow::OWN != 0 {
-        return Verdict::NotPeer;
+        return Err(Verdict::NotPeer);
     }
     // Not even Hop-by-Hop.
     let network = if headers.v4() { 20 } else { 40 };
     if headers.fragment() || headers.transport != NETWORK + network {
-        return Verdict::BadEncapsulation;
+        return Err(Verdict::BadEncapsulation);
     }
     let at = headers.transport + UDP_HEADER;
-    let Some(header) = packet.read::<8>(at) else { return Verdict::BadEncapsulation };
+    let header = packet.read::<8>(at).ok_or(Verdict::BadEncapsulation)?;
     let keyed = match [header[0], header[1]] {
         [0, 0] => false,
         [KEY_OPTION_WORDS, CRITICAL] => true,
-        _ => return Verdict::BadEncapsulation,
+        _ => return Err(Verdict::BadEncapsulation),
     };
     let v4 = [header[2], header[3]] == IPV4;
     let is_ip = v4 || [header[2], header[3]] == IPV6;
     let is_key = !keyed || packet.read::<4>(at + HEADER) == Some(KEY_OPTION_HEADER);
     if !is_ip || !is_key || header[7] != 0 {
-        return Verdict::BadEncapsulation;
+        return Err(Verdict::BadEncapsulation);
     }
     if u32::from_be_bytes([0, header[4], header[5], header[6]]) != settings.region {
-        return Verdict::OtherRegion;
+        return Err(Verdict::OtherRegion);
     }
     if settings.key_count > 0 && !(keyed && has_key(packet, at + HEADER + 4, settings)) {
-        return Verdict::WrongKey;
+        return Err(Verdict::WrongKey);
     }
-    let Some(class) = traffic_class(packet, NETWORK, headers.v4()) else {
-        return Verdict::BadEncapsulation;
-    };
+    let class = traffic_class(packet, NETWORK, headers.v4()).ok_or(Verdict::BadEncapsulation)?;
     let congested = class & CONGESTED == CONGESTED;
     let gateway = peer.flags & PeerRow::GATEWAY != 0;
     let at = at + self::header(keyed);
-    *arrival = Arrival::new(peer.host, at, v4, congested, gateway);
-    // Not what becomes of the packet: that is for `from_host` to say.
-    Verdict::Failed
+    Ok(Arrival::new(peer.host, at, v4, congested, gateway))
 }
 
 #[inline(always)]

@@ -49,7 +49,9 @@ pub(crate) fn learn<P: Packet, T: Tables>(
         (_, 2, _) => u32::from_be_bytes([icmp[4], icmp[5], icmp[6], icmp[7]]),
         _ => return None,
     };
-    let (source, destination) = carried(packet, headers.transport + 8, headers.v4())?;
+    // Whatever the compiler concludes from the reads above, the verifier may have forgotten.
+    let at = packet.forget(headers.transport as u32 + 8) as usize;
+    let (source, destination) = carried(packet, at, headers.v4())?;
     if source != headers.destination || tables.peer(&source)?.flags & PeerRow::OWN == 0 {
         return None;
     }

@@ -4,7 +4,7 @@ use crate::{
     admit,
     carry::Way,
     decide::{Outcome, Passage, clamp, current, inside, unfit},
-    from_host::{self, Arrival},
+    from_host::{Arrival, brought},
     geneve,
     icmp::Quote,
     narrow,
@@ -18,69 +18,58 @@ use crate::{
 /// defers.
 #[inline(always)]
 pub fn uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> Outcome {
-    let mut outcome = Outcome::failed();
-    let arrival = ordinary(packet, tables, ifindex, &mut outcome);
-    if arrival.at() != 0 {
-        from_host::judge(packet, tables, arrival.forgotten(packet), &mut outcome);
+    match arriving(packet, tables, ifindex) {
+        Ok(outcome) => outcome,
+        Err(arrival) => brought(packet, tables, arrival),
     }
-    outcome
 }
 
-/// What becomes of a frame; or, if another host brought it, where its packet is.
-///
-/// In the kernel this and what follows it are functions of their own, one after the other: so
-/// neither's stack has to fit beside the other's. They return a number, never nothing and never
-/// more: the verifier refuses what is left in the register.
-#[inline(never)]
-fn ordinary<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    ifindex: u32,
-    outcome: &mut Outcome,
-) -> Arrival {
-    let mut arrival = Arrival::NONE;
-    *outcome = look(packet, tables, ifindex, &mut arrival);
-    arrival
-}
-
+/// The first half of [`uplink`]: what becomes of a frame, unless another host brought it; then the
+/// second half, [`brought`], says what becomes of the packet in it. In the kernel each half is a
+/// function of its own: neither's stack has to fit beside the other's.
 #[inline(always)]
-fn look<P: Packet, T: Tables>(
+pub fn arriving<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     ifindex: u32,
-    arrival: &mut Arrival,
-) -> Outcome {
+) -> Result<Outcome, Arrival> {
     let headers = match Headers::parse(packet) {
         Ok(headers) => headers,
-        Err(Verdict::NotIp) => return Outcome::pass(Verdict::NotOurs),
-        Err(verdict) => return Outcome::drop(verdict),
+        Err(Verdict::NotIp) => return Ok(Outcome::pass(Verdict::NotOurs)),
+        Err(verdict) => return Ok(Outcome::drop(verdict)),
     };
     let Some(settings) = current(tables) else {
-        return Outcome::pass(Verdict::NotOurs);
+        return Ok(Outcome::pass(Verdict::NotOurs));
     };
     // For most packets this is one comparison.
     if headers.protocol() == UDP
         && headers.destination_port() == geneve::PORT
         && geneve::is_ours(&headers, tables, settings)
     {
-        return Outcome::drop(geneve::open(packet, &headers, tables, settings, ifindex, arrival));
+        return match geneve::open(packet, &headers, tables, settings, ifindex) {
+            Ok(arrival) => Err(arrival),
+            Err(verdict) => Ok(Outcome::drop(verdict)),
+        };
     }
     let to_inside = inside(settings, &headers.destination);
     if to_inside || inside(settings, &headers.source) {
-        arrival.find_bare(&headers, tables, settings, ifindex);
-        return Outcome::drop(if to_inside { Verdict::BareInner } else { Verdict::ForgedSource });
+        return match Arrival::bare(&headers, tables, settings, ifindex) {
+            Some(arrival) => Err(arrival),
+            None if to_inside => Ok(Outcome::drop(Verdict::BareInner)),
+            None => Ok(Outcome::drop(Verdict::ForgedSource)),
+        };
     }
     if headers.is_mapped() {
-        return Outcome::pass(Verdict::NotOurs);
+        return Ok(Outcome::pass(Verdict::NotOurs));
     }
     if headers.protocol() == TCP {
         if let Some(row) = tables.tunnel(&headers.receiver()) {
-            return into_tunnel(packet, &headers, tables, settings, row);
+            return Ok(into_tunnel(packet, &headers, tables, settings, row));
         }
     } else if headers.is_icmp_error() {
-        return error_from_outside(packet, &headers, tables, settings, ifindex);
+        return Ok(error_from_outside(packet, &headers, tables, settings, ifindex));
     }
-    Outcome::pass(Verdict::NotOurs)
+    Ok(Outcome::pass(Verdict::NotOurs))
 }
 
 #[inline(always)]

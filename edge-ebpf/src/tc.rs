@@ -2,10 +2,11 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
-        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
-        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT,
-        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+        __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
+        BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
+        BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_PSEUDO_HDR, TC_ACT_OK,
+        TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh,
+        bpf_redir_neigh__bindgen_ty_1,
     },
     helpers::{
         bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room,
@@ -14,15 +15,15 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use edge_common::{
-    address::Address,
     checksum::Difference,
-    decide::{self, Action, Outcome},
+    decide::{self, Action, Arrival, Outcome},
     packet::{NETWORK, Packet},
     tables::{Judged, LISTENER_MARK},
     verdict::{Hook, Verdict},
 };
 
 use crate::{
+    halves,
     maps::{self, Maps},
     place,
 };
@@ -40,8 +41,19 @@ const WANTED_INSIDE: u32 = WANTED + 40 + 8 + 20;
 /// `tc_uplink`.
 #[inline(always)]
 pub(crate) fn uplink(ctx: TcContext) -> i32 {
-    let bytes = ctx.len().into();
-    let mut skb = Skb { ctx };
+    let skb = ctx.skb.skb;
+    let done = arriving(skb);
+    match halves::second(done) {
+        Some(arrival) => brought(skb, arrival) as i32,
+        None => done as i32,
+    }
+}
+
+/// All but what another host brought.
+#[inline(never)]
+fn arriving(skb: *mut __sk_buff) -> u64 {
+    let mut skb = Skb { ctx: TcContext::new(skb) };
+    let bytes = skb.ctx.len().into();
     let outcome = match skb.judged() {
         // Where a NIC takes tags off, XDP cannot see that a frame was another network's.
         Some(_) if skb.is_tagged() => Outcome::failed(),
@@ -49,10 +61,23 @@ pub(crate) fn uplink(ctx: TcContext) -> i32 {
         None => {
             skb.pull(WANTED_INSIDE);
             let ifindex = skb.ifindex();
-            decide::uplink(&mut skb, &Maps, ifindex)
+            match decide::arriving(&mut skb, &Maps, ifindex) {
+                Ok(outcome) => outcome,
+                Err(arrival) => return halves::go_on(arrival),
+            }
         }
     };
-    skb.finish(Hook::TcUplink, outcome, bytes)
+    halves::done(skb.finish(Hook::TcUplink, outcome, bytes) as u32)
+}
+
+/// What another host brought.
+#[inline(never)]
+fn brought(skb: *mut __sk_buff, arrival: Arrival) -> u64 {
+    let mut skb = Skb { ctx: TcContext::new(skb) };
+    let bytes = skb.ctx.len().into();
+    let arrival = Arrival(skb.forget(arrival.0));
+    let outcome = decide::brought(&mut skb, &Maps, arrival);
+    halves::done(skb.finish(Hook::TcUplink, outcome, bytes) as u32)
 }
 
 /// `tc_container`.
@@ -72,17 +97,17 @@ struct Skb {
 
 /// Out by an interface, to a next hop or to the one that the routing table names.
 #[inline(always)]
-fn send(ifindex: u32, next_hop: &Address) -> i64 {
-    if *next_hop == Address::default() {
+fn send(outcome: &Outcome) -> i64 {
+    let Some(next_hop) = outcome.next_hop(&Maps) else {
         // SAFETY: no next hop is given, so the kernel looks it up; nothing is dereferenced.
-        return unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) };
-    }
+        return unsafe { bpf_redirect_neigh(outcome.ifindex, core::ptr::null_mut(), 0, 0) };
+    };
     let mut hop = bpf_redir_neigh {
         nh_family: AF_INET6,
         __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: next_hop.words },
     };
     // SAFETY: the helper reads what is pointed at, which is as long as it is told.
-    unsafe { bpf_redirect_neigh(ifindex, &raw mut hop, size_of_val(&hop) as i32, 0) }
+    unsafe { bpf_redirect_neigh(outcome.ifindex, &raw mut hop, size_of_val(&hop) as i32, 0) }
 }
 
 impl Skb {
@@ -106,7 +131,7 @@ impl Skb {
                     TC_ACT_SHOT as i64
                 }
             }
-            Action::Send => send(outcome.ifindex, &outcome.next_hop),
+            Action::Send => send(&outcome),
             // SAFETY: a plain helper call without pointers.
             Action::Bounce => unsafe { bpf_redirect(self.ifindex(), 0) },
         };

@@ -1,7 +1,10 @@
 //! XDP: frames straight from a NIC, before there is a skb.
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_DROP, XDP_PASS},
+    bindings::{
+        xdp_action::{XDP_DROP, XDP_PASS},
+        xdp_md,
+    },
     helpers::{
         bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
     },
@@ -9,13 +12,14 @@ use aya_ebpf::{
 };
 use edge_common::{
     checksum::Difference,
-    decide::{self, Action, Outcome},
+    decide::{self, Action, Arrival, Outcome},
     packet::{NETWORK, Packet},
     tables::Judged,
     verdict::Hook,
 };
 
 use crate::{
+    halves,
     maps::{self, Maps},
     place,
 };
@@ -23,28 +27,33 @@ use crate::{
 /// `xdp_uplink`.
 #[inline(always)]
 pub(crate) fn uplink(ctx: XdpContext) -> u32 {
-    let mut frame = Frame { ctx };
+    let done = arriving(ctx.ctx);
+    match halves::second(done) {
+        Some(arrival) => brought(ctx.ctx, arrival) as u32,
+        None => done as u32,
+    }
+}
+
+/// All but what another host brought.
+#[inline(never)]
+fn arriving(ctx: *mut xdp_md) -> u64 {
+    let mut frame = Frame { ctx: XdpContext::new(ctx) };
     let bytes = frame.whole();
     let ifindex = frame.ifindex();
-    let mut outcome = decide::uplink(&mut frame, &Maps, ifindex);
-    let code = match outcome.action {
-        Action::Pass | Action::PassToListener => XDP_PASS,
-        Action::Deliver => {
-            // A frame redirected into a veth loses GRO: `tc_uplink` delivers what GRO has merged.
-            let (ifindex, mac) = (outcome.ifindex, outcome.mac);
-            if frame.leave(Judged { magic: Judged::MAGIC, ifindex, mac }).is_some() {
-                XDP_PASS
-            } else {
-                outcome = Outcome::failed();
-                XDP_DROP
-            }
-        }
-        // Nothing is sent from here: see `Packet::SENDS`.
-        Action::Drop | Action::Send | Action::Bounce => XDP_DROP,
-    };
-    let counter = Hook::XdpUplink.counter(outcome.verdict);
-    maps::count(&frame.ctx, Hook::XdpUplink, counter, &outcome, bytes);
-    code
+    match decide::arriving(&mut frame, &Maps, ifindex) {
+        Ok(outcome) => halves::done(frame.finish(outcome, bytes)),
+        Err(arrival) => halves::go_on(arrival),
+    }
+}
+
+/// What another host brought.
+#[inline(never)]
+fn brought(ctx: *mut xdp_md, arrival: Arrival) -> u64 {
+    let mut frame = Frame { ctx: XdpContext::new(ctx) };
+    let bytes = frame.whole();
+    let arrival = Arrival(frame.forget(arrival.0));
+    let outcome = decide::brought(&mut frame, &Maps, arrival);
+    halves::done(frame.finish(outcome, bytes))
 }
 
 struct Frame {
@@ -52,6 +61,30 @@ struct Frame {
 }
 
 impl Frame {
+    /// Carries the decision out, then counts what really happened.
+    #[inline(always)]
+    fn finish(mut self, mut outcome: Outcome, bytes: u64) -> u32 {
+        let code = match outcome.action {
+            Action::Pass | Action::PassToListener => XDP_PASS,
+            Action::Deliver => {
+                // A frame redirected into a veth loses GRO: `tc_uplink` delivers what GRO has
+                // merged.
+                let (ifindex, mac) = (outcome.ifindex, outcome.mac);
+                if self.leave(Judged { magic: Judged::MAGIC, ifindex, mac }).is_some() {
+                    XDP_PASS
+                } else {
+                    outcome = Outcome::failed();
+                    XDP_DROP
+                }
+            }
+            // Nothing is sent from here: see `Packet::SENDS`.
+            Action::Drop | Action::Send | Action::Bounce => XDP_DROP,
+        };
+        let counter = Hook::XdpUplink.counter(outcome.verdict);
+        maps::count(&self.ctx, Hook::XdpUplink, counter, &outcome, bytes);
+        code
+    }
+
     /// Bytes of the whole frame. A large one may lie in several buffers, of which the program
     /// reads the first; the kernel is asked only if an IP packet does not end there.
     #[inline(always)]

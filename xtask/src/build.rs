@@ -41,6 +41,8 @@ pub(crate) fn bpf(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
     let mut flags = rustflags();
     // `--btf`: the loader relocates by type information.
     flags.extend(["-Cdebuginfo=2".to_owned(), "-Clink-arg=--btf".to_owned()]);
+    // Else each `memset` and `memcpy` is a call of a loop over bytes.
+    flags.push("-Clink-arg=--disable-expand-memcpy-in-order".to_owned());
     flags.push(format!("-Clinker={}", workspace.tool("bpf-linker").display()));
 
     let mut command = toolchain.cargo();

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 
 use edge_common::{
-    address::Address,
     decide::{self, Action, Outcome},
     native::{Early, Frame, Rows},
     verdict::Hook,
@@ -36,7 +35,7 @@ pub fn compare_native(
         Hook::TcUplink => decide::uplink(&mut after, rows, ingress),
         Hook::TcContainer => decide::container(&mut after, rows, ingress),
     };
-    let found = (outcome.verdict, fate(&outcome), passage(&outcome));
+    let found = (outcome.verdict, fate(&outcome, rows), passage(&outcome));
     let expected = (answer.verdict, answer.fate, answer.passage);
     if found != expected {
         return Err(format!("natively: {found:?}, the model says {expected:?}"));
@@ -65,7 +64,7 @@ pub(super) fn judge(
     }
 }
 
-fn fate(outcome: &Outcome) -> Fate {
+fn fate(outcome: &Outcome, rows: &Rows) -> Fate {
     match outcome.action {
         Action::Pass => Fate::Pass,
         Action::PassToListener => Fate::PassToListener,
@@ -75,8 +74,7 @@ fn fate(outcome: &Outcome) -> Fate {
             Fate::Deliver { veth: outcome.ifindex, mac: [a, b, c, d, e, f] }
         }
         Action::Send => {
-            let hop = outcome.next_hop;
-            let next_hop = (hop != Address::default()).then(|| match hop.into() {
+            let next_hop = outcome.next_hop(rows).map(|hop| match (*hop).into() {
                 IpAddr::V6(v6) => v6,
                 IpAddr::V4(v4) => v4.to_ipv6_mapped(),
             });

@@ -55,7 +55,8 @@ pub fn judged(hook: Hook, frame: &[u8], rows: &Rows) -> Case {
         Hook::TcUplink => decide::uplink(&mut after, rows, SENDER),
         Hook::TcContainer => decide::container(&mut after, rows, SENDER),
     };
-    let Outcome { verdict, action, ifindex, mac, next_hop, mtu, passage, slot } = outcome;
+    let next_hop = outcome.next_hop(rows).copied().unwrap_or_default();
+    let Outcome { verdict, action, ifindex, mac, passage, slot, .. } = outcome;
     let [a, b, c, d, e, f, _, _] = mac;
     let receiver = Owner { ifindex, mac: [a, b, c, d, e, f] };
     Case {
@@ -66,7 +67,7 @@ pub fn judged(hook: Hook, frame: &[u8], rows: &Rows) -> Case {
         receiver: (action == Action::Deliver).then_some(receiver),
         leaves_by: ifindex,
         next_hop,
-        mtu,
+        mtu: 0,
         is_deferred: false,
         tunnel: (passage != Passage::None).then_some((passage, slot)),
         after: after.0,

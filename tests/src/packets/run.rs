@@ -26,7 +26,7 @@ const TC_ACT_REDIRECT: u32 = 7;
 /// Runs all rows of an uplink table.
 pub fn uplink(kernel: &Kernel, rows: &Rows, cases: &[Case]) {
     check(cases, |case| {
-        let native = native(case, |frame| decide::uplink(frame, rows, SENDER));
+        let native = native(case, rows, |frame| decide::uplink(frame, rows, SENDER));
         let xdp = differs(kernel.run(Hook::XdpUplink, case), || in_xdp(case));
         let tcx = differs(kernel.run(Hook::TcUplink, case), || in_tcx(case));
         [("native", native), ("xdp_uplink", xdp), ("tc_uplink", tcx)].to_vec()
@@ -54,7 +54,7 @@ pub fn alike(kernel: &Kernel, rows: &Rows, way: Way, frame: &[u8]) -> Result<(),
 /// Runs rows whose frames fill several of XDP's buffers.
 pub fn jumbo(kernel: &Kernel, rows: &Rows, cases: &[Case]) {
     check(cases, |case| {
-        let native = native(case, |frame| decide::uplink(frame, rows, SENDER));
+        let native = native(case, rows, |frame| decide::uplink(frame, rows, SENDER));
         let xdp = differs(kernel.run(Hook::XdpUplink, case), || in_xdp(case));
         [("native", native), ("xdp_uplink", xdp)].to_vec()
     });
@@ -63,7 +63,7 @@ pub fn jumbo(kernel: &Kernel, rows: &Rows, cases: &[Case]) {
 /// Runs all rows of a container table.
 pub fn container(kernel: &Kernel, rows: &Rows, cases: &[Case]) {
     check(cases, |case| {
-        let native = native(case, |frame| decide::container(frame, rows, SENDER));
+        let native = native(case, rows, |frame| decide::container(frame, rows, SENDER));
         let tcx = differs(kernel.run(Hook::TcContainer, case), || in_tcx(case));
         [("native", native), ("tc_container", tcx)].to_vec()
     });
@@ -75,7 +75,7 @@ pub fn in_turn(name: &str, cases: &[Case]) {
     let rows = bounds::rows();
     let [xdp, tcx] = ["xdp", "tcx"].map(|hook| Kernel::load_bounded(&format!("{name}-{hook}")));
     check(cases, |case| {
-        let native = native(case, |frame| decide::uplink(frame, &rows, SENDER));
+        let native = native(case, &rows, |frame| decide::uplink(frame, &rows, SENDER));
         let xdp = differs(xdp.run(Hook::XdpUplink, case), || in_xdp(case));
         let tcx = differs(tcx.run(Hook::TcUplink, case), || in_tcx(case));
         [("native", native), ("xdp_uplink", xdp), ("tc_uplink", tcx)].to_vec()
@@ -99,7 +99,7 @@ fn check(cases: &[Case], run: impl Fn(&Case) -> Vec<(&'static str, Option<String
     assert!(report.is_empty(), "\n{report}");
 }
 
-fn native(case: &Case, decide: impl Fn(&mut Frame) -> Outcome) -> Option<String> {
+fn native(case: &Case, rows: &Rows, decide: impl Fn(&mut Frame) -> Outcome) -> Option<String> {
     let mut frame = Frame(case.frame.clone());
     let outcome = decide(&mut frame);
     let (ifindex, mac) = match (case.action, case.receiver) {
@@ -108,9 +108,11 @@ fn native(case: &Case, decide: impl Fn(&mut Frame) -> Outcome) -> Option<String>
         _ => (0, [0; 8]),
     };
     let (passage, slot) = case.tunnel.unwrap_or((Passage::None, 0));
-    let (next_hop, mtu) = (case.next_hop, case.mtu);
+    let next_hop = outcome.next_hop(rows).copied().unwrap_or_default();
+    // Which way it is the next hop says.
+    let way = if next_hop == case.next_hop { outcome.way } else { u32::MAX };
     let (verdict, action) = (case.verdict, case.action);
-    let expected = Outcome { verdict, action, ifindex, mac, next_hop, mtu, passage, slot };
+    let expected = Outcome { verdict, action, ifindex, mac, way, passage, slot };
     differs(Some((outcome, frame.0)), || (expected, case.after.clone()))
 }
 
