@@ -94,7 +94,7 @@ impl Outcome {
     /// By a host's way, as it is.
     #[inline(always)]
     pub(crate) const fn by(self, host: u32, path: usize) -> Self {
-        Self { way: host << 8 | path as u32 + 1, ..self }
+        Self { way: (host << 8) | (path as u32 + 1), ..self }
     }
 
     /// For `Send`: the IPv6 address of the next hop, if the routing table is not to name it.
