@@ -10,6 +10,7 @@ pub mod error;
 pub mod gateway;
 pub mod host;
 pub mod metrics;
+mod pem_files;
 mod places;
 pub mod region;
 mod watched;

@@ -100,6 +100,12 @@ impl Edge {
         self.daemon = Some(daemon);
     }
 
+    /// Starts the daemon, whatever becomes of it.
+    #[track_caller]
+    pub fn attempt(&self) -> Running {
+        self.daemon_in(&self.netns).running()
+    }
+
     /// Gives what `edge token create` printed to the first start of a host.
     pub fn set_token(&mut self, token: &str) {
         self.token = Some(token.to_owned());

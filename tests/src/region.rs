@@ -1,6 +1,7 @@
 //! A region of several machines in network namespaces: an internet with a client in it, gateways,
 //! hosts, and the underlay between them.
 
+mod keeper;
 mod machine;
 mod plan;
 mod scene;
@@ -8,6 +9,7 @@ mod underlay;
 
 use std::net::IpAddr;
 
+pub use keeper::Keeper;
 pub use machine::Machine;
 pub use plan::Plan;
 pub use scene::{Place, Scene};
@@ -26,6 +28,8 @@ pub struct Region {
     pub gateways: Vec<Machine>,
     /// In the order in which they joined.
     pub hosts: Vec<Machine>,
+    /// Of a region with several gateways.
+    pub keeper: Option<Keeper>,
     /// What they stand in.
     pub scene: Scene,
     plan: Plan,
@@ -42,13 +46,14 @@ impl Region {
     #[track_caller]
     fn new(plan: Plan) -> Self {
         let scene = Scene::new(&plan);
-        let mut region = Self { gateways: Vec::new(), hosts: Vec::new(), scene, plan, joined: 0 };
-        for number in 1..=region.plan.gateways {
-            let place = region.scene.place(&format!("gateway{number}"), number);
-            let arguments = region.plan.gateway_arguments();
-            let mut edge = Edge::of(Role::Gateway, &place.netns, &words(&arguments));
-            edge.start();
-            region.gateways.push(Machine { edge, place });
+        let several = plan.gateways > 1;
+        let keeper = several.then(|| Keeper::at(scene.place("store", Scene::STORE)));
+        let (gateways, hosts) = Default::default();
+        let mut region = Self { gateways, hosts, keeper, scene, plan, joined: 0 };
+        for _ in 0..region.plan.gateways {
+            let mut gateway = region.stopped_gateway(&[]);
+            gateway.edge.start();
+            region.gateways.push(gateway);
         }
         for _ in 0..region.plan.hosts {
             region.join();
@@ -57,16 +62,37 @@ impl Region {
         region
     }
 
+    /// One more gateway, whose daemon waits to be started, with further arguments.
+    #[track_caller]
+    pub fn stopped_gateway(&self, arguments: &[&str]) -> Machine {
+        let number = u8::try_from(self.gateways.len()).expect("a few gateways") + 1;
+        let place = self.scene.place(&format!("gateway{number}"), number);
+        let mut all = self.plan.gateway_arguments();
+        if let Some(keeper) = &self.keeper {
+            all.extend(["--store".to_owned(), keeper.store()]);
+        }
+        let edge =
+            Edge::of(Role::Gateway, &place.netns, &[words(&all), arguments.to_vec()].concat());
+        Machine { edge, place }
+    }
+
     /// Lets one more host join, and waits until it is ready, not until all know of it.
     #[track_caller]
     pub fn join(&mut self) -> &mut Machine {
+        let token = self.token();
+        self.join_by(&token)
+    }
+
+    /// The same with this token.
+    #[track_caller]
+    pub fn join_by(&mut self, token: &str) -> &mut Machine {
         self.joined += 1;
         let number = self.joined;
         // The gateways have the numbers below.
         let place = self.scene.place(&format!("host{number}"), Scene::FIRST_HOST + number);
         let arguments = self.plan.host_arguments();
         let mut edge = Edge::of(Role::Host, &place.netns, &words(&arguments));
-        edge.set_token(&self.token());
+        edge.set_token(token);
         edge.start();
         self.hosts.push(Machine { edge, place });
         self.hosts.last_mut().expect("it was pushed just now")

@@ -1,6 +1,6 @@
 //! Options of the daemons of a region of several machines, and of the commands about it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -10,7 +10,10 @@ use super::{
     up::{Datapath, OperationArgs, UpArgs},
     values::{self, Name, Uplink},
 };
-use crate::region::roster::Carriage;
+use crate::region::{
+    etcd::{self, Access},
+    roster::Carriage,
+};
 
 /// The port of the control plane.
 pub const CONTROL_PORT: u16 = 7443;
@@ -41,6 +44,46 @@ pub struct GatewayArgs {
     /// Send a secret with each packet between machines: for an underlay that strangers can send to
     #[arg(long, help_heading = "Region")]
     pub region_key: bool,
+    /// Where the region's state is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// Where a region's state is, and how to be let in.
+#[derive(Debug, Clone, Default, Args)]
+pub struct StoreArgs {
+    /// Where the region's gateways keep its state, if there are several:
+    /// etcd://HOST:PORT[,HOST:PORT…][/PREFIX], or etcds://… over TLS [default: this gateway's
+    /// own --state-dir]
+    #[arg(long, value_name = "PLACE", help_heading = "Region")]
+    pub store: Option<etcd::Place>,
+    /// Certificates, PEM, that etcd's are checked with
+    #[arg(long, value_name = "FILE", requires = "store", help_heading = "Region")]
+    pub store_ca: Option<PathBuf>,
+    /// This gateway's certificate for etcd, PEM
+    #[arg(long, value_name = "FILE", requires = "store_key", help_heading = "Region")]
+    pub store_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "store_cert", help_heading = "Region")]
+    pub store_key: Option<PathBuf>,
+    /// The user that this gateway is to etcd
+    #[arg(long, value_name = "NAME", requires = "store_password", help_heading = "Region")]
+    pub store_user: Option<String>,
+    /// File with its password
+    #[arg(long, value_name = "FILE", requires = "store_user", help_heading = "Region")]
+    pub store_password: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    /// Where etcd is, if that is where the state is, and who this gateway is to it.
+    pub(crate) fn etcd(self) -> Option<(etcd::Place, Access)> {
+        let access = Access {
+            ca: self.store_ca,
+            identity: self.store_cert.zip(self.store_key),
+            user: self.store_user.zip(self.store_password),
+        };
+        Some((self.store?, access))
+    }
 }
 
 /// Options of `edge host`.

@@ -20,12 +20,18 @@ use super::{
     underlay,
 };
 use crate::{
+    cli::UpArgs,
     error::{Error, Kind},
-    gateway::region_tunnels::{Places, RegionTunnels},
+    gateway::{
+        authority as tls,
+        region_tunnels::{Places, RegionTunnels},
+    },
     host::{tunnel_rows::TunnelRows, uplink::Uplink},
     region::{
         claims::{Claims, Terms},
-        identity::Authority,
+        common,
+        etcd::Etcd,
+        identity::{Authority, Credentials},
         member::Member,
         ports::Ports,
         rest::REST,
@@ -53,8 +59,8 @@ pub(super) struct Ground<'d> {
     pub(super) gateway: &'d Gateway,
     pub(super) machine: &'d Machine,
     pub(super) state_dir: &'d Path,
-    /// The region's state.
-    pub(super) store: Arc<dyn Store>,
+    /// The region's state, if this gateway is its only one.
+    pub(super) durable: Arc<dyn Store>,
     /// What lives no longer than the machine runs.
     pub(super) leased: &'d Arc<dyn Store>,
     pub(super) uplinks: &'d [Uplink],
@@ -77,9 +83,10 @@ impl Ground<'_> {
         stop: CancellationToken,
     ) -> anyhow::Result<Founded> {
         let terms = Terms::default();
-        let claims = Claims::new(self.store.clone(), terms);
-        let settings = self.settings(claims.settings().await?).await?;
-        let authority = Arc::new(Authority::open_or_create(self.state_dir, &settings.region)?);
+        let store = self.store().await?;
+        let claims = Claims::new(store.clone(), terms);
+        let settings = self.settings(&claims).await?;
+        let authority = Arc::new(self.authorities(&store).await?);
         claims.refuse_outside(settings.ipv4_pool).await.context("--ipv4-pool")?;
         let listener = match inherited.take(CONTROL).next() {
             Some(open) => TcpListener::from_std(open.into()).context("control plane")?,
@@ -93,25 +100,49 @@ impl Ground<'_> {
         let (first, last) = settings.raw_ports;
         // Those of tunnels that are there are lent when the region's state is opened.
         let lent = BTreeSet::new();
-        let ports = Ports::open(self.store.clone(), first..=last, REST, &lent);
+        let ports = Ports::open(store.clone(), first..=last, REST, &lent);
         let places = Places {
             host,
             domain: settings.domain.clone(),
             tls_port: self.tls_port,
-            raw_host: settings.raw_host.clone(),
+            raw_host: self.raw_host.clone(),
             raw_ports: settings.raw_ports,
+            public: self.uplinks.iter().flat_map(|uplink| uplink.addresses.clone()).collect(),
         };
         let tunnels = RegionTunnels::new(ports.await?, self.rows.clone(), places);
-        let plane =
-            ControlPlane::open(self.store, authority, &settings, terms, tunnels.clone(), stop);
+        let plane = ControlPlane::open(store, authority, &settings, terms, tunnels.clone(), stop);
         let plane = Arc::new(plane.await?);
         let containers = membership::containers(self.leased, host).await?;
         let member = Member::open(self.state_dir, credentials, About::default(), containers)?;
         Ok(Founded { plane, tunnels, member: Arc::new(member), settings, listener })
     }
 
-    /// What all machines of the region have in common; `kept` is what they had before.
-    async fn settings(&self, kept: Option<RegionSettings>) -> anyhow::Result<RegionSettings> {
+    /// The region's state: this machine's own, or one that all its gateways share.
+    async fn store(&self) -> anyhow::Result<Arc<dyn Store>> {
+        let Some((place, access)) = &self.gateway.etcd else { return Ok(self.durable.clone()) };
+        Ok(Arc::new(Etcd::open(place.clone(), access).await.context("--store")?))
+    }
+
+    /// The authority over the region's machines; with other gateways this one has it, and the one
+    /// over tunnels' names, in common.
+    async fn authorities(&self, store: &Arc<dyn Store>) -> anyhow::Result<Authority> {
+        let (dir, region) = (self.state_dir, self.gateway.region.as_str());
+        let machines = || Authority::open_or_create(dir, region);
+        if self.gateway.etcd.is_none() {
+            return Ok(machines()?);
+        }
+        let UpArgs { cert, domain, .. } = &self.orders.args;
+        if cert.is_none() {
+            let dir = &dir.join(tls::DIRECTORY);
+            let tunnels = || tls::Authority::open_or_create(dir, domain);
+            common::open(store, &tls::Authority::pair(dir), tunnels).await?;
+        }
+        Ok(common::open(store, &Authority::pair(dir), machines).await?)
+    }
+
+    /// What all machines of the region have in common.
+    async fn settings(&self, claims: &Claims) -> anyhow::Result<RegionSettings> {
+        let kept = claims.settings().await?;
         let Gateway { region, carriage, region_key, .. } = self.gateway;
         let args = &self.orders.args;
         let exposed = underlay::exposed(self.underlays, self.uplinks, self.machine).await?;
@@ -132,9 +163,9 @@ impl Ground<'_> {
             _ => *region_key && *carriage == Carriage::Geneve,
         };
         let kept = kept.filter(|kept| kept.region == region.as_str());
-        let keys = match kept {
+        let keys = match &kept {
             _ if !keyed => Vec::new(),
-            Some(kept) if !kept.keys.is_empty() => kept.keys,
+            Some(kept) if !kept.keys.is_empty() => kept.keys.clone(),
             _ => vec![rand::random()],
         };
         let settings = RegionSettings {
@@ -148,9 +179,43 @@ impl Ground<'_> {
             keys,
             carriage: *carriage,
         };
+        let own = Credentials::load(self.state_dir)?.map(|own| own.membership.host);
+        let others = claims.gateways(own).await?;
+        let settings = match (kept, others.first()) {
+            (Some(kept), Some(other)) => agreed(settings, kept, *other)?,
+            _ => settings,
+        };
         underlay::fits(self.underlays, &settings)?;
         Ok(settings)
     }
+}
+
+/// The settings by which another gateway serves, if this one is told the same.
+fn agreed(
+    told: RegionSettings,
+    kept: RegionSettings,
+    other: u16,
+) -> anyhow::Result<RegionSettings> {
+    let raw_ports = |of: &RegionSettings| format!("{}-{}", of.raw_ports.0, of.raw_ports.1);
+    let differing = [
+        ("--domain", told.domain.clone(), kept.domain.clone()),
+        ("--ipv4-pool", told.ipv4_pool.to_string(), kept.ipv4_pool.to_string()),
+        ("--raw-ports", raw_ports(&told), raw_ports(&kept)),
+        ("--carriage", told.carriage.to_string(), kept.carriage.to_string()),
+        ("--region-key", on(!told.keys.is_empty()), on(!kept.keys.is_empty())),
+    ];
+    for (option, told, kept) in differing {
+        if told != kept {
+            let cause = format_args!("{told} here, but gateway {other} of the region has {kept}");
+            let remedy = "give all gateways of a region the same, or change it while none runs";
+            return Err(Error::new(Kind::Refused, option, cause, remedy).into());
+        }
+    }
+    Ok(kept)
+}
+
+fn on(on: bool) -> String {
+    if on { "on" } else { "off" }.to_owned()
 }
 
 /// A region's number: the one at the end of its name, else one that the name gives.

@@ -1,6 +1,6 @@
 //! What a daemon of a region of several machines has more than one that is alone.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Kind},
     gateway::region_tunnels::RegionTunnels,
     host::{
-        steering::{KernelSteering, Replies},
+        steering::{self, KernelSteering, Replies},
         underlay::{Own, Underlay},
         uplink::{self, Uplink},
     },
@@ -26,7 +26,7 @@ use crate::{
         roster::{self, About, RegionSettings, Role},
         server::ControlPlane,
         tunnel::Directory as _,
-        view::View,
+        view::{Host, View},
     },
 };
 
@@ -110,6 +110,7 @@ impl Joined {
             underlay: underlay::addresses(&self.underlays),
             uplinks: both.map(uplink).collect(),
             public: if self.public.is_some() { public.collect() } else { Vec::new() },
+            control: self.public.as_ref().map_or_else(Vec::new, |own| own.endpoints.clone()),
         });
     }
 
@@ -189,19 +190,33 @@ impl Way {
         }
     }
 
-    /// With this view: by a gateway that is there, the lowest first, or by one that was.
+    /// With this view: by the gateway whose address a tunnel has, or while that is away by another
+    /// one with the same addresses; where none is known, by the lowest that is there.
     fn replies(self, view: &View) -> Replies {
         let gateways = || view.hosts.values().filter(|host| host.record.role == Role::Gateway);
-        let Some(gateway) = gateways().find(|host| host.alive).or_else(|| gateways().next()) else {
-            return Replies::Nowhere;
-        };
+        let any = gateways().find(|host| host.alive).or_else(|| gateways().next());
+        let of = gateways().map(|home| {
+            let same = |host: &&Arc<Host>| host.alive && public(host) == public(home);
+            let stands_in = if home.alive { None } else { gateways().find(same) };
+            (home.record.id, self.by(stands_in.unwrap_or(home)))
+        });
+        Replies { of: of.collect(), others: any.map_or_else(Default::default, |any| self.by(any)) }
+    }
+
+    fn by(self, gateway: &Host) -> steering::Reply {
         match self {
-            Self::Gateway => Replies::Gateway(gateway.record.id),
+            Self::Gateway => steering::Reply::Gateway(gateway.record.id),
             Self::Uplink(uplink) => {
-                Replies::Direct { uplink, public: gateway.record.about.public.clone() }
+                let public = gateway.record.about.public.clone();
+                steering::Reply::Direct { uplink, public }
             }
         }
     }
+}
+
+/// What a gateway answers on, in whatever order it said so.
+fn public(gateway: &Host) -> BTreeSet<IpAddr> {
+    gateway.record.about.public.iter().copied().collect()
 }
 
 /// Both kinds of interfaces, each once.
@@ -254,11 +269,12 @@ pub(super) fn located(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::region::{roster::HostRecord, view::Host};
+    use crate::{host::steering::Reply as By, region::roster::HostRecord};
 
-    fn view(gateways: &[(u16, bool)]) -> View {
-        let host = |(id, alive): &(u16, bool)| {
-            let about = About { public: vec![[203, 0, 113, *id as u8].into()], ..About::default() };
+    /// Gateways by number, the last byte of their address, and whether they are there.
+    fn view(gateways: &[(u16, u8, bool)]) -> View {
+        let host = |(id, last, alive): &(u16, u8, bool)| {
+            let about = About { public: vec![[203, 0, 113, *last].into()], ..About::default() };
             let record = HostRecord {
                 id: *id,
                 role: Role::Gateway,
@@ -272,13 +288,28 @@ mod tests {
     }
 
     #[test]
-    fn replies_go_by_a_gateway_that_is_there() {
-        let by = |gateways: &[(u16, bool)]| Way::Gateway.replies(&view(gateways));
-        assert_eq!(by(&[]), Replies::Nowhere);
-        assert_eq!(by(&[(3, true), (5, true)]), Replies::Gateway(3));
-        assert_eq!(by(&[(3, false), (5, true)]), Replies::Gateway(5));
-        assert_eq!(by(&[(3, false), (5, false)]), Replies::Gateway(3), "better than none");
-        let direct = Way::Uplink(7).replies(&view(&[(3, true)]));
-        assert_eq!(direct, Replies::Direct { uplink: 7, public: vec![[203, 0, 113, 3].into()] });
+    fn replies_go_by_the_gateway_of_their_address() {
+        let of = |gateways: &[(u16, u8, bool)], home: u16| {
+            let Replies { of, others } = Way::Gateway.replies(&view(gateways));
+            of.get(&home).cloned().unwrap_or(others)
+        };
+        let apart = |three, five| [(3, 3, three), (5, 5, five)];
+        assert_eq!(of(&apart(true, true), 5), By::Gateway(5));
+        assert_eq!(of(&apart(true, false), 5), By::Gateway(5), "no other has its address");
+        let same = |three, five| [(3, 1, three), (5, 1, five)];
+        assert_eq!(of(&same(true, true), 5), By::Gateway(5));
+        assert_eq!(of(&same(true, false), 5), By::Gateway(3));
+        assert_eq!(of(&same(false, false), 5), By::Gateway(5));
+    }
+
+    #[test]
+    fn where_no_gateway_is_known_they_go_by_one_that_is_there() {
+        let others = |gateways: &[(u16, u8, bool)]| Way::Gateway.replies(&view(gateways)).others;
+        assert_eq!(others(&[]), By::Nowhere);
+        assert_eq!(others(&[(3, 3, true), (5, 5, true)]), By::Gateway(3));
+        assert_eq!(others(&[(3, 3, false), (5, 5, true)]), By::Gateway(5));
+        assert_eq!(others(&[(3, 3, false), (5, 5, false)]), By::Gateway(3), "better than none");
+        let direct = Way::Uplink(7).replies(&view(&[(3, 3, true)])).others;
+        assert_eq!(direct, By::Direct { uplink: 7, public: vec![[203, 0, 113, 3].into()] });
     }
 }

@@ -20,7 +20,11 @@ use super::{
 };
 use crate::{
     cli::UpArgs,
-    gateway::{self, Gateway, Limits, authority::Authority, certificates::Certificates},
+    gateway::{
+        self, Gateway, Limits,
+        authority::{self, Authority},
+        certificates::Certificates,
+    },
     host::{netns::NetNs, service::Service, uplink::Uplink},
 };
 
@@ -96,7 +100,7 @@ fn certificates(args: &UpArgs, state_dir: &Path) -> anyhow::Result<(Certificates
     if let (Some(cert), Some(key)) = (&args.cert, &args.key) {
         return Ok((Certificates::from_files(cert, key, &args.domain)?, String::new()));
     }
-    let authority = Authority::open_or_create(&state_dir.join("ca"), &args.domain)?;
-    let ca = state_dir.join("ca").join("ca.pem").display().to_string();
-    Ok((Certificates::own(authority), ca))
+    let dir = state_dir.join(authority::DIRECTORY);
+    let ca = Authority::pair(&dir).certificate.display().to_string();
+    Ok((Certificates::own(Authority::open_or_create(&dir, &args.domain)?), ca))
 }

@@ -8,7 +8,10 @@ use crate::{
         region::Reply,
         values::{self, PortRange},
     },
-    region::roster::{Carriage, RegionSettings},
+    region::{
+        etcd,
+        roster::{Carriage, RegionSettings},
+    },
 };
 
 /// What a daemon is told, by whichever command.
@@ -39,6 +42,8 @@ pub(crate) struct Gateway {
     pub(crate) control: SocketAddr,
     pub(crate) carriage: Carriage,
     pub(crate) region_key: bool,
+    /// Where the region's state is, if it is not this machine's own.
+    pub(crate) etcd: Option<(etcd::Place, etcd::Access)>,
 }
 
 /// What only hosts are told.
@@ -76,10 +81,10 @@ impl From<UpArgs> for Orders {
 
 impl From<GatewayArgs> for Orders {
     fn from(args: GatewayArgs) -> Self {
-        let GatewayArgs { up, region, underlay, control, carriage, region_key } = args;
-        let underlays = underlay.underlays;
-        let role = Role::Gateway(Gateway { region, underlays, control, carriage, region_key });
-        Self { args: up, role }
+        let GatewayArgs { up, region, underlay, control, carriage, region_key, store } = args;
+        let (underlays, etcd) = (underlay.underlays, store.etcd());
+        let gateway = Gateway { region, underlays, control, carriage, region_key, etcd };
+        Self { args: up, role: Role::Gateway(gateway) }
     }
 }
 

@@ -116,7 +116,7 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
     let mut joined = match (&orders.role, member) {
         (Role::Gateway(gateway), _) => {
             let stop = CancellationToken::new();
-            let (state_dir, store) = (&*state_dir, store.clone());
+            let (state_dir, durable) = (&*state_dir, store.clone());
             let (uplinks, rows, raw_host) = (&uplinks, &rows, raw_host(args, &uplinks));
             let underlays_of = &underlays;
             let ground = founding::Ground {
@@ -124,7 +124,7 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
                 gateway,
                 machine,
                 state_dir,
-                store,
+                durable,
                 leased: &leased,
                 uplinks,
                 underlays: underlays_of,

@@ -19,7 +19,11 @@ use rustls::{
 use time::{Duration, OffsetDateTime};
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, parse_x509_certificate};
 
-use super::{authority_error::AuthorityError, key_files};
+use super::authority_error::AuthorityError;
+use crate::{pem_files, region::common::Pair};
+
+/// Where a daemon keeps it, within its state's directory.
+pub const DIRECTORY: &str = "ca";
 
 const CA_FILE: &str = "ca.pem";
 const CA_KEY_FILE: &str = "ca-key.pem";
@@ -75,6 +79,12 @@ impl Authority {
         Ok(authority)
     }
 
+    /// Where the one kept in `dir` is.
+    pub fn pair(dir: &Path) -> Pair {
+        let [certificate, key] = [CA_FILE, CA_KEY_FILE].map(|name| dir.join(name));
+        Pair { name: "authority/tunnels", certificate, key }
+    }
+
     /// Issues a certificate for one name of the domain, with a key of its own.
     ///
     /// # Errors
@@ -107,8 +117,8 @@ impl Authority {
         let params = ca_params(&domain);
         let certificate = params.self_signed(&key).map_err(failed)?;
         let ca_pem = certificate.pem();
-        write(&dir.join(CA_KEY_FILE), &key.serialize_pem(), key_files::PRIVATE)?;
-        write(&dir.join(CA_FILE), &ca_pem, key_files::PUBLIC)?;
+        write(&dir.join(CA_KEY_FILE), &key.serialize_pem(), pem_files::PRIVATE)?;
+        write(&dir.join(CA_FILE), &ca_pem, pem_files::PUBLIC)?;
         tracing::info!(%domain, ca = %dir.join(CA_FILE).display(), "made a certificate authority; clients have to trust its certificate");
         let expires = params.not_after;
         Ok(Self { domain, issuer: Issuer::new(params, key), expires, ca_pem })
@@ -162,8 +172,8 @@ impl Authority {
             }
         }
         let (certificate, key, _) = self.sign(&format!("*.{}", self.domain), WILDCARD_LIFETIME)?;
-        write(&dir.join(WILDCARD_KEY_FILE), &key.serialize_pem(), key_files::PRIVATE)?;
-        write(&path, &certificate.pem(), key_files::PUBLIC)
+        write(&dir.join(WILDCARD_KEY_FILE), &key.serialize_pem(), pem_files::PRIVATE)?;
+        write(&path, &certificate.pem(), pem_files::PUBLIC)
     }
 
     fn signed(&self, certificate: &X509Certificate<'_>) -> bool {
@@ -253,7 +263,7 @@ fn read(path: &Path) -> Result<Option<String>, AuthorityError> {
 }
 
 fn write(path: &Path, content: &str, mode: u32) -> Result<(), AuthorityError> {
-    key_files::write(path, content.as_bytes(), mode).map_err(|source| file("write", path, source))
+    pem_files::write(path, content.as_bytes(), mode).map_err(|source| file("write", path, source))
 }
 
 fn file(action: &'static str, path: &Path, source: io::Error) -> AuthorityError {

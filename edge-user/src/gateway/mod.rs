@@ -22,7 +22,6 @@ pub mod fuzzing;
 mod h2_frames;
 mod h2_guard;
 mod hpack;
-mod key_files;
 pub mod metrics;
 pub mod operator_files;
 mod proxy_header;

@@ -2,7 +2,8 @@
 //! gateway's ports, its index for the relay, and the kernel's tables.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -18,7 +19,7 @@ use crate::{
         names,
         ports::Ports,
         registry::{Refusal, Registry},
-        roster::{Allotted, ContainerRecord, TunnelRecord},
+        roster::{About, Allotted, ContainerRecord, TunnelRecord},
         tunnel::{Container, Directory, RawSocket, Tunnel, TunnelOptions, TunnelStats},
         tunnels::Index,
     },
@@ -45,6 +46,8 @@ pub struct Places {
     pub tls_port: u16,
     /// What clients of raw ports dial.
     pub raw_host: String,
+    /// What this gateway answers on.
+    pub public: BTreeSet<IpAddr>,
     /// First and last raw port.
     pub raw_ports: (u16, u16),
 }
@@ -88,7 +91,8 @@ impl RegionTunnels {
                 let taken = self.ports.take(container, steering::in_use).await;
                 let port = taken.map_err(|error| Refusal::Exhausted(error.to_string()))?;
                 self.lent().insert(port);
-                Some(RawSocket { host: self.place.raw_host.clone(), port })
+                let (host, gateway) = (self.place.raw_host.clone(), self.place.host);
+                Some(RawSocket { host, port, gateway })
             }
         };
         let name = match previous {
@@ -98,7 +102,12 @@ impl RegionTunnels {
         Ok(Allotted { name, tls_port: self.place.tls_port, raw })
     }
 
-    fn admit(&self, record: &TunnelRecord, container: &ContainerRecord) -> Result<(), Refusal> {
+    fn admit(
+        &self,
+        record: &TunnelRecord,
+        container: &ContainerRecord,
+        home: Option<&About>,
+    ) -> Result<(), Refusal> {
         let (first, last) = self.place.raw_ports;
         if let Some(raw) =
             record.place.raw.as_ref().filter(|raw| !(first..=last).contains(&raw.port))
@@ -110,7 +119,8 @@ impl RegionTunnels {
             )));
         }
         let tunnel = Arc::new(tunnel(record, container));
-        let target = (record.host != self.place.host).then_some(Target::Host(record.host));
+        let target = (record.host != self.place.host)
+            .then(|| Target::Host { number: record.host, native: self.is_home(record, home) });
         if let Some(target) = target {
             let opened = self.rows.open(&tunnel, target);
             opened.map_err(|error| Refusal::Failed(format!("the kernel's tables: {error:#}")))?;
@@ -118,6 +128,16 @@ impl RegionTunnels {
         self.index.insert(&tunnel);
         self.open().insert(record.id.clone(), Open { tunnel, target });
         Ok(())
+    }
+
+    /// Whether the replies of a raw tunnel come by this gateway, or by one with the same addresses.
+    fn is_home(&self, record: &TunnelRecord, home: Option<&About>) -> bool {
+        let Some(raw) = &record.place.raw else { return true };
+        let same = |home: &About| home.public.iter().copied().collect::<BTreeSet<_>>();
+        raw.gateway == self.place.host
+            // An older gateway wrote it, when there was one only.
+            || raw.gateway == 0
+            || home.is_some_and(|home| same(home) == self.place.public)
     }
 
     fn withdraw(&self, record: &TunnelRecord) {
@@ -182,12 +202,17 @@ impl Registry for RegionTunnels {
         .boxed()
     }
 
+    fn lost<'a>(&'a self, tunnel: &'a TunnelRecord) -> BoxFuture<'a, ()> {
+        async { self.ports.lose(&tunnel.container) }.boxed()
+    }
+
     fn open(
         &self,
         tunnel: Arc<TunnelRecord>,
         container: Arc<ContainerRecord>,
+        home: Option<About>,
     ) -> BoxFuture<'_, Result<(), Refusal>> {
-        async move { self.admit(&tunnel, &container) }.boxed()
+        async move { self.admit(&tunnel, &container, home.as_ref()) }.boxed()
     }
 
     fn close<'a>(&'a self, tunnel: &'a TunnelRecord) -> BoxFuture<'a, ()> {

@@ -39,7 +39,16 @@ struct Away {
 
 /// Which way the replies of raw tunnels go.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Replies {
+pub struct Replies {
+    /// Of tunnels whose address is that of the gateway with this number.
+    pub of: BTreeMap<u16, Reply>,
+    /// Of others.
+    pub others: Reply,
+}
+
+/// Which way a reply goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Reply {
     /// No gateway is known.
     #[default]
     Nowhere,
@@ -144,12 +153,12 @@ impl Replies {
 
     fn row(&self, tunnel: &Tunnel, v4: bool) -> ForwardRow {
         let Some(raw) = &tunnel.raw else { return ForwardRow::default() };
-        match self {
-            Self::Nowhere => ForwardRow::default(),
-            Self::Gateway(gateway) => {
+        match self.of.get(&raw.gateway).unwrap_or(&self.others) {
+            Reply::Nowhere => ForwardRow::default(),
+            Reply::Gateway(gateway) => {
                 ForwardRow { gateway: (*gateway).into(), ..ForwardRow::default() }
             }
-            Self::Direct { uplink, public } => {
+            Reply::Direct { uplink, public } => {
                 let public = public.iter().find(|address| address.is_ipv4() == v4);
                 public.map_or_else(ForwardRow::default, |address| ForwardRow {
                     public: Endpoint::from(SocketAddr::new(*address, raw.port)),

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 
 use super::uplink::Uplink;
 use crate::{
-    datapath::Datapath,
+    datapath::{Datapath, UplinkMode},
     region::{
         bounds::{Bounds, Rate},
         tunnel::Tunnel,
@@ -41,7 +41,12 @@ pub enum Target {
         mac: [u8; 8],
     },
     /// On the host with this number.
-    Host(u16),
+    Host {
+        /// The number.
+        number: u16,
+        /// Whether replies come by this machine; else userspace serves the raw port.
+        native: bool,
+    },
 }
 
 #[derive(Default)]
@@ -76,11 +81,11 @@ impl TunnelRows {
 
     /// What a raw packet from outside meets first: `xdp`, `tcx` or `userspace`.
     pub fn path(&self, tunnel: &Tunnel) -> &'static str {
-        let kernel = self.uplinks.iter().filter_map(|uplink| uplink.mode).next();
-        match (&tunnel.raw, kernel) {
-            (Some(_), Some(mode)) => mode.label(),
-            _ => "userspace",
-        }
+        let rows = [true, false].map(|v4| self.datapath.forward(Self::inner(tunnel, v4)));
+        // Whatever the kernel lets in, it answers.
+        let by_kernel = rows.into_iter().flatten().any(|row| row.uplink != 0);
+        let mode = self.uplinks.iter().find_map(|uplink| uplink.mode).filter(|_| by_kernel);
+        mode.map_or("userspace", UplinkMode::label)
     }
 
     /// Opens a tunnel to its container, with fresh counters or, if it is there already, with
@@ -136,16 +141,16 @@ impl TunnelRows {
         if rows.pace.is_some() {
             flags |= TunnelRow::PACED;
         }
-        let (host, ifindex, mac) = match target {
-            Target::Here { ifindex, mac } => (0, ifindex, mac),
-            Target::Host(host) => (host.into(), 0, [0; 8]),
+        let (host, ifindex, mac, native) = match target {
+            Target::Here { ifindex, mac } => (0, ifindex, mac, true),
+            Target::Host { number, native } => (number.into(), 0, [0; 8], native),
         };
         for uplink in &self.uplinks {
             for address in &uplink.addresses {
                 let public = Endpoint::from(SocketAddr::new(*address, raw.port));
                 rows.listeners.push(public);
-                let native = address.is_ipv4() || tunnel.options.native_ipv6;
-                if uplink.mode.is_none() || !native {
+                let by_kernel = native && (address.is_ipv4() || tunnel.options.native_ipv6);
+                if uplink.mode.is_none() || !by_kernel {
                     continue;
                 }
                 let own = Self::inner(tunnel, address.is_ipv4());

@@ -60,6 +60,7 @@ pub(super) fn announcement(about: &About, containers: Vec<wire::Container>) -> w
         uplinks: about.uplinks.iter().map(uplink).collect(),
         public: texts(&about.public),
         containers,
+        control: about.control.clone(),
     }
 }
 
@@ -70,6 +71,7 @@ pub(super) fn about(announced: &wire::Announcement) -> Result<About, Malformed> 
         underlay: parse_all("underlay address", &announced.underlay)?,
         uplinks: announced.uplinks.iter().map(read_uplink).collect(),
         public: parse_all("public address", &announced.public)?,
+        control: announced.control.clone(),
     })
 }
 
@@ -141,6 +143,7 @@ pub(super) fn tunnel(record: &TunnelRecord) -> wire::Tunnel {
         tls_port: record.place.tls_port.into(),
         raw_host: raw.map(|raw| raw.host.clone()),
         raw_port: raw.map(|raw| raw.port.into()),
+        raw_gateway: raw.map_or(0, |raw| raw.gateway.into()),
     }
 }
 
@@ -148,7 +151,8 @@ pub(super) fn tunnel(record: &TunnelRecord) -> wire::Tunnel {
 pub(super) fn read_tunnel(sent: &wire::Tunnel) -> Result<TunnelRecord, Malformed> {
     let raw = match (&sent.raw_host, sent.raw_port) {
         (Some(host), Some(port)) => {
-            Some(RawSocket { host: host.clone(), port: short("raw port", port)? })
+            let gateway = short("gateway", sent.raw_gateway)?;
+            Some(RawSocket { host: host.clone(), port: short("raw port", port)?, gateway })
         }
         _ => None,
     };
@@ -204,6 +208,7 @@ fn host(Host { record, alive }: &Host) -> wire::Host {
         underlay: texts(&record.about.underlay),
         uplinks: record.about.uplinks.iter().map(uplink).collect(),
         public: texts(&record.about.public),
+        control: record.about.control.clone(),
         blocks: texts(&record.blocks),
         key: record.key.clone(),
     }
@@ -220,6 +225,7 @@ fn read_host(sent: &wire::Host) -> Result<Host, Malformed> {
             underlay: parse_all("underlay address", &sent.underlay)?,
             uplinks: sent.uplinks.iter().map(read_uplink).collect(),
             public: parse_all("public address", &sent.public)?,
+            control: sent.control.clone(),
         },
     };
     Ok(Host { record, alive: sent.alive })

@@ -218,6 +218,22 @@ impl Drop for Member {
 }
 
 impl Inner {
+    /// host:port of the gateways to try: those that it was told of, then those that it has heard
+    /// of since. A gateway is served by itself.
+    fn gateways(&self) -> Vec<String> {
+        let mut gateways = self.credentials().membership.endpoints.clone();
+        if self.about.borrow().control.is_empty() {
+            for machine in self.view.borrow().hosts.values() {
+                for gateway in &machine.record.about.control {
+                    if !gateways.contains(gateway) {
+                        gateways.push(gateway.clone());
+                    }
+                }
+            }
+        }
+        gateways
+    }
+
     fn credentials(&self) -> MutexGuard<'_, Credentials> {
         self.credentials.lock().unwrap_or_else(PoisonError::into_inner)
     }

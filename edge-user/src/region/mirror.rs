@@ -128,6 +128,12 @@ impl State {
         self.present.get(&id)
     }
 
+    /// host:port of every gateway that is there.
+    pub fn control(&self) -> Vec<String> {
+        let there = self.present.keys().filter_map(|id| self.hosts.get(id));
+        there.flat_map(|machine| machine.about.control.clone()).collect()
+    }
+
     /// All tunnels, those of hosts that are away too, and whether the host is there.
     pub fn tunnels(&self) -> impl Iterator<Item = (&Arc<TunnelRecord>, bool)> {
         self.tunnels.values().map(|tunnel| (tunnel, self.present.contains_key(&tunnel.host)))

@@ -10,6 +10,7 @@ pub mod affiliation;
 pub mod allow;
 pub mod bounds;
 pub mod claims;
+pub mod common;
 pub mod convert;
 pub mod embedded;
 pub mod etcd;

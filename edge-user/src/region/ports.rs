@@ -136,6 +136,11 @@ impl Ports {
         });
     }
 
+    /// A port that a container was lent is a tunnel's of another container: it stays lent.
+    pub fn lose(&self, container: &str) {
+        self.held(container, |held| held.in_use = held.in_use.saturating_sub(1));
+    }
+
     /// Takes a port back that nobody keeps; its rest begins.
     pub async fn let_rest(&self, port: u16) {
         self.rests.give_back(port.into()).await;

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     mirror::Mirror,
-    roster::{Allotted, ContainerRecord, Presence, TunnelRecord},
+    roster::{About, Allotted, ContainerRecord, Presence, TunnelRecord},
     tunnel::TunnelOptions,
 };
 
@@ -46,11 +46,17 @@ pub trait Registry: Send + Sync + 'static {
     /// Called for each before it is opened; called again for one's own, which changes nothing.
     fn adopt<'a>(&'a self, tunnel: &'a TunnelRecord) -> BoxFuture<'a, ()>;
 
-    /// Lets clients in. Never called twice without a close in between.
+    /// Another gateway was faster: what was allotted is another tunnel's, and stays lent until
+    /// that one is released.
+    fn lost<'a>(&'a self, tunnel: &'a TunnelRecord) -> BoxFuture<'a, ()>;
+
+    /// Lets clients in. Never called twice without a close in between. `home` is what the gateway
+    /// of its raw socket said of itself, if the region knows it.
     fn open(
         &self,
         tunnel: Arc<TunnelRecord>,
         container: Arc<ContainerRecord>,
+        home: Option<About>,
     ) -> BoxFuture<'_, Result<(), Refusal>>;
 
     /// Resets the tunnel's connections and lets nobody in any more. Its host may be away for a
@@ -184,14 +190,16 @@ impl<R: Registry> Follower<R> {
             let tunnels = state.tunnels().map(|(tunnel, there)| {
                 let there = there || awaited.contains(&tunnel.host);
                 let container = state.container(&tunnel.container).filter(|_| there).cloned();
-                (tunnel.id.clone(), (tunnel.clone(), container))
+                let home = tunnel.place.raw.as_ref().and_then(|raw| state.host(raw.gateway));
+                let home = home.map(|gateway| gateway.about.clone());
+                (tunnel.id.clone(), (tunnel.clone(), container, home))
             });
             tunnels.collect::<HashMap<_, _>>()
         });
         let known = self.opened.borrow().clone();
         for (id, Opened { record, outcome }) in &known {
-            let successor = wanted.get(id).map(|(new, _)| new);
-            let there = wanted.get(id).is_some_and(|(_, container)| container.is_some());
+            let successor = wanted.get(id).map(|(new, ..)| new);
+            let there = wanted.get(id).is_some_and(|(_, container, _)| container.is_some());
             let same = successor == Some(record);
             if same && (there || outcome.is_none()) {
                 continue;
@@ -206,7 +214,7 @@ impl<R: Registry> Follower<R> {
                 self.note(id, None);
             }
         }
-        let opening = wanted.into_iter().map(|(id, (record, container))| async move {
+        let opening = wanted.into_iter().map(|(id, (record, container, home))| async move {
             let known = self.opened.borrow().get(&id).cloned();
             if known.is_none() {
                 self.registry.adopt(&record).await;
@@ -215,7 +223,7 @@ impl<R: Registry> Follower<R> {
                 return;
             }
             let outcome = match container {
-                Some(container) => Some(self.registry.open(record.clone(), container).await),
+                Some(container) => Some(self.registry.open(record.clone(), container, home).await),
                 None => None,
             };
             if let Some(Err(error)) = &outcome {

@@ -5,7 +5,10 @@
 //! lease of its session. What it holds, its containers, their names and its tunnels, has a second,
 //! longer lease: while a host is away nobody sees them, and nobody else can take them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -51,6 +54,11 @@ pub fn name(workspace: &str, name: &str) -> String {
 /// A tunnel, by what it makes public.
 pub fn tunnel(container: &str, port: u16) -> String {
     format!("region/tunnel/{container}/{port}")
+}
+
+/// The claim of a raw port.
+pub fn raw_port(port: u16) -> String {
+    format!("region/raw/{port}")
 }
 
 /// A join token, by the hash of its secret.
@@ -123,6 +131,15 @@ pub enum Carriage {
     Direct,
 }
 
+impl fmt::Display for Carriage {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(match self {
+            Self::Geneve => "geneve",
+            Self::Direct => "direct",
+        })
+    }
+}
+
 /// A machine of the region. What it announced is of its last session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostRecord {
@@ -149,6 +166,9 @@ pub struct About {
     pub uplinks: Vec<Uplink>,
     /// What a gateway answers on.
     pub public: Vec<IpAddr>,
+    /// host:port where a gateway's control plane is found.
+    #[serde(default)]
+    pub control: Vec<String>,
 }
 
 /// An interface towards the underlay or the internet.
@@ -231,13 +251,24 @@ mod raw {
         raw: &Option<RawSocket>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
-        raw.as_ref().map(|raw| (&raw.host, raw.port)).serialize(to)
+        raw.as_ref().map(|raw| (&raw.host, raw.port, raw.gateway)).serialize(to)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Option<RawSocket>, D::Error> {
-        let raw = Option::<(String, u16)>::deserialize(from)?;
-        Ok(raw.map(|(host, port)| RawSocket { host, port }))
+        let raw = Option::<Written>::deserialize(from)?;
+        Ok(raw.map(|raw| match raw {
+            Written::Now(host, port, gateway) => RawSocket { host, port, gateway },
+            Written::Before(host, port) => RawSocket { host, port, gateway: 0 },
+        }))
+    }
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Now(String, u16, u16),
+        /// By a version that knew one gateway only.
+        Before(String, u16),
     }
 }

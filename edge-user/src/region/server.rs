@@ -112,17 +112,23 @@ impl<R: Registry> ControlPlane<R> {
         Ok(())
     }
 
-    /// Makes a join token: what `edge token create` prints.
+    /// Makes a join token: what `edge token create` prints. It names the region's other gateways
+    /// that are there, too.
     ///
     /// # Errors
     /// The store's own.
     pub async fn create_token(
         &self,
-        endpoints: Vec<String>,
+        mut endpoints: Vec<String>,
         ttl: Duration,
         uses: u32,
     ) -> Result<JoinToken, ControlError> {
-        let RegionService { claims, authority, .. } = &*self.service;
+        let RegionService { claims, authority, mirror, .. } = &*self.service;
+        for other in mirror.read(|state| state.control()) {
+            if !endpoints.contains(&other) {
+                endpoints.push(other);
+            }
+        }
         Ok(token::create(claims.store(), authority, endpoints, ttl, uses).await?)
     }
 

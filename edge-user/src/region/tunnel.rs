@@ -36,6 +36,9 @@ pub struct RawSocket {
     pub host: String,
     /// The public TCP port.
     pub port: u16,
+    /// The number of the gateway whose address that is, which its replies go by; 0 where the
+    /// machine is alone.
+    pub gateway: u16,
 }
 
 /// What holds for a tunnel: what its owner asked for, joined with the daemon's defaults. The

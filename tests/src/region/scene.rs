@@ -42,6 +42,8 @@ impl Scene {
     pub const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x20);
     /// Gateways are numbered from 1, hosts from the number after this.
     pub(super) const FIRST_HOST: u8 = 10;
+    /// The number of the store's machine, if it has one of its own.
+    pub(super) const STORE: u8 = 10;
 
     /// Without any machine yet.
     #[track_caller]

@@ -127,7 +127,7 @@ impl Lab {
     /// A tunnel to a port where nothing listens.
     pub(super) fn closed_tunnel(&self, label: &str, options: TunnelOptions) -> Arc<Tunnel> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let raw = RawSocket { host: "127.0.0.1".into(), port: self.raw.port() };
+        let raw = RawSocket { host: "127.0.0.1".into(), port: self.raw.port(), gateway: 0 };
         let tunnel = Arc::new(Tunnel {
             id: format!("tu-{}", NEXT.fetch_add(1, Ordering::Relaxed)),
             container: Arc::new(Container {

@@ -8,6 +8,13 @@ use crate::region::{
     store::StoreError,
 };
 
+/// Who has a raw port.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct PortRecord {
+    container: String,
+    port: u16,
+}
+
 /// Who has a name.
 #[derive(Serialize, Deserialize)]
 struct NameRecord {
@@ -86,8 +93,8 @@ impl Claims {
             transaction.given(&key, Some(&found));
             transaction.delete(key.clone());
             transaction.delete(roster::name(&found.record.workspace, &found.record.name));
-            for (tunnel, _) in self.store.list(&format!("region/tunnel/{container}/")).await? {
-                transaction.delete(tunnel);
+            for (key, entry) in self.store.list(&format!("region/tunnel/{container}/")).await? {
+                transaction.end_tunnel(&entry.read(&key)?);
             }
             if transaction.commit(&self.store).await? {
                 return Ok(true);
@@ -125,20 +132,37 @@ impl Claims {
         Ok(found.map(|found| found.record))
     }
 
-    /// Writes a tunnel of a container that is there, in place of the one on its port.
+    /// Writes a tunnel of a container that is there, in place of the one on its port, and makes
+    /// its raw port its own.
     ///
     /// # Errors
-    /// [`ClaimError::NoContainer`] if it has ended meanwhile.
+    /// [`ClaimError::NoContainer`] if it has ended meanwhile, [`ClaimError::PortTaken`].
     pub async fn put_tunnel(&self, tunnel: &TunnelRecord) -> Result<(), ClaimError> {
         let key = roster::container(&tunnel.container);
+        let at = roster::tunnel(&tunnel.container, tunnel.port);
         loop {
             let hold = self.hold(tunnel.host).await?;
             let container: Option<Found<ContainerRecord>> = self.get(&key).await?;
             let container =
                 container.ok_or_else(|| ClaimError::NoContainer(tunnel.container.clone()))?;
+            let previous: Option<Found<TunnelRecord>> = self.get(&at).await?;
             let mut transaction = Transaction::default();
             transaction.given(&key, Some(&container));
-            transaction.put(roster::tunnel(&tunnel.container, tunnel.port), tunnel, Some(hold))?;
+            transaction.given(&at, previous.as_ref());
+            if let Some(previous) = &previous {
+                transaction.end_tunnel(&previous.record);
+            }
+            if let Some(raw) = &tunnel.place.raw {
+                let claim = PortRecord { container: tunnel.container.clone(), port: tunnel.port };
+                let raw_port = roster::raw_port(raw.port);
+                let holder: Option<Found<PortRecord>> = self.get(&raw_port).await?;
+                if holder.as_ref().is_some_and(|holder| holder.record != claim) {
+                    return Err(ClaimError::PortTaken(raw.port));
+                }
+                transaction.given(&raw_port, holder.as_ref());
+                transaction.put(raw_port, &claim, Some(hold))?;
+            }
+            transaction.put(at.clone(), tunnel, Some(hold))?;
             match transaction.commit(&self.store).await {
                 Ok(true) => return Ok(()),
                 Ok(false) | Err(StoreError::LeaseEnded(_)) => {}
@@ -152,7 +176,17 @@ impl Claims {
     /// # Errors
     /// The store's own.
     pub async fn delete_tunnel(&self, container: &str, port: u16) -> Result<bool, ClaimError> {
-        Ok(self.store.delete(&roster::tunnel(container, port)).await?)
+        let key = roster::tunnel(container, port);
+        loop {
+            let found: Option<Found<TunnelRecord>> = self.get(&key).await?;
+            let Some(found) = found else { return Ok(false) };
+            let mut transaction = Transaction::default();
+            transaction.given(&key, Some(&found));
+            transaction.end_tunnel(&found.record);
+            if transaction.commit(&self.store).await? {
+                return Ok(true);
+            }
+        }
     }
 
     /// Refuses names that are no labels, and addresses that are not the host's to give.
@@ -182,5 +216,15 @@ impl Claims {
             return bad(container.i6pn.into(), "it names another workspace, region or host");
         }
         Ok(())
+    }
+}
+
+impl Transaction {
+    /// Takes a tunnel and its claim away.
+    fn end_tunnel(&mut self, tunnel: &TunnelRecord) {
+        self.delete(roster::tunnel(&tunnel.container, tunnel.port));
+        if let Some(raw) = &tunnel.place.raw {
+            self.delete(roster::raw_port(raw.port));
+        }
     }
 }

@@ -50,6 +50,9 @@ pub enum ClaimError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// Another gateway lent the port at the same time.
+    #[error("raw port {0} is another tunnel's; try again")]
+    PortTaken(u16),
     /// No such container.
     #[error(
         "container {0} is not known to the region; it may have ended, or is yet to be made known"
@@ -109,7 +112,9 @@ impl From<ClaimError> for Status {
             | ClaimError::Workspace(WorkspaceError::InvalidName(_)) => Code::InvalidArgument,
             ClaimError::NoContainer(_) => Code::NotFound,
             ClaimError::BlockInUse { .. } | ClaimError::Outside { .. } => Code::FailedPrecondition,
-            ClaimError::Store(_) | ClaimError::Workspace(_) => Code::Unavailable,
+            ClaimError::PortTaken(_) | ClaimError::Store(_) | ClaimError::Workspace(_) => {
+                Code::Unavailable
+            }
         };
         Self::new(code, causes(&error))
     }

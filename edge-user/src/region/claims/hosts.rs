@@ -56,6 +56,24 @@ impl Claims {
         }
     }
 
+    /// The gateways that are there, but for the one with this number.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub async fn gateways(&self, but: Option<u16>) -> Result<Vec<u16>, ClaimError> {
+        let mut gateways = Vec::new();
+        for (key, entry) in self.store.list("region/host/").await? {
+            let HostRecord { id, role, .. } = entry.read(&key)?;
+            if role == Role::Gateway
+                && Some(id) != but
+                && self.store.get(&roster::presence(id)).await?.is_some()
+            {
+                gateways.push(id);
+            }
+        }
+        Ok(gateways)
+    }
+
     /// Takes all from a host that is gone for good: its blocks rest, and its certificate is void.
     /// Answers whether there was one.
     ///

@@ -16,7 +16,7 @@ use rustls::{
 use time::{Duration, OffsetDateTime};
 
 use super::{IdentityError, files, peer};
-use crate::region::roster::Role;
+use crate::region::{common::Pair, roster::Role};
 
 /// The one name that gateways have to their hosts, whatever address they are dialled at: who is
 /// asked is the region, which its authority tells from every other.
@@ -75,6 +75,12 @@ impl Authority {
         let issuer = Issuer::from_ca_cert_der(&certificate, key)
             .map_err(|error| damaged(format!("it cannot issue ({error})")))?;
         Ok(Self { region: region.to_owned(), issuer, certificate })
+    }
+
+    /// Where the one kept in `dir` is.
+    pub fn pair(dir: &Path) -> Pair {
+        let [certificate, key] = [FILE, KEY_FILE].map(|name| dir.join(name));
+        Pair { name: "authority/machines", certificate, key }
     }
 
     /// The region's name.

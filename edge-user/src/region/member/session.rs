@@ -48,7 +48,6 @@ enum Ended {
 
 /// Keeps sessions until the stop.
 pub(super) async fn keep(inner: Arc<Inner>, stop: CancellationToken) {
-    let endpoints = inner.credentials().membership.endpoints.clone();
     let pauses = || {
         ExponentialBuilder::default()
             .with_min_delay(FIRST_PAUSE)
@@ -58,10 +57,13 @@ pub(super) async fn keep(inner: Arc<Inner>, stop: CancellationToken) {
             .build()
     };
     let mut pause = pauses();
-    if endpoints.is_empty() {
-        tracing::error!("no gateway of the region is named; join it anew with a new token");
-    }
-    for gateway in endpoints.iter().cycle() {
+    let mut turn = 0;
+    loop {
+        let gateways = inner.gateways();
+        let Some(gateway) = gateways.get(turn % gateways.len().max(1)) else {
+            tracing::error!("no gateway of the region is named; join it anew with a new token");
+            return;
+        };
         let ended = tokio::select! {
             ended = serve(&inner, gateway, &stop) => ended,
             // During a session it ends by itself; before one there is nothing to end.
@@ -100,6 +102,7 @@ pub(super) async fn keep(inner: Arc<Inner>, stop: CancellationToken) {
         if anew {
             continue;
         }
+        turn += 1;
         tokio::select! {
             () = tokio::time::sleep(pause.next().unwrap_or(LAST_PAUSE)) => {}
             () = stop.cancelled() => return,

@@ -7,6 +7,7 @@ use tonic::Status;
 use super::RegionService;
 use crate::{
     region::{
+        claims::ClaimError,
         convert, names,
         registry::{Refusal, Registry},
         roster::TunnelRecord,
@@ -36,18 +37,25 @@ impl<R: Registry> RegionService<R> {
         let tunnel = match &previous {
             Some(tunnel) if tunnel.options == options => tunnel.clone(),
             _ => {
-                let place = registry
-                    .allot(&request.container, &options, previous.as_ref())
-                    .await
-                    .map_err(refused)?;
                 let id = previous.as_ref().map_or_else(|| names::id("tu"), |old| old.id.clone());
                 let container = request.container;
-                let tunnel = TunnelRecord { id, container, host, port, options, place };
-                if let Err(error) = self.claims.put_tunnel(&tunnel).await {
-                    registry.release(&tunnel, previous.as_ref()).await;
-                    return Err(error.into());
+                loop {
+                    let allotted = registry.allot(&container, &options, previous.as_ref()).await;
+                    let (id, container) = (id.clone(), container.clone());
+                    let (options, place) = (options.clone(), allotted.map_err(refused)?);
+                    let tunnel = TunnelRecord { id, container, host, port, options, place };
+                    match self.claims.put_tunnel(&tunnel).await {
+                        Ok(()) => break tunnel,
+                        // Of another gateway, which lent it at the same time.
+                        Err(ClaimError::PortTaken(_)) if !keeps(previous.as_ref(), &tunnel) => {
+                            registry.lost(&tunnel).await;
+                        }
+                        Err(error) => {
+                            registry.release(&tunnel, previous.as_ref()).await;
+                            return Err(error.into());
+                        }
+                    }
                 }
-                tunnel
             }
         };
         if let Err(error) = self.tunnels.opened(&tunnel).await {
@@ -89,6 +97,11 @@ impl<R: Registry> RegionService<R> {
         locks.insert(container.to_owned(), Arc::downgrade(&lock));
         lock
     }
+}
+
+/// Whether a tunnel has the raw port of the one before it.
+fn keeps(previous: Option<&TunnelRecord>, tunnel: &TunnelRecord) -> bool {
+    previous.is_some_and(|previous| previous.place.raw == tunnel.place.raw)
 }
 
 fn port(number: u32) -> Result<u16, Status> {

@@ -256,6 +256,7 @@ fn about(dir: &Path) -> About {
         underlay: vec![[192, 0, 2, last].into(), "2001:db8::1".parse().unwrap()],
         uplinks: Vec::new(),
         public: Vec::new(),
+        control: Vec::new(),
     }
 }
 
@@ -291,7 +292,7 @@ impl Registry for Public {
                     let free = (first..=last).find(|port| !lent.contains(port));
                     let port = free.ok_or_else(|| Refusal::Exhausted("no raw port".into()))?;
                     lent.insert(port);
-                    Some(RawSocket { host: settings().raw_host, port })
+                    Some(RawSocket { host: settings().raw_host, port, gateway: 0 })
                 }
             };
             let name = match previous {
@@ -312,6 +313,7 @@ impl Registry for Public {
         &self,
         tunnel: Arc<TunnelRecord>,
         container: Arc<ContainerRecord>,
+        _home: Option<About>,
     ) -> BoxFuture<'_, Result<(), Refusal>> {
         Box::pin(async move {
             if self.broken.load(Ordering::SeqCst) {
@@ -326,6 +328,11 @@ impl Registry for Public {
             });
             Ok(())
         })
+    }
+
+    /// Its port stays lent: the tunnel that has it gives it back.
+    fn lost<'a>(&'a self, _tunnel: &'a TunnelRecord) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
     }
 
     fn close<'a>(&'a self, tunnel: &'a TunnelRecord) -> BoxFuture<'a, ()> {

@@ -120,9 +120,9 @@ impl<S: Steering> Tunnels<S> {
         })
     }
 
-    /// What a raw port is called.
+    /// What a raw port of this machine is called.
     pub(super) fn raw(&self, port: Option<u16>) -> Option<RawSocket> {
-        port.map(|port| RawSocket { host: self.settings.raw_host.clone(), port })
+        port.map(|port| RawSocket { host: self.settings.raw_host.clone(), port, gateway: 0 })
     }
 
     async fn raw_port(&self, ports: &Ports, wanted: &Wanted) -> Result<Option<u16>, StartError> {

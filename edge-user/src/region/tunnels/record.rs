@@ -27,6 +27,12 @@ pub struct TunnelRecord {
     pub tls_port: Option<u16>,
     /// The raw TCP port.
     pub raw: Option<u16>,
+    /// In a region of several machines: what its clients dial.
+    #[serde(default)]
+    pub raw_host: Option<String>,
+    /// And the gateway whose address that is.
+    #[serde(default)]
+    pub raw_gateway: u16,
     /// What its owner asked for.
     pub options: TunnelOptions,
     /// Whether it was given when the container began.
@@ -43,6 +49,8 @@ impl TunnelRecord {
             host: tunnel.host.clone(),
             tls_port: Some(tunnel.tls_port),
             raw: tunnel.raw.as_ref().map(|raw| raw.port),
+            raw_host: tunnel.raw.as_ref().map(|raw| raw.host.clone()),
+            raw_gateway: tunnel.raw.as_ref().map_or(0, |raw| raw.gateway),
             options: tunnel.options.clone(),
             by_daemon: matches!(owner, Owner::Daemon),
             idempotency_key: idempotency_key.map(str::to_owned),
@@ -70,12 +78,15 @@ impl<S: Steering> Tunnels<S> {
         id: String,
         record: TunnelRecord,
     ) -> Result<(), StartError> {
-        let TunnelRecord { port, host, tls_port, raw, options, by_daemon, idempotency_key, .. } =
-            record;
+        let TunnelRecord { port, host, tls_port, options, by_daemon, idempotency_key, .. } = record;
         let own = self.settings.tls_port;
+        let mut raw = self.raw(record.raw);
         let (host, tls_port, stats) = match &self.allotment {
             Allotment::Own(_) => (names::under(&host, &self.settings.domain), own, Arc::default()),
             Allotment::Region(gateways) => {
+                if let (Some(raw), Some(host)) = (&mut raw, record.raw_host) {
+                    (raw.host, raw.gateway) = (host, record.raw_gateway);
+                }
                 let stats = (gateways.relayed)(&id).unwrap_or_default();
                 (host, tls_port.unwrap_or(own), stats)
             }
@@ -86,7 +97,7 @@ impl<S: Steering> Tunnels<S> {
             port,
             host,
             tls_port,
-            raw: self.raw(raw),
+            raw,
             options,
             stats,
             ended: CancellationToken::new(),

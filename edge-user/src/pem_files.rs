@@ -9,13 +9,13 @@ use std::{
 };
 
 /// Mode of a file that anyone may read: a certificate.
-pub(super) const PUBLIC: u32 = 0o644;
+pub(crate) const PUBLIC: u32 = 0o644;
 /// Mode of a file for its owner alone: a private key.
-pub(super) const PRIVATE: u32 = 0o600;
+pub(crate) const PRIVATE: u32 = 0o600;
 
 /// Replaces `path` by `content` with permission bits `mode`, durably: when this returns, the
 /// file is there after a power cut too.
-pub(super) fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+pub(crate) fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     let mut name = OsString::from(".");
