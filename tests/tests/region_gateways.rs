@@ -7,7 +7,7 @@ use tests::{
     i6pn,
     lab::PATIENCE,
     process::{Start as _, wait_for},
-    region::{Machine, Plan, Region, Scene, Underlay},
+    region::{Keeper, Machine, Plan, Region, Scene, Underlay},
 };
 
 const RAW: [&str; 3] = ["--unencrypted-port", "8000", "--native-ipv6"];
@@ -107,8 +107,7 @@ fn while_etcd_is_away_what_runs_goes_on_and_afterwards_everything_is_true() {
         .flat_map(|gateway| gateway.raw(&region.hosts[0].tunnel(&server, 8000)))
         .collect();
     let [a, b] = [0, 1].map(|host: usize| region.hosts[host].private(&format!("c{host}")));
-    let keeper = region.keeper.as_mut().expect("two gateways share a store");
-    keeper.kill();
+    keeper(&mut region).kill();
     i6pn::everything(&a, &b);
     // New connections through gateways that cannot ask anybody.
     for to in &raw {
@@ -116,7 +115,7 @@ fn while_etcd_is_away_what_runs_goes_on_and_afterwards_everything_is_true() {
     }
     let late = region.hosts[1].private("late");
     i6pn::everything(&late, &b);
-    keeper_of(&mut region).start();
+    keeper(&mut region).start();
     region.wait_for_all();
     for to in &raw {
         round_trip(&region.scene.internet, *to, 1 << 20);
@@ -139,16 +138,17 @@ fn a_gateway_that_was_told_something_else_is_refused() {
         ("--raw-ports", "30000-30099"),
         ("--ipv4-pool", "10.200.0.0/16"),
     ] {
-        let mut third = region.stopped_gateway(&[option, value]).edge.attempt();
-        let status = third.wait(PATIENCE);
-        let printed = third.printed();
+        let third = region.stopped_gateway(&[option, value]);
+        let mut daemon = third.edge.attempt();
+        let status = daemon.wait(PATIENCE);
+        let printed = daemon.printed();
         assert_eq!(status.code(), Some(69), "{printed}");
         assert!(printed.contains(option) && printed.contains("gateway 1"), "{printed}");
     }
     region.wait_for_all();
 }
 
-fn keeper_of(region: &mut Region) -> &mut tests::region::Keeper {
+fn keeper(region: &mut Region) -> &mut Keeper {
     region.keeper.as_mut().expect("two gateways share a store")
 }
 

@@ -1,6 +1,6 @@
 //! The etcd of a region with several gateways, on a machine of its own.
 
-use std::{fs::File, net::IpAddr};
+use std::net::IpAddr;
 
 use tempfile::TempDir;
 
