@@ -97,6 +97,24 @@ fn with_one_gateway_dead_hosts_go_on_by_the_other() {
 }
 
 #[test]
+fn a_host_finds_gateways_that_its_token_did_not_know() {
+    let mut region = Plan::over(Underlay::Direct).gateways(2).hosts(1).up();
+    let mut third = region.stopped_gateway(&[]);
+    third.edge.start();
+    region.gateways.push(third);
+    region.wait_for_all();
+    region.gateways.drain(..2).for_each(drop);
+    wait_for("the host to hear of two deaths by the third", 3 * PATIENCE, || {
+        (alive(&region.hosts[0]) == 2).then_some(())
+    });
+    let tenant = region.hosts[0].tenant("server", &RAW);
+    let _echo = Echo::serve(&tenant.netns, 8000);
+    for to in region.gateways[0].raw(&region.hosts[0].tunnel(&tenant, 8000)) {
+        round_trip(&region.scene.internet, to, 1 << 20);
+    }
+}
+
+#[test]
 fn while_etcd_is_away_what_runs_goes_on_and_afterwards_everything_is_true() {
     let mut region = Plan::over(Underlay::V4).gateways(2).hosts(2).up();
     let server = region.hosts[0].tenant("server", &RAW);

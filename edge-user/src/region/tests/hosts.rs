@@ -1,10 +1,15 @@
 //! Hosts of one region: what they see of each other, and what they may not do.
 
-use std::{net::Ipv4Addr, sync::atomic::Ordering};
+use std::{
+    collections::BTreeSet,
+    net::Ipv4Addr,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use tonic::Code;
 
-use super::lab::{Host, Region, until};
+use super::lab::{Host, Region, SOON, until};
 use crate::region::{
     member::{CallError, Known},
     roster::ContainerRecord,
@@ -138,6 +143,49 @@ pub(super) async fn a_tunnel_is_open_when_the_call_returns_and_closed_when_it_is
     assert_eq!(code, Code::ResourceExhausted);
     host.member.delete_container(&web.id).await.unwrap();
     until(gateway.public.open.subscribe(), "its tunnels closed", |open| open.is_empty()).await;
+}
+
+#[tokio::test]
+pub(super) async fn of_two_gateways_that_lend_one_port_at_once_one_lends_another() {
+    let region = Region::new();
+    let first = region.gateway().await;
+    let second = region.gateway_beside(&first).await;
+    let gateways = [&first, &second];
+    let hosts = [region.host(&first).await, region.host(&second).await];
+    let mut webs = Vec::new();
+    for host in &hosts {
+        let web = host.container("acme", &format!("web{}", host.id())).await;
+        host.member.put_container(web.clone()).await.unwrap();
+        webs.push(web.id);
+    }
+    // Each gateway lends the lowest that it knows to be free.
+    let options = raw();
+    let starts = hosts
+        .iter()
+        .zip(&webs)
+        .flat_map(|(host, web)| (1..=5).map(|port| host.member.start_tunnel(web, port, &options)));
+    let tunnels = futures::future::try_join_all(starts).await.unwrap();
+    let ports: BTreeSet<_> =
+        tunnels.iter().map(|tunnel| tunnel.place.raw.as_ref().unwrap().port).collect();
+    assert_eq!(ports.len(), 10, "two tunnels have one port");
+    for gateway in gateways {
+        until(gateway.public.open.subscribe(), "all open", |open| open.len() == 10).await;
+    }
+
+    // One by one, by another promise, and with the container.
+    assert!(hosts[0].member.stop_tunnel(&webs[0], 1).await.unwrap());
+    hosts[0].member.start_tunnel(&webs[0], 2, &TunnelOptions::default()).await.unwrap();
+    let claims = || async { first.store.list("region/raw/").await.unwrap().len() };
+    assert_eq!(claims().await, 8);
+    for (host, web) in hosts.iter().zip(&webs) {
+        host.member.delete_container(web).await.unwrap();
+    }
+    assert_eq!(claims().await, 0);
+    let begun = Instant::now();
+    while gateways.iter().any(|gateway| !gateway.public.lent().is_empty()) {
+        assert!(begun.elapsed() < SOON, "a port stays lent");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test]

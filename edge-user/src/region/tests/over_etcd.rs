@@ -30,6 +30,7 @@ once_more! {
         a_host_is_told_of_the_workspaces_that_it_runs,
         a_host_cannot_write_for_another,
         a_tunnel_is_open_when_the_call_returns_and_closed_when_it_is_stopped,
+        of_two_gateways_that_lend_one_port_at_once_one_lends_another,
         a_dead_host_is_out_of_sight_and_takes_everything_back,
     ;
     joining:
