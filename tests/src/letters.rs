@@ -16,6 +16,9 @@ use crate::{lab::PATIENCE, process::wait_for, tenant::Tenant, witness::Witness};
 
 /// Where mail comes to.
 const PORT: u16 = 7000;
+/// Of those that somebody writes to so many are the newest; the others before them were the first.
+const NEWEST: usize = 40;
+const FIRST: usize = 4;
 /// Between two letters to one receiver.
 const BEAT: Duration = Duration::from_millis(4);
 
@@ -140,9 +143,13 @@ impl Writer {
         Self { stop, receivers, thread: Some(thread) }
     }
 
-    /// One receiver more.
+    /// One receiver more, in place of one that has had letters for long.
     pub fn also_to(&self, to: Ipv6Addr) {
-        self.receivers.lock().unwrap_or_else(PoisonError::into_inner).push(to);
+        let mut receivers = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
+        if receivers.len() >= FIRST + NEWEST {
+            receivers.remove(FIRST);
+        }
+        receivers.push(to);
     }
 }
 
