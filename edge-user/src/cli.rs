@@ -51,7 +51,7 @@ pub enum Command {
     /// containers if wanted
     ///
     /// Signals mean what they mean to `edge up`.
-    Gateway(GatewayArgs),
+    Gateway(Box<GatewayArgs>),
     /// Run the daemon of a machine that runs containers for a region
     ///
     /// The first time it joins with a token of `edge token create`. Signals mean what they mean to

@@ -24,7 +24,7 @@ fn dispatch(Cli { place, command }: Cli) -> anyhow::Result<ExitCode> {
         // Before any runtime: it moves to other namespaces, which a thread does for itself only.
         Command::Init(args) => Ok(host::init::main(&args)),
         Command::Up(args) => serve(daemon::run(place, args)),
-        Command::Gateway(args) => serve(daemon::run(place, args)),
+        Command::Gateway(args) => serve(daemon::run(place, *args)),
         Command::Host(args) => serve(daemon::run(place, args)),
         Command::Down => wait_any(down::down(place)),
         Command::Run(args) => wait(host::run::run(&place, &args)),

@@ -29,7 +29,7 @@ pub(crate) enum Role {
     /// All of it: the region of one machine.
     Single,
     /// It holds the region's state and its public side.
-    Gateway(Gateway),
+    Gateway(Box<Gateway>),
     /// It runs containers.
     Host(Host),
 }
@@ -84,7 +84,7 @@ impl From<GatewayArgs> for Orders {
         let GatewayArgs { up, region, underlay, control, carriage, region_key, store } = args;
         let (underlays, etcd) = (underlay.underlays, store.etcd());
         let gateway = Gateway { region, underlays, control, carriage, region_key, etcd };
-        Self { args: up, role: Role::Gateway(gateway) }
+        Self { args: up, role: Role::Gateway(Box::new(gateway)) }
     }
 }
 
