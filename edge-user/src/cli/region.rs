@@ -190,3 +190,53 @@ pub enum HostsCommand {
         host: u16,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Only {
+        #[command(flatten)]
+        args: GatewayArgs,
+    }
+
+    fn told(words: &[&str]) -> Result<GatewayArgs, String> {
+        let words = ["gateway", "--underlay", "un0"].iter().chain(words);
+        Only::try_parse_from(words).map(|only| only.args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_store_is_a_place_in_etcd_and_who_asks_it() {
+        assert!(told(&[]).unwrap().store.etcd().is_none());
+        let (place, access) =
+            told(&["--store", "etcd://10.0.0.1:2379/r5"]).unwrap().store.etcd().unwrap();
+        assert_eq!(place, "etcd://10.0.0.1:2379/r5".parse().unwrap());
+        assert_eq!(access, Access::default());
+        let words = "--store etcds://a:1,b:2 --store-ca c.pem --store-cert d.pem --store-key e.pem \
+                     --store-user edge --store-password f";
+        let words: Vec<_> = words.split_whitespace().collect();
+        let (_, access) = told(&words).unwrap().store.etcd().unwrap();
+        assert_eq!(access.identity, Some(("d.pem".into(), "e.pem".into())));
+        assert_eq!(
+            (access.ca, access.user),
+            (Some("c.pem".into()), Some(("edge".into(), "f".into())))
+        );
+    }
+
+    #[test]
+    fn what_is_no_place_or_half_an_identity_says_what_is_missing() {
+        for (words, says) in [
+            (&["--store", "http://10.0.0.1:2379"][..], "etcd://HOST:PORT"),
+            (&["--store", "etcd://10.0.0.1"], "no port"),
+            (&["--store-ca", "a.pem"], "--store <PLACE>"),
+            (&["--store", "etcds://a:1", "--store-cert", "a.pem"], "--store-key"),
+            (&["--store", "etcd://a:1", "--store-user", "edge"], "--store-password"),
+        ] {
+            let error = told(words).unwrap_err();
+            assert!(error.contains(says), "{words:?}: {error}");
+        }
+    }
+}
