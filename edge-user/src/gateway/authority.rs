@@ -20,7 +20,7 @@ use time::{Duration, OffsetDateTime};
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, parse_x509_certificate};
 
 use super::authority_error::AuthorityError;
-use crate::{pem_files, region::common::Pair};
+use crate::{region::common::Pair, whole_files};
 
 /// Where a daemon keeps it, within its state's directory.
 pub const DIRECTORY: &str = "ca";
@@ -117,8 +117,8 @@ impl Authority {
         let params = ca_params(&domain);
         let certificate = params.self_signed(&key).map_err(failed)?;
         let ca_pem = certificate.pem();
-        write(&dir.join(CA_KEY_FILE), &key.serialize_pem(), pem_files::PRIVATE)?;
-        write(&dir.join(CA_FILE), &ca_pem, pem_files::PUBLIC)?;
+        write(&dir.join(CA_KEY_FILE), &key.serialize_pem(), whole_files::PRIVATE)?;
+        write(&dir.join(CA_FILE), &ca_pem, whole_files::PUBLIC)?;
         tracing::info!(%domain, ca = %dir.join(CA_FILE).display(), "made a certificate authority; clients have to trust its certificate");
         let expires = params.not_after;
         Ok(Self { domain, issuer: Issuer::new(params, key), expires, ca_pem })
@@ -172,8 +172,8 @@ impl Authority {
             }
         }
         let (certificate, key, _) = self.sign(&format!("*.{}", self.domain), WILDCARD_LIFETIME)?;
-        write(&dir.join(WILDCARD_KEY_FILE), &key.serialize_pem(), pem_files::PRIVATE)?;
-        write(&path, &certificate.pem(), pem_files::PUBLIC)
+        write(&dir.join(WILDCARD_KEY_FILE), &key.serialize_pem(), whole_files::PRIVATE)?;
+        write(&path, &certificate.pem(), whole_files::PUBLIC)
     }
 
     fn signed(&self, certificate: &X509Certificate<'_>) -> bool {
@@ -263,7 +263,7 @@ fn read(path: &Path) -> Result<Option<String>, AuthorityError> {
 }
 
 fn write(path: &Path, content: &str, mode: u32) -> Result<(), AuthorityError> {
-    pem_files::write(path, content.as_bytes(), mode).map_err(|source| file("write", path, source))
+    whole_files::write(path, content.as_bytes(), mode).map_err(|source| file("write", path, source))
 }
 
 fn file(action: &'static str, path: &Path, source: io::Error) -> AuthorityError {

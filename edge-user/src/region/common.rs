@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::store::{Store, StoreError};
-use crate::pem_files;
+use crate::whole_files;
 
 /// Where an authority's certificate and key are, and what the store calls them.
 #[derive(Debug, Clone)]
@@ -114,14 +114,11 @@ impl Pair {
 
     /// Writes them, the key first.
     fn keep(&self, held: &Held) -> Result<(), CommonError> {
-        if let Some(folder) = self.key.parent() {
-            std::fs::create_dir_all(folder).map_err(|source| file(folder, source))?;
-        }
         for (path, content, mode) in [
-            (&self.key, &held.key, pem_files::PRIVATE),
-            (&self.certificate, &held.certificate, pem_files::PUBLIC),
+            (&self.key, &held.key, whole_files::PRIVATE),
+            (&self.certificate, &held.certificate, whole_files::PUBLIC),
         ] {
-            let written = pem_files::write(path, content.as_bytes(), mode);
+            let written = whole_files::write(path, content.as_bytes(), mode);
             written.map_err(|source| file(path, source))?;
         }
         tracing::info!(name = self.name, "took the authority of the region's other gateways");

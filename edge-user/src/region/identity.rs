@@ -8,7 +8,7 @@ mod authority;
 mod files;
 mod peer;
 
-pub(super) use self::{authority::fingerprint, files::write_whole};
+pub(super) use self::authority::fingerprint;
 pub use self::{
     authority::{Authority, GATEWAY_NAME, RENEW_AFTER},
     files::{Credentials, Membership},

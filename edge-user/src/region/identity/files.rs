@@ -1,9 +1,7 @@
 //! Keys and certificates on disk: whole or not at all, keys for their owner alone.
 
 use std::{
-    fmt,
-    fs::{self, File},
-    io::{self, Write as _},
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -12,6 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::
 use serde::{Deserialize, Serialize};
 
 use super::IdentityError;
+use crate::whole_files;
 
 const KEY: &str = "host-key.pem";
 const CERTIFICATE: &str = "host.pem";
@@ -145,21 +144,9 @@ pub(super) fn write_key(path: &Path, key: &KeyPair) -> Result<(), IdentityError>
     write(path, key.serialize_pem().as_bytes())
 }
 
-/// Writes a file for its owner alone, as a whole or not at all, and durably: when this returns,
-/// it is there after a power cut too.
-pub(in crate::region) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(dir)?;
-    // Mode 0600.
-    let mut temporary = tempfile::NamedTempFile::new_in(dir)?;
-    temporary.write_all(content)?;
-    temporary.as_file().sync_all()?;
-    temporary.persist(path)?;
-    File::open(dir)?.sync_all()
-}
-
 fn write(path: &Path, content: &[u8]) -> Result<(), IdentityError> {
-    write_whole(path, content).map_err(|source| file("write", path, source))
+    whole_files::write(path, content, whole_files::PRIVATE)
+        .map_err(|source| file("write", path, source))
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {

@@ -6,10 +6,12 @@ use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::Inner;
-use crate::region::{
-    identity::write_whole,
-    roster::{HostRecord, RegionSettings},
-    view::{Host, View},
+use crate::{
+    region::{
+        roster::{HostRecord, RegionSettings},
+        view::{Host, View},
+    },
+    whole_files,
 };
 
 const FILE: &str = "region.json";
@@ -66,7 +68,9 @@ impl Inner {
         }
         let (path, content) = (self.dir.join(FILE), serde_json::to_vec_pretty(&memory));
         // The disk is waited for elsewhere.
-        let write = move || write_whole(&path, &content.map_err(io::Error::from)?);
+        let write = move || {
+            whole_files::write(&path, &content.map_err(io::Error::from)?, whole_files::PRIVATE)
+        };
         match tokio::task::spawn_blocking(write).await {
             Ok(Ok(())) => *written = memory,
             Ok(Err(error)) => {

@@ -1,10 +1,9 @@
-//! PEM files on disk: written so that a reader sees the old file or the new one, never half of one.
+//! Files that are written so that a reader sees the old one or the new one, never half of one.
 
 use std::{
-    ffi::OsString,
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs::{self, File, Permissions},
+    io::{self, Write as _},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
 };
 
@@ -14,30 +13,21 @@ pub(crate) const PUBLIC: u32 = 0o644;
 pub(crate) const PRIVATE: u32 = 0o600;
 
 /// Replaces `path` by `content` with permission bits `mode`, durably: when this returns, the
-/// file is there after a power cut too.
+/// file is there after a power cut too. Its folder is made if there is none.
 pub(crate) fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}", std::process::id()));
-    let temporary = folder.join(name);
-    // What an interrupted start left behind would have the wrong mode or another owner.
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
+    fs::create_dir_all(folder)?;
+    let mut temporary =
+        tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(folder)?;
+    temporary.write_all(content)?;
+    temporary.as_file().sync_all()?;
+    temporary.persist(path)?;
     File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
