@@ -1,6 +1,6 @@
 //! What a daemon of a region of several machines has more than one that is alone.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -196,7 +196,8 @@ impl Way {
         let gateways = || view.hosts.values().filter(|host| host.record.role == Role::Gateway);
         let any = gateways().find(|host| host.alive).or_else(|| gateways().next());
         let of = gateways().map(|home| {
-            let same = |host: &&Arc<Host>| host.alive && public(host) == public(home);
+            let addresses = home.record.about.addresses();
+            let same = |host: &&Arc<Host>| host.alive && host.record.about.addresses() == addresses;
             let stands_in = if home.alive { None } else { gateways().find(same) };
             (home.record.id, self.by(stands_in.unwrap_or(home)))
         });
@@ -212,11 +213,6 @@ impl Way {
             }
         }
     }
-}
-
-/// What a gateway answers on, in whatever order it said so.
-fn public(gateway: &Host) -> BTreeSet<IpAddr> {
-    gateway.record.about.public.iter().copied().collect()
 }
 
 /// Both kinds of interfaces, each once.

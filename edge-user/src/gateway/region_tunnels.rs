@@ -133,11 +133,10 @@ impl RegionTunnels {
     /// Whether the replies of a raw tunnel come by this gateway, or by one with the same addresses.
     fn is_home(&self, record: &TunnelRecord, home: Option<&About>) -> bool {
         let Some(raw) = &record.place.raw else { return true };
-        let same = |home: &About| home.public.iter().copied().collect::<BTreeSet<_>>();
         raw.gateway == self.place.host
             // An older gateway wrote it, when there was one only.
             || raw.gateway == 0
-            || home.is_some_and(|home| same(home) == self.place.public)
+            || home.is_some_and(|home| home.addresses() == self.place.public)
     }
 
     fn withdraw(&self, record: &TunnelRecord) {

@@ -14,7 +14,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    roster::{self, ContainerRecord, HostRecord, Presence, RegionSettings, Role, TunnelRecord},
+    roster::{
+        self, About, ContainerRecord, HostRecord, Presence, RegionSettings, Role, TunnelRecord,
+    },
     store::{Change, Entry, Seen, Store, StoreError},
     view::{Host, View},
 };
@@ -121,6 +123,11 @@ impl State {
     /// A machine that has joined.
     pub fn host(&self, id: u16) -> Option<&HostRecord> {
         self.hosts.get(&id)
+    }
+
+    /// What the gateway of a tunnel's raw socket said of itself.
+    pub fn home(&self, tunnel: &TunnelRecord) -> Option<&About> {
+        Some(&self.host(tunnel.place.raw.as_ref()?.gateway)?.about)
     }
 
     /// The session of a machine that keeps its lease.

@@ -190,16 +190,14 @@ impl<R: Registry> Follower<R> {
             let tunnels = state.tunnels().map(|(tunnel, there)| {
                 let there = there || awaited.contains(&tunnel.host);
                 let container = state.container(&tunnel.container).filter(|_| there).cloned();
-                let home = tunnel.place.raw.as_ref().and_then(|raw| state.host(raw.gateway));
-                let home = home.map(|gateway| gateway.about.clone());
-                (tunnel.id.clone(), (tunnel.clone(), container, home))
+                (tunnel.id.clone(), (tunnel.clone(), container))
             });
             tunnels.collect::<HashMap<_, _>>()
         });
         let known = self.opened.borrow().clone();
         for (id, Opened { record, outcome }) in &known {
-            let successor = wanted.get(id).map(|(new, ..)| new);
-            let there = wanted.get(id).is_some_and(|(_, container, _)| container.is_some());
+            let successor = wanted.get(id).map(|(new, _)| new);
+            let there = wanted.get(id).is_some_and(|(_, container)| container.is_some());
             let same = successor == Some(record);
             if same && (there || outcome.is_none()) {
                 continue;
@@ -214,7 +212,7 @@ impl<R: Registry> Follower<R> {
                 self.note(id, None);
             }
         }
-        let opening = wanted.into_iter().map(|(id, (record, container, home))| async move {
+        let opening = wanted.into_iter().map(|(id, (record, container))| async move {
             let known = self.opened.borrow().get(&id).cloned();
             if known.is_none() {
                 self.registry.adopt(&record).await;
@@ -223,7 +221,10 @@ impl<R: Registry> Follower<R> {
                 return;
             }
             let outcome = match container {
-                Some(container) => Some(self.registry.open(record.clone(), container, home).await),
+                Some(container) => {
+                    let home = mirror.read(|state| state.home(&record).cloned());
+                    Some(self.registry.open(record.clone(), container, home).await)
+                }
                 None => None,
             };
             if let Some(Err(error)) = &outcome {

@@ -6,6 +6,7 @@
 //! longer lease: while a host is away nobody sees them, and nobody else can take them.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
@@ -169,6 +170,14 @@ pub struct About {
     /// host:port where a gateway's control plane is found.
     #[serde(default)]
     pub control: Vec<String>,
+}
+
+impl About {
+    /// What a gateway answers on, in whatever order it said so. Gateways with the same addresses
+    /// stand in for each other.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.public.iter().copied().collect()
+    }
 }
 
 /// An interface towards the underlay or the internet.
