@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use tests::{
     echo::{Echo, round_trip},
+    edge::Tunnel,
     i6pn,
     lab::PATIENCE,
     process::{Start as _, wait_for},
@@ -15,7 +16,7 @@ const RAW: [&str; 3] = ["--unencrypted-port", "8000", "--native-ipv6"];
 #[test]
 fn both_gateways_serve_raw_tunnels_of_every_machine() {
     let region = Plan::over(Underlay::V4).gateways(2).hosts(1).up();
-    let mut ports = Vec::new();
+    let (mut ports, mut paths) = (Vec::new(), Vec::new());
     for (number, machine) in region.machines().enumerate() {
         let tenant = machine.tenant(&format!("server{number}"), &RAW);
         let echo = Echo::serve(&tenant.netns, 8000);
@@ -28,8 +29,11 @@ fn both_gateways_serve_raw_tunnels_of_every_machine() {
         }
         // By the gateway whose address the tunnel has, in the kernel.
         assert!(echo.saw(&Scene::CLIENT.to_string()), "{:?}", echo.clients());
+        paths.extend(region.gateways.iter().map(|gateway| path(gateway, &tunnel)));
         drop(tenant);
     }
+    // By the other in userspace. The host's tunnel has the gateway that the host asked.
+    assert_eq!(paths, ["tcx", "userspace", "userspace", "tcx", "tcx", "userspace"]);
     ports.sort_unstable();
     ports.dedup();
     assert_eq!(ports.len(), 3, "two tunnels have one raw port");
@@ -164,6 +168,13 @@ fn a_gateway_that_was_told_something_else_is_refused() {
         assert!(printed.contains(option) && printed.contains("gateway 1"), "{printed}");
     }
     region.wait_for_all();
+}
+
+/// What a raw packet meets first on this gateway.
+fn path(gateway: &Machine, tunnel: &Tunnel) -> String {
+    let listed = gateway.edge.cli(&["tunnels", "--region", "--json"]).ok();
+    let listed: Vec<Tunnel> = serde_json::from_str(&listed.stdout).expect("JSON");
+    listed.into_iter().find(|one| one.id == tunnel.id).expect("a tunnel of the region").path
 }
 
 fn keeper(region: &mut Region) -> &mut Keeper {
