@@ -4,7 +4,7 @@
 use crate::{
     address::Address,
     admit::{self, SourceKey},
-    checksum::{add, fold},
+    checksum::Sum,
     decide::{Action, Outcome, current},
     packet::{Headers, ICMP, ICMPV6, NETWORK, Packet},
     refuse::TTL,
@@ -143,6 +143,7 @@ fn write<P: Packet>(packet: &mut P, sender: &Address, message: Message) -> Optio
     let there = packet.frame_len() - NETWORK;
     // Whole words: what is cut off is payload.
     let quoted = if there < QUOTED { there & !3 } else { QUOTED };
+    let quoted = (packet.forget(quoted as u32) & 0x7f) as usize;
     let mut sum = sum_of(packet, quoted)?;
     let network = if message.v4() { 20 } else { 40 };
     packet.truncate(NETWORK + quoted)?;
@@ -157,27 +158,26 @@ fn write<P: Packet>(packet: &mut P, sender: &Address, message: Message) -> Optio
         write_v6(packet, length, sender)?;
         let (from, to) = (&ROUTER_V6.words, &sender.words);
         for index in 0..4 {
-            sum = add(add(sum, from[index]), to[index]);
+            sum = sum.word(from[index]).word(to[index]);
         }
-        sum = add(sum, u32::from(length.to_be()));
-        sum = add(sum, u32::from(u16::from(ICMPV6).to_be()));
+        sum = sum.word(length.to_be().into()).word(u16::from(ICMPV6).to_be().into());
     }
     let header = message.header();
     let [a, b, _, _, c, d, e, f] = header;
-    sum = add(sum, u32::from_ne_bytes([a, b, 0, 0]));
-    let check = (!fold(add(sum, u32::from_ne_bytes([c, d, e, f])))).to_ne_bytes();
+    let sum = sum.word(u32::from_ne_bytes([a, b, 0, 0])).word(u32::from_ne_bytes([c, d, e, f]));
+    let check = sum.checksum();
     packet.write(NETWORK + network, [a, b, check[0], check[1], c, d, e, f])
 }
 
-/// The one's complement sum of so many bytes behind the Ethernet header, in native order.
+/// The sum of so many bytes behind the Ethernet header.
 #[inline(always)]
-fn sum_of<P: Packet>(packet: &P, bytes: usize) -> Option<u32> {
-    let mut sum = 0;
+fn sum_of<P: Packet>(packet: &P, bytes: usize) -> Option<Sum> {
+    let mut sum = Sum::ZERO;
     for at in (0..QUOTED).step_by(4) {
         if at >= bytes {
             break;
         }
-        sum = add(sum, u32::from_ne_bytes(packet.read::<4>(NETWORK + at)?));
+        sum = sum.word(u32::from_ne_bytes(packet.read::<4>(NETWORK + at)?));
     }
     Some(sum)
 }
@@ -192,8 +192,7 @@ fn write_v4<P: Packet>(packet: &mut P, length: u16, to: &Address) -> Option<()> 
         ROUTER.last(),
         to.last(),
     ];
-    let sum = words.iter().fold(0, |sum, word| add(sum, *word));
-    let [first, second] = (!fold(sum)).to_ne_bytes();
+    let [first, second] = words.into_iter().fold(Sum::ZERO, Sum::word).checksum();
     packet.write(NETWORK, [0x45, 0, high, low, 0, 0, 0x40, 0])?;
     packet.write(NETWORK + 8, [TTL, ICMP, first, second])?;
     packet.write(NETWORK + 12, ROUTER.last().to_ne_bytes())?;

@@ -3,7 +3,7 @@
 
 use crate::{
     address::Address,
-    checksum::{Difference, add, fold},
+    checksum::{Difference, Sum},
     from_host::Arrival,
     hosts::{Path, PeerRow},
     packet::{Headers, IPV4, IPV6, NETWORK, Packet, UDP},
@@ -110,8 +110,7 @@ fn write_v4<P: Packet>(packet: &mut P, tos: u8, length: usize, path: &Path) -> O
         local,
         remote,
     ];
-    let sum = words.iter().fold(0, |sum, word| add(sum, *word));
-    let [first, second] = (!fold(sum)).to_ne_bytes();
+    let [first, second] = words.into_iter().fold(Sum::ZERO, Sum::word).checksum();
     packet.write(NETWORK, [0x45, tos, high, low, 0, 0, 0x40, 0])?;
     packet.write(NETWORK + 8, [TTL, UDP, first, second])?;
     packet.write(NETWORK + 12, local.to_ne_bytes())?;

@@ -1,7 +1,7 @@
 //! Answering a refused SYN, so that its sender learns at once.
 
 use crate::{
-    checksum::{add, fold},
+    checksum::Sum,
     packet::{ACK, Headers, NETWORK, Packet, RST, TCP},
 };
 
@@ -21,8 +21,8 @@ pub fn reset<P: Packet>(packet: &mut P, headers: &Headers) -> Option<()> {
     packet.write(6, destination_mac)?;
 
     let (source, destination) = (&headers.destination.words, &headers.source.words);
-    let mut sum = u32::from((TCP_LEN as u16).to_be());
-    sum = add(sum, u32::from(u16::from(TCP).to_be()));
+    let length = (TCP_LEN as u16).to_be();
+    let mut sum = Sum::ZERO.word(length.into()).word(u16::from(TCP).to_be().into());
     if headers.v4() {
         let length = ((network_len + TCP_LEN) as u16).to_be_bytes();
         let words = [
@@ -32,20 +32,19 @@ pub fn reset<P: Packet>(packet: &mut P, headers: &Headers) -> Option<()> {
             source[3],
             destination[3],
         ];
-        let header = words.iter().fold(0, |sum, word| add(sum, *word));
-        let check = (!fold(header)).to_ne_bytes();
+        let check = words.into_iter().fold(Sum::ZERO, Sum::word).checksum();
         packet.write(NETWORK, words[0].to_ne_bytes())?;
         packet.write(NETWORK + 4, words[1].to_ne_bytes())?;
         packet.write(NETWORK + 8, [TTL, TCP, check[0], check[1]])?;
         packet.write(NETWORK + 12, source[3].to_ne_bytes())?;
         packet.write(NETWORK + 16, destination[3].to_ne_bytes())?;
-        sum = add(add(sum, source[3]), destination[3]);
+        sum = sum.word(source[3]).word(destination[3]);
     } else {
         packet.write(NETWORK, [0x60, 0, 0, 0, 0, TCP_LEN as u8, TCP, TTL])?;
         for index in 0..4 {
             packet.write(NETWORK + 8 + 4 * index, source[index].to_ne_bytes())?;
             packet.write(NETWORK + 24 + 4 * index, destination[index].to_ne_bytes())?;
-            sum = add(add(sum, source[index]), destination[index]);
+            sum = sum.word(source[index]).word(destination[index]);
         }
     }
 
@@ -54,10 +53,10 @@ pub fn reset<P: Packet>(packet: &mut P, headers: &Headers) -> Option<()> {
     let acknowledged = sequence.wrapping_add(1).to_be_bytes();
     let ports = [from[0], from[1], to[0], to[1]];
     let offset = [(TCP_LEN as u8 / 4) << 4, RST | ACK, 0, 0];
-    sum = add(sum, u32::from_ne_bytes(ports));
-    sum = add(sum, u32::from_ne_bytes(acknowledged));
-    sum = add(sum, u32::from_ne_bytes(offset));
-    let check = (!fold(sum)).to_ne_bytes();
+    for word in [ports, acknowledged, offset] {
+        sum = sum.word(u32::from_ne_bytes(word));
+    }
+    let check = sum.checksum();
     let at = NETWORK + network_len;
     packet.write(at, ports)?;
     packet.write(at + 4, [0, 0, 0, 0])?;

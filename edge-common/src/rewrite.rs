@@ -96,13 +96,15 @@ pub fn clamp_mss<P: Packet>(packet: &mut P, headers: &Headers, limit: u32) -> Op
             break;
         }
         let [kind, length] = packet.read::<2>(at)?;
-        match (kind, length) {
+        let step = match (kind, length) {
             (0, _) => break,
-            (1, _) => at += 1,
+            (1, _) => 1,
             (MSS, 4) => return lower(packet, headers, at, limit),
             (_, 0 | 1) => break,
-            _ => at += usize::from(length),
-        }
+            _ => length,
+        };
+        // Else the next option would be verified for each way to it.
+        at = packet.forget(at as u32 + u32::from(step)) as usize;
     }
     Some(())
 }

@@ -16,7 +16,7 @@ use crate::{echo::dial, lab::PATIENCE, netns::NetNs, process::wait_for, server::
 /// Bytes that are on the way at a time.
 const CHUNK: usize = 64 << 10;
 /// Between two chunks: without it the CPUs have no time for the daemons under test.
-const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A server on one port of a namespace that gives back each byte at once. It ends with this guard;
 /// connections end with their clients.

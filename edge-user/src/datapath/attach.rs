@@ -111,11 +111,10 @@ impl Datapath {
     }
 
     fn attach_xdp(&self, interface: &str) -> Result<(), DatapathError> {
-        const NAME: &str = "xdp_uplink";
         let mut programs = lock(&self.programs);
-        let xdp = program::<Xdp>(&mut programs, NAME)?;
+        let xdp = xdp(&mut programs)?;
         let refused = |source: ProgramError| DatapathError::Attach {
-            program: NAME,
+            program: XDP,
             target: interface.to_owned(),
             source: Box::new(source),
         };
@@ -205,6 +204,21 @@ fn unpin(pin: &Path) {
     {
         tracing::warn!(pin = %pin.display(), %error, "a link stays pinned");
     }
+}
+
+const XDP: &str = "xdp_uplink";
+
+/// `xdp_uplink`, verified.
+pub(super) fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, DatapathError> {
+    let xdp = program::<Xdp>(ebpf, XDP)?;
+    if xdp.fd().is_err() {
+        xdp.load().map_err(xdp_refused)?;
+    }
+    Ok(xdp)
+}
+
+pub(super) fn xdp_refused(error: ProgramError) -> DatapathError {
+    DatapathError::Program(XDP, Box::new(error))
 }
 
 /// A program of the object by name and type.

@@ -20,7 +20,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData, MapError, PerCpuArray, SockMap},
     programs::{
-        ProgramError, SchedClassifier, SkLookup, TestRun, TestRunAttrs, TestRunOptions, Xdp,
+        ProgramError, SchedClassifier, SkLookup, TestRun, TestRunAttrs, TestRunOptions,
         links::LinkError,
     },
 };
@@ -107,7 +107,8 @@ pub enum DatapathError {
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EDGE_BPF_OBJECT"));
 
 impl Datapath {
-    /// Loads and verifies all programs. `pins` is this daemon's directory on a BPF file system; it
+    /// Loads the programs, and verifies all but `xdp_uplink`, which waits until an uplink is to
+    /// have it: that takes the kernel a while. `pins` is this daemon's directory on a BPF file system; it
     /// is made. Tables that an earlier daemon pinned there are used on, if they are of this very
     /// layout and shape; else the tables are new and empty. Links stay as they are: what is
     /// attached from now on takes the place of theirs.
@@ -139,9 +140,6 @@ impl Datapath {
                 .load()
                 .map_err(|error| DatapathError::Program(name, Box::new(error)))?;
         }
-        attach::program::<Xdp>(&mut ebpf, "xdp_uplink")?
-            .load()
-            .map_err(|error| DatapathError::Program("xdp_uplink", Box::new(error)))?;
         attach::program::<SkLookup>(&mut ebpf, "sk_raw_ports")?
             .load()
             .map_err(|error| DatapathError::Program("sk_raw_ports", Box::new(error)))?;
@@ -218,7 +216,7 @@ impl Datapath {
         let mut programs = lock(&self.programs);
         let name = hook.label();
         let result = match hook {
-            Hook::XdpUplink => attach::program::<Xdp>(&mut programs, name)?.test_run(options),
+            Hook::XdpUplink => attach::xdp(&mut programs)?.test_run(options),
             Hook::TcUplink | Hook::TcContainer => {
                 attach::program::<SchedClassifier>(&mut programs, name)?.test_run(options)
             }
@@ -252,10 +250,7 @@ impl Datapath {
             attrs: TestRunAttrs::new().xdp_live_frames(batch),
             ..TestRunOptions::new()
         };
-        let name = Hook::XdpUplink.label();
-        attach::program::<Xdp>(&mut lock(&self.programs), name)?
-            .test_run(options)
-            .map_err(|error| DatapathError::Program(name, Box::new(error)))?;
+        attach::xdp(&mut lock(&self.programs))?.test_run(options).map_err(attach::xdp_refused)?;
         Ok(())
     }
 
