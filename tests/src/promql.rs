@@ -20,8 +20,9 @@ pub fn selectors(expression: &str) -> Vec<String> {
             rest = behind.trim_start();
             match rest.chars().next() {
                 Some('(') if OVER_LABELS.contains(&word) => rest = &rest[closing(rest, ')')..],
-                // A function.
+                // A function, or an aggregation with its labels before its operand.
                 Some('(') => {}
+                _ if OVER_LABELS.contains(&&rest[..end_of_word(rest)]) => {}
                 _ if BETWEEN.contains(&word) => {}
                 Some('{') => {
                     let (matchers, behind) = rest.split_at(closing(rest, '}'));
