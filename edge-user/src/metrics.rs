@@ -1,6 +1,7 @@
 //! What Prometheus scrapes, and whether the daemon lives and is ready: on a thread of its own, so
 //! that it answers when everything else is busy.
 
+mod daemon;
 mod region;
 
 use std::{
@@ -22,13 +23,13 @@ use axum::{
     routing::get,
 };
 use prometheus::{
-    IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    IntCounterVec, IntGaugeVec, Opts, PullingGauge, Registry, TextEncoder,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::region::Membership;
+pub use self::{daemon::register as register_daemon, region::Membership};
 use crate::{datapath::Datapath, places::Turnover, watched::Watched};
 
 /// Connections to the admin address at a time; with one more the oldest goes.
@@ -47,10 +48,19 @@ pub struct Exposition {
 }
 
 impl Exposition {
-    /// Of this registry; not ready yet.
-    pub fn new(listener: TcpListener, registry: Registry) -> Self {
-        let (ready, leave) = Default::default();
-        Self { listener: Some(listener), registry, ready, leave }
+    /// Of this registry, which is told as well whether it is ready; not ready yet.
+    ///
+    /// # Errors
+    /// If the registry is another exposition's.
+    pub fn new(listener: TcpListener, registry: Registry) -> prometheus::Result<Self> {
+        let (ready, leave): (Arc<AtomicBool>, _) = Default::default();
+        let asked = ready.clone();
+        registry.register(Box::new(PullingGauge::new(
+            "edge_ready",
+            "Whether clients and commands are served, as /readyz says.",
+            Box::new(move || f64::from(u8::from(asked.load(Ordering::Acquire)))),
+        )?))?;
+        Ok(Self { listener: Some(listener), registry, ready, leave })
     }
 
     /// Begins to answer, until the process ends or [`Self::leave`].

@@ -24,6 +24,8 @@ pub mod netns;
 pub mod packets;
 pub mod privilege;
 pub mod process;
+pub mod prometheus_server;
+pub mod promql;
 pub mod region;
 pub mod server;
 pub mod strangers;

@@ -59,6 +59,7 @@ const PACKAGES: &[Package] = &[
     package("util-linux", Program("setpriv"), "tests without a privilege"),
     package("g++", Program("c++"), "libFuzzer"),
     package("etcd-server", Program("etcd"), "regions of several gateways"),
+    package("prometheus", Program("promtool"), "the board's queries and the alert rules"),
     package("python3", Program("python3"), "Modal's own client"),
     package("python3-venv", Python("import venv, ensurepip"), "Modal's own client"),
 ];
@@ -87,6 +88,7 @@ const FIELD: &[Package] = &[
 /// What Debian would start at boot, and of which package it is.
 const SERVICES: &[(&str, &str)] = &[
     ("etcd", "etcd-server"),
+    ("prometheus", "prometheus"),
     ("haproxy", "haproxy"),
     ("nginx", "nginx-light"),
     ("hitch", "hitch"),

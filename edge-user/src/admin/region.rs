@@ -14,7 +14,7 @@ use crate::{
     },
     region::{
         member::Member,
-        roster::{HostRecord, Role},
+        roster::HostRecord,
         server::ControlPlane,
         view::{Host, View},
     },
@@ -150,11 +150,7 @@ impl RegionPart {
         let containers = view.containers.values().filter(|container| container.host == *id);
         wire::Host {
             id: (*id).into(),
-            role: match role {
-                Role::Gateway => "gateway",
-                Role::Host => "host",
-            }
-            .to_owned(),
+            role: role.label().to_owned(),
             alive: *alive,
             version: about.version.clone(),
             underlay: about.underlay.iter().map(ToString::to_string).collect(),

@@ -1,9 +1,6 @@
 //! What a daemon took and why: for the person who started it, and for `edge check` and `edge ca`.
 
-use super::{
-    joined::Joined,
-    role::{Orders, Role},
-};
+use super::{joined::Joined, role::Orders};
 use crate::{
     host::uplink::{self, Uplink},
     wire::admin::{StatusResponse, Uplink as UplinkStatus},
@@ -16,11 +13,6 @@ pub(super) fn status(
     tls_port: u16,
     ca: Option<String>,
 ) -> StatusResponse {
-    let role = match orders.role {
-        Role::Single => "single",
-        Role::Gateway(_) => "gateway",
-        Role::Host(_) => "host",
-    };
     let region = joined.map_or("local", |joined| &joined.settings.region);
     let underlays = joined.map_or(&[][..], |joined| &joined.underlays);
     StatusResponse {
@@ -32,7 +24,7 @@ pub(super) fn status(
         uplinks: uplinks.iter().map(interface).collect(),
         metrics: format!("http://{}/metrics", orders.args.operation.admin),
         underlays: underlays.iter().map(interface).collect(),
-        role: role.to_owned(),
+        role: orders.role.label().to_owned(),
         host: joined.map_or(0, |joined| joined.member.host().into()),
         container_mtu: joined.map_or(0, |joined| joined.settings.mtu),
     }

@@ -54,6 +54,17 @@ pub(crate) struct Host {
     pub(crate) reply: Reply,
 }
 
+impl Role {
+    /// What people and metrics call it.
+    pub(crate) const fn label(&self) -> &'static str {
+        match self {
+            Self::Single => "single",
+            Self::Gateway(_) => "gateway",
+            Self::Host(_) => "host",
+        }
+    }
+}
+
 impl Orders {
     /// The interfaces towards the region's other machines.
     pub(crate) fn underlays(&self) -> &[String] {

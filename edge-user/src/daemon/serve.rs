@@ -98,7 +98,7 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
     let machine = &Machine::take(place, orders)?;
     let registry = prometheus::Registry::new();
     registry.register(Box::new(KernelCounters::new(machine.datapath.clone())?))?;
-    let mut exposition = metrics::Exposition::new(scraped, registry.clone());
+    let mut exposition = metrics::Exposition::new(scraped, registry.clone())?;
     if predecessor.is_none() {
         exposition.serve()?;
     }
@@ -178,6 +178,7 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
         machine.veth_prefix.clone(),
         mtu,
     ));
+    metrics::register_daemon(&registry, orders.role.label(), containers.clone())?;
     // A segment has to fit the way in and out, too.
     let segment = uplinks.iter().map(|uplink| uplink.mtu).min().map_or(mtu, |out| out.min(mtu));
     let settings = ground::settings(args, segment, &plan, containers.service_address())?;
@@ -308,7 +309,8 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
     announce::announce(&status, http_port);
     let region = region_part(joined.as_ref(), &attached);
     if let Some(member) = region.member.clone() {
-        registry.register(Box::new(metrics::Membership::new(member)?))?;
+        let sessions = region.gateway.as_ref().map(|gateway| gateway.plane.sessions().clone());
+        registry.register(Box::new(metrics::Membership::new(member, sessions)?))?;
     }
     let commands = AdminService { lives, region, status, tasks: tracker.clone(), down };
     tasks.spawn(logged("commands", admin::serve(commands, socket)));

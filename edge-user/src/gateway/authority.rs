@@ -106,6 +106,12 @@ impl Authority {
         &self.domain
     }
 
+    /// When it expires, in seconds since 1970.
+    pub(super) fn expiry(&self) -> f64 {
+        // Seconds of any date fit.
+        self.expires.unix_timestamp() as f64
+    }
+
     /// The authority's certificate in PEM: what clients have to trust.
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem

@@ -56,20 +56,28 @@ impl Certificates {
         matches!(self.0, Source::Operator(_))
     }
 
-    /// Registers when the operator's certificate expires. Those of edge's own authority renew
-    /// themselves and have no such metric.
+    /// Registers when somebody has to renew a certificate: the operator's, or that of edge's own
+    /// authority. Those which the authority issues renew themselves.
     ///
     /// # Errors
     /// If the registry has a metric of this name.
     pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
-        let Source::Operator(files) = &self.0 else { return Ok(()) };
-        let files = Arc::downgrade(files);
-        let expiry = PullingGauge::new(
+        let expiry: Box<dyn Fn() -> f64 + Send + Sync> = match &self.0 {
+            Source::Own(authority) => {
+                let expiry = authority.expiry();
+                Box::new(move || expiry)
+            }
+            Source::Operator(files) => {
+                let files = Arc::downgrade(files);
+                Box::new(move || files.upgrade().map_or(f64::NAN, |files| files.expiry()))
+            }
+        };
+        registry.register(Box::new(PullingGauge::new(
             "edge_certificate_expiry_timestamp_seconds",
-            "When the operator's certificate that is served expires, in seconds since 1970",
-            Box::new(move || files.upgrade().map_or(f64::NAN, |files| files.expiry())),
-        )?;
-        registry.register(Box::new(expiry))
+            "When the operator's certificate that is served expires, or that of edge's own \
+             authority, in seconds since 1970",
+            expiry,
+        )?))
     }
 
     fn issue(&self, name: &str) -> Result<Leaf, AuthorityError> {

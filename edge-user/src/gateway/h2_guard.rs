@@ -66,6 +66,10 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
+    /// All metric labels.
+    pub(super) const LABELS: [&str; 4] =
+        ["foreign_authority", "malformed", "too_long", "compression"];
+
     /// The error code of RFC 9113, section 7.
     pub(super) fn code(&self) -> u32 {
         match self {
@@ -80,12 +84,12 @@ impl Refusal {
 
     /// The metric label.
     pub(super) fn label(&self) -> &'static str {
-        match self {
-            Self::ForeignAuthority { .. } => "foreign_authority",
-            Self::Malformed(_) => "malformed",
-            Self::TooLong => "too_long",
-            Self::Compression(_) => "compression",
-        }
+        Self::LABELS[match self {
+            Self::ForeignAuthority { .. } => 0,
+            Self::Malformed(_) => 1,
+            Self::TooLong => 2,
+            Self::Compression(_) => 3,
+        }]
     }
 }
 

@@ -105,9 +105,11 @@ impl Metrics {
             Opts::new("edge_clients_denied_total", "Clients that userspace did not serve"),
             &["reason"],
         )?;
-        for reason in Denial::LABELS {
-            denials.with_label_values(&[reason]);
-        }
+        // From zero, so that the first of its kind is a rise.
+        begin(&handshakes, Handshake::ALL.map(Handshake::label));
+        begin(&denials, Denial::LABELS);
+        begin(&dial_errors, DialError::LABELS);
+        begin(&h2_refusals, Refusal::LABELS);
         register(registry, &handshakes)?;
         register(registry, &handshaking)?;
         register(registry, &denials)?;
@@ -170,6 +172,21 @@ impl Metrics {
 }
 
 impl Handshake {
+    const ALL: [Self; 12] = [
+        Self::Full,
+        Self::Resumed,
+        Self::UnknownName,
+        Self::NoName,
+        Self::Malformed,
+        Self::TooLong,
+        Self::Timeout,
+        Self::Closed,
+        Self::Denied,
+        Self::Displaced,
+        Self::Cut,
+        Self::Failed,
+    ];
+
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Full => "full",
@@ -223,6 +240,12 @@ impl Drop for Begun<'_> {
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+fn begin<const N: usize>(counter: &IntCounterVec, labels: [&str; N]) {
+    for label in labels {
+        counter.with_label_values(&[label]);
     }
 }
 

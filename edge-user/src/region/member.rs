@@ -22,6 +22,7 @@ use std::{
 };
 
 use rustls::ClientConfig;
+use time::OffsetDateTime;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -34,7 +35,7 @@ pub use self::{
     join::{Standing, join, standing},
 };
 use super::{
-    identity::{Credentials, IdentityError},
+    identity::{Credentials, IdentityError, Peer},
     roster::{About, ContainerRecord},
     tls::{self, Held},
     view::View,
@@ -180,6 +181,11 @@ impl Member {
     /// first time. A gateway speaks every third of the lease time at least.
     pub fn lag(&self) -> Option<Duration> {
         self.inner.heard().map(|heard| heard.elapsed())
+    }
+
+    /// When this machine's certificate expires, unless it is renewed before.
+    pub fn certificate_expiry(&self) -> Option<OffsetDateTime> {
+        Peer::of(&self.inner.credentials().certificate).map(|own| own.valid.1)
     }
 
     /// What this machine says of itself from now on.

@@ -97,6 +97,16 @@ pub enum Role {
     Gateway,
 }
 
+impl Role {
+    /// What people and metrics call it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
 /// What all machines of a region have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RegionSettings {

@@ -165,15 +165,19 @@ pub enum DialError {
 }
 
 impl DialError {
+    /// All metric labels.
+    pub const LABELS: [&str; 5] =
+        ["not_listening", "loopback_only", "refused_away", "timeout", "io"];
+
     /// The metric label of this outcome.
     pub fn label(&self) -> &'static str {
-        match self {
-            Self::NotListening(_) => "not_listening",
-            Self::LoopbackOnly(..) => "loopback_only",
-            Self::RefusedAway(..) => "refused_away",
-            Self::Timeout(..) => "timeout",
-            Self::Io(..) => "io",
-        }
+        Self::LABELS[match self {
+            Self::NotListening(_) => 0,
+            Self::LoopbackOnly(..) => 1,
+            Self::RefusedAway(..) => 2,
+            Self::Timeout(..) => 3,
+            Self::Io(..) => 4,
+        }]
     }
 }
 
