@@ -2,23 +2,34 @@
 
 use std::{
     net::{SocketAddr, UdpSocket},
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::Duration,
 };
 
-use nix::sys::signal::Signal;
+use nix::sys::{
+    signal::Signal,
+    socket::{setsockopt, sockopt},
+};
 use tests::{
     echo::{Echo, round_trip},
-    edge::{Edge, Tunnel},
+    edge::Tunnel,
     i6pn,
     lab::{Lab, PATIENCE},
     process::wait_for,
     tenant::Tenant,
-    trace::{Trace, attached, is_traced},
+    trace::{Trace, attached, is_traced, wait_off},
 };
 
 const ONE: [&str; 3] = ["--i6pn", "--workspace", "one"];
 const TWO: [&str; 3] = ["--i6pn", "--workspace", "two"];
+
+/// Between two datagrams.
+const BEAT: Duration = Duration::from_millis(1);
+/// Bytes of a receive buffer.
+const ROOM: usize = 32 << 20;
+/// In the place of a datagram's number.
+const LAST: u64 = u64::MAX;
 
 /// A container of workspace one with a raw tunnel, and its program.
 fn web(lab: &Lab) -> (Tenant, Echo, Tunnel) {
@@ -58,6 +69,26 @@ fn a_line_says_who_to_whom_at_which_hook_and_why() {
     trace.wait_line(&["Z tc_container@ed", " one/web → one/db, icmpv6, ", why]);
     let why = ": other_workspace (refused: containers of two workspaces never exchange a packet)";
     trace.wait_line(&["Z tc_container@ed", " one/web", " → two/other", why]);
+}
+
+#[test]
+fn a_program_that_nobody_listens_to_has_nothing_of_it() {
+    let lab = Lab::with_wire(&["--datapath", "xdp"], |wire| wire.offloads_off());
+    let _web = Tenant::new(&lab.edge, "web", &ONE);
+    let tells = || {
+        let programs = attached(&lab.edge);
+        assert!(programs.len() >= 3, "{programs:?}");
+        let of_trace = |name: &String| name.starts_with("TRACE_");
+        let tells = programs.values().filter(|one| one.tables(&lab.edge).iter().any(of_trace));
+        (tells.count(), programs.len())
+    };
+    assert_eq!(tells().0, 0);
+    let trace = Trace::start(&lab.edge, &[]);
+    let (told, all) = tells();
+    assert_eq!(told, all);
+    drop(trace);
+    wait_off(&lab.edge);
+    assert_eq!(tells().0, 0);
 }
 
 #[test]
@@ -126,55 +157,43 @@ fn not_a_packet_is_lost_when_it_begins_and_ends() {
     let [web, db] = ["web", "db"].map(|name| Tenant::new(&lab.edge, name, &ONE));
     i6pn::ping(&web, &db);
     let before = attached(&lab.edge);
-    let inbox = db.netns.enter(|| UdpSocket::bind((db.i6pn(), 7000))).unwrap();
-    inbox.set_read_timeout(Some(PATIENCE)).unwrap();
-    let outbox = web.netns.enter(|| UdpSocket::bind((web.i6pn(), 0))).unwrap();
-    let (to, last) = (SocketAddr::from((db.i6pn(), 7000)), u64::MAX);
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let to = SocketAddr::from((db.i6pn(), 7000));
+    let inbox = db.netns.enter(|| UdpSocket::bind(to)).expect("a UDP socket");
+    inbox.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    // On a busy machine the reader may be late by seconds.
+    setsockopt(&inbox, sockopt::RcvBufForce, &ROOM).expect("room for datagrams");
+    let outbox = web.netns.enter(|| UdpSocket::bind((web.i6pn(), 0))).expect("a UDP socket");
+    let (stop, stopped) = mpsc::channel::<()>();
     let writer = thread::spawn(move || {
         let mut number = 0_u64;
-        while stopped
-            .recv_timeout(Duration::from_micros(200))
-            .is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout)
-        {
-            outbox.send_to(&number.to_ne_bytes(), to).unwrap();
+        while stopped.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
+            outbox.send_to(&number.to_ne_bytes(), to).expect("a datagram is sent");
             number += 1;
         }
-        outbox.send_to(&last.to_ne_bytes(), to).unwrap();
+        outbox.send_to(&LAST.to_ne_bytes(), to).expect("the last datagram is sent");
         number
     });
     let reader = thread::spawn(move || {
-        let (mut buffer, mut next) = ([0; 8], 0);
-        loop {
-            inbox.recv(&mut buffer).unwrap();
+        let mut buffer = [0; 8];
+        for next in 0.. {
+            inbox.recv(&mut buffer).expect("one more datagram");
             match u64::from_ne_bytes(buffer) {
-                number if number == last => return next,
+                LAST => return next,
                 number => assert_eq!(number, next, "datagrams are missing"),
             }
-            next += 1;
         }
+        unreachable!("the last datagram ends it");
     });
     for _round in 0..5 {
         let trace = Trace::start(&lab.edge, &["--sample", "3"]);
         trace.wait_line(&["one/web:", "one/db:7000", "i6pn"]);
         drop(trace);
-        off(&lab.edge);
+        wait_off(&lab.edge);
     }
     drop(stop);
-    let sent = writer.join().unwrap();
-    assert_eq!(reader.join().unwrap(), sent);
+    let sent = writer.join().expect("the writer");
+    assert_eq!(reader.join().expect("the reader"), sent);
     assert_eq!(attached(&lab.edge), before, "the very programs of before");
-}
-
-/// Waits until nothing is traced any more.
-#[track_caller]
-fn off(edge: &Edge) {
-    wait_for("the plain programs", PATIENCE, || {
-        // While they change, some are and some are not.
-        let programs = attached(edge);
-        programs.values().all(|(name, _)| !name.contains("_tr")).then_some(())
-    });
-    assert!(!is_traced(edge));
 }
 
 #[test]
@@ -182,15 +201,14 @@ fn it_ends_with_whatever_ends() {
     let mut lab = Lab::new(&[]);
     let (web, _echo, tunnel) = web(&lab);
     let public = SocketAddr::new(Lab::PUBLIC.parse().unwrap(), tunnel.raw_port());
-    let works = || round_trip(&lab.internet, public, 1000);
     let plain = attached(&lab.edge);
 
     let mut trace = Trace::start(&lab.edge, &[]);
     assert!(is_traced(&lab.edge));
     trace.0.kill();
-    off(&lab.edge);
+    wait_off(&lab.edge);
     assert_eq!(attached(&lab.edge), plain);
-    works();
+    round_trip(&lab.internet, public, 1000);
 
     // A successor's programs are its own.
     let mut trace = Trace::start(&lab.edge, &[]);
@@ -220,6 +238,6 @@ fn it_ends_with_whatever_ends() {
 
     let trace = Trace::start(&lab.edge, &[]);
     trace.0.signal(Signal::SIGINT);
-    off(&lab.edge);
+    wait_off(&lab.edge);
     drop(web);
 }
