@@ -17,7 +17,7 @@ use edge_common::{
 
 use crate::maps::Maps;
 
-/// About eleven thousand events: the daemon looks fifty times a second.
+/// About nine thousand events: the daemon looks fifty times a second.
 const RING_BYTES: u32 = 1 << 20;
 /// `BPF_RB_NO_WAKEUP`: the daemon looks by itself, and a wake-up would cost the packet's time.
 const NO_WAKEUP: u64 = 1;

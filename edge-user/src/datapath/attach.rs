@@ -70,7 +70,7 @@ impl Attached {
     }
 
     /// The program to attach.
-    fn variant(&self, plain: &'static str) -> &'static str {
+    pub(super) fn variant(&self, plain: &'static str) -> &'static str {
         if self.listener.is_some() { traced(plain) } else { plain }
     }
 }

@@ -210,8 +210,8 @@ impl Datapath {
         Ok(())
     }
 
-    /// Runs a hook's program over a frame (`BPF_PROG_TEST_RUN`): its return code, and frame and
-    /// context as it left them. `context` is the hook's own (`xdp_md` or `__sk_buff`).
+    /// Runs a hook's program, the traced one while somebody listens, over a frame
+    /// (`BPF_PROG_TEST_RUN`): its return code, and frame and context as it left them. `context` is the hook's own (`xdp_md` or `__sk_buff`).
     pub fn test_run(
         &self,
         hook: Hook,
@@ -230,7 +230,7 @@ impl Datapath {
             ..TestRunOptions::new()
         };
         let mut programs = lock(&self.programs);
-        let name = hook.label();
+        let name = lock(&self.attached).variant(hook.label());
         let result = match hook {
             Hook::XdpUplink => attach::program::<Xdp>(&mut programs, name)?.test_run(options),
             Hook::TcUplink | Hook::TcContainer => {
