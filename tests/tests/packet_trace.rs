@@ -101,7 +101,7 @@ fn each_decision_is_told_or_counted_as_lost() {
     run_many(&kernel, NOT_OURS, MANY);
     let heard = hear(&mut trace);
     assert!(heard.lost > 0, "there was room for {}", heard.events.len());
-    assert_eq!(heard.events.len() as u64 + heard.lost, MANY.into());
+    assert_eq!(heard.events.len() as u64 + heard.lost, u64::from(MANY));
     assert!(heard.events.iter().all(|event| event.verdict == Verdict::NotOurs as u32));
     // What is lost is said once.
     run_many(&kernel, NOT_OURS, 3);
