@@ -2,7 +2,7 @@
 //! kernel's own routing; two containers on two hosts, beside routing and VXLAN over the same
 //! underlay.
 
-mod ways;
+pub(crate) mod ways;
 
 use anyhow::{Context as _, Result};
 use ways::Way;

@@ -21,6 +21,7 @@ mod restart;
 mod start;
 mod summary;
 mod tls;
+mod trace;
 
 use anyhow::Result;
 use clap::{Parser, builder::PossibleValuesParser};
@@ -42,6 +43,7 @@ const QUESTIONS: &[Question] = &[
     Question { name: "start", measure: start::measure, rounds: 7 },
     Question { name: "tls", measure: tls::measure, rounds: 7 },
     Question { name: "hostile", measure: hostile::measure, rounds: 5 },
+    Question { name: "trace", measure: trace::measure, rounds: 15 },
     Question { name: "restart", measure: restart::measure, rounds: 15 },
 ];
 

@@ -41,7 +41,7 @@ impl Arrival {
     }
 
     #[inline(always)]
-    const fn host(self) -> u32 {
+    pub(crate) const fn host(self) -> u32 {
         self.0 & 0xffff
     }
 

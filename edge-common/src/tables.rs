@@ -252,6 +252,7 @@ mod pod {
         Address, AddressRow, BlockRow, Count, Endpoint, ForwardRow, HostRow, ListKey, ListenerRow,
         PaceRow, PathMtu, PeerRow, Settings, Traffic, TunnelRow, UnderlayRow,
     };
+    use crate::trace::{Filter, Notes};
 
     macro_rules! pod {
         ($($row:ty),+) => {$(
@@ -267,10 +268,12 @@ mod pod {
         BlockRow,
         Count,
         Endpoint,
+        Filter,
         ForwardRow,
         HostRow,
         ListKey,
         ListenerRow,
+        Notes,
         PaceRow,
         PathMtu,
         PeerRow,

@@ -12,6 +12,7 @@ mod lookup;
 mod maps;
 mod place;
 mod tc;
+mod trace;
 mod xdp;
 
 use aya_ebpf::{
@@ -35,6 +36,24 @@ fn tc_uplink(ctx: TcContext) -> i32 {
 #[classifier]
 fn tc_container(ctx: TcContext) -> i32 {
     tc::container(ctx)
+}
+
+/// In the place of `xdp_uplink` while somebody listens; and so the next two.
+#[xdp(frags)]
+fn xdp_uplink_traced(ctx: XdpContext) -> u32 {
+    xdp::uplink_traced(ctx)
+}
+
+/// See [`xdp_uplink_traced`].
+#[classifier]
+fn tc_uplink_traced(ctx: TcContext) -> i32 {
+    tc::uplink_traced(ctx)
+}
+
+/// See [`xdp_uplink_traced`].
+#[classifier]
+fn tc_container_traced(ctx: TcContext) -> i32 {
+    tc::container_traced(ctx)
 }
 
 /// In the host's network namespace.

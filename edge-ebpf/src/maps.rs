@@ -25,6 +25,8 @@ use edge_common::{
     verdict::{Hook, Verdict},
 };
 
+use crate::trace;
+
 /// Hosts whose ways are narrower than the others'; one more pushes out another.
 const MAX_PATH_MTUS: u32 = 4096;
 
@@ -226,7 +228,7 @@ pub(crate) fn raw_listeners() -> &'static SockMap {
 /// Counts a decision, and its verdict at `counter`; the only place that does. Logging is compiled in and off: the level is a
 /// constant that userspace sets at load, and with none the verifier drops the code.
 #[inline(always)]
-pub(crate) fn count<C: EbpfContext>(
+pub(crate) fn count<C: EbpfContext, const TRACED: bool>(
     ctx: &C,
     hook: Hook,
     counter: u32,
@@ -234,6 +236,9 @@ pub(crate) fn count<C: EbpfContext>(
     bytes: u64,
 ) {
     debug!(ctx, "{} {}", hook as u32, outcome.verdict as u32);
+    if TRACED {
+        trace::decided(outcome);
+    }
     if let Some(row) = VERDICTS.get_ptr_mut(counter) {
         // SAFETY: the row is this CPU's own, and a program is not interrupted by another run of
         // itself on the same CPU.

@@ -25,7 +25,7 @@ use edge_common::{
 use crate::{
     halves,
     maps::{self, Maps},
-    place,
+    place, trace,
 };
 
 /// `BPF_F_IPV6` of the kernel's `bpf_l4_csum_replace`: the difference is one of IPv6 addresses,
@@ -42,16 +42,33 @@ const WANTED_INSIDE: u32 = WANTED + 40 + 8 + 20;
 #[inline(always)]
 pub(crate) fn uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    let done = arriving(skb);
+    let done = arriving::<false>(skb);
     match halves::second(done) {
-        Some(arrival) => brought(skb, arrival) as i32,
+        Some(arrival) => brought::<false>(skb, arrival) as i32,
         None => done as i32,
     }
 }
 
+/// The same, told of.
+#[inline(always)]
+pub(crate) fn uplink_traced(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    trace_begin(skb, Hook::TcUplink, WANTED_INSIDE);
+    let done = arriving::<true>(skb);
+    let code = match halves::second(done) {
+        Some(arrival) => {
+            trace_inside(skb, arrival);
+            brought::<true>(skb, arrival)
+        }
+        None => done,
+    };
+    trace::end();
+    code as i32
+}
+
 /// All but what another host brought.
 #[inline(never)]
-fn arriving(skb: *mut __sk_buff) -> u64 {
+fn arriving<const TRACED: bool>(skb: *mut __sk_buff) -> u64 {
     let mut skb = Skb { ctx: TcContext::new(skb) };
     let bytes = skb.ctx.len().into();
     let outcome = match skb.judged() {
@@ -67,28 +84,68 @@ fn arriving(skb: *mut __sk_buff) -> u64 {
             }
         }
     };
-    halves::done(skb.finish(Hook::TcUplink, outcome, bytes) as u32)
+    halves::done(skb.finish::<TRACED>(Hook::TcUplink, outcome, bytes) as u32)
 }
 
 /// What another host brought.
 #[inline(never)]
-fn brought(skb: *mut __sk_buff, arrival: Arrival) -> u64 {
+fn brought<const TRACED: bool>(skb: *mut __sk_buff, arrival: Arrival) -> u64 {
     let mut skb = Skb { ctx: TcContext::new(skb) };
     let bytes = skb.ctx.len().into();
     let arrival = Arrival(skb.forget(arrival.0));
     let outcome = decide::brought(&mut skb, &Maps, arrival);
-    halves::done(skb.finish(Hook::TcUplink, outcome, bytes) as u32)
+    halves::done(skb.finish::<TRACED>(Hook::TcUplink, outcome, bytes) as u32)
 }
 
 /// `tc_container`.
 #[inline(always)]
 pub(crate) fn container(ctx: TcContext) -> i32 {
+    sent::<false>(ctx)
+}
+
+/// The same, told of.
+#[inline(always)]
+pub(crate) fn container_traced(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    trace_begin(skb, Hook::TcContainer, WANTED);
+    let code = sent_apart(skb);
+    trace::end();
+    code as i32
+}
+
+/// A function of its own, so that its stack does not lie beside that of what tells of it.
+#[inline(never)]
+fn sent_apart(skb: *mut __sk_buff) -> u64 {
+    halves::done(sent::<true>(TcContext::new(skb)) as u32)
+}
+
+/// What a container sent.
+#[inline(always)]
+fn sent<const TRACED: bool>(ctx: TcContext) -> i32 {
     let bytes = ctx.len().into();
     let mut skb = Skb { ctx };
     skb.pull(WANTED);
     let ifindex = skb.ifindex();
     let outcome = decide::container(&mut skb, &Maps, ifindex);
-    skb.finish(Hook::TcContainer, outcome, bytes)
+    skb.finish::<TRACED>(Hook::TcContainer, outcome, bytes)
+}
+
+/// Notes what a frame says before anything of it is changed.
+#[inline(never)]
+fn trace_begin(skb: *mut __sk_buff, hook: Hook, wanted: u32) {
+    let skb = Skb { ctx: TcContext::new(skb) };
+    // Where bytes are moved, XDP's note is lost.
+    if skb.judged().is_none() {
+        skb.pull(wanted);
+    }
+    trace::begin(&skb, hook, skb.ifindex(), skb.ctx.len().into());
+}
+
+/// Notes what the packet in it says.
+#[inline(never)]
+fn trace_inside(skb: *mut __sk_buff, arrival: Arrival) {
+    let skb = Skb { ctx: TcContext::new(skb) };
+    trace::inside(&skb, Arrival(skb.forget(arrival.0)));
 }
 
 struct Skb {
@@ -113,7 +170,7 @@ fn send(outcome: &Outcome) -> i64 {
 impl Skb {
     /// Carries the decision out, then counts what really happened.
     #[inline(always)]
-    fn finish(mut self, hook: Hook, mut outcome: Outcome, bytes: u64) -> i32 {
+    fn finish<const TRACED: bool>(mut self, hook: Hook, mut outcome: Outcome, bytes: u64) -> i32 {
         let code = match outcome.action {
             Action::Pass => TC_ACT_OK as i64,
             Action::PassToListener => {
@@ -137,7 +194,7 @@ impl Skb {
         };
         // Else all that follows would be verified for each verdict.
         let counter = self.forget(hook.counter(outcome.verdict));
-        maps::count(&self.ctx, hook, counter, &outcome, bytes);
+        maps::count::<_, TRACED>(&self.ctx, hook, counter, &outcome, bytes);
         code as i32
     }
 

@@ -21,39 +21,69 @@ use edge_common::{
 use crate::{
     halves,
     maps::{self, Maps},
-    place,
+    place, trace,
 };
 
 /// `xdp_uplink`.
 #[inline(always)]
 pub(crate) fn uplink(ctx: XdpContext) -> u32 {
-    let done = arriving(ctx.ctx);
+    let done = arriving::<false>(ctx.ctx);
     match halves::second(done) {
-        Some(arrival) => brought(ctx.ctx, arrival) as u32,
+        Some(arrival) => brought::<false>(ctx.ctx, arrival) as u32,
         None => done as u32,
     }
 }
 
+/// The same, told of.
+#[inline(always)]
+pub(crate) fn uplink_traced(ctx: XdpContext) -> u32 {
+    trace_begin(ctx.ctx);
+    let done = arriving::<true>(ctx.ctx);
+    let code = match halves::second(done) {
+        Some(arrival) => {
+            trace_inside(ctx.ctx, arrival);
+            brought::<true>(ctx.ctx, arrival)
+        }
+        None => done,
+    };
+    trace::end();
+    code as u32
+}
+
 /// All but what another host brought.
 #[inline(never)]
-fn arriving(ctx: *mut xdp_md) -> u64 {
+fn arriving<const TRACED: bool>(ctx: *mut xdp_md) -> u64 {
     let mut frame = Frame { ctx: XdpContext::new(ctx) };
     let bytes = frame.whole();
     let ifindex = frame.ifindex();
     match decide::arriving(&mut frame, &Maps, ifindex) {
-        Ok(outcome) => halves::done(frame.finish(outcome, bytes)),
+        Ok(outcome) => halves::done(frame.finish::<TRACED>(outcome, bytes)),
         Err(arrival) => halves::go_on(arrival),
     }
 }
 
 /// What another host brought.
 #[inline(never)]
-fn brought(ctx: *mut xdp_md, arrival: Arrival) -> u64 {
+fn brought<const TRACED: bool>(ctx: *mut xdp_md, arrival: Arrival) -> u64 {
     let mut frame = Frame { ctx: XdpContext::new(ctx) };
     let bytes = frame.whole();
     let arrival = Arrival(frame.forget(arrival.0));
     let outcome = decide::brought(&mut frame, &Maps, arrival);
-    halves::done(frame.finish(outcome, bytes))
+    halves::done(frame.finish::<TRACED>(outcome, bytes))
+}
+
+/// Notes what a frame says before anything of it is changed.
+#[inline(never)]
+fn trace_begin(ctx: *mut xdp_md) {
+    let frame = Frame { ctx: XdpContext::new(ctx) };
+    trace::begin(&frame, Hook::XdpUplink, frame.ifindex(), frame.whole());
+}
+
+/// Notes what the packet in it says.
+#[inline(never)]
+fn trace_inside(ctx: *mut xdp_md, arrival: Arrival) {
+    let frame = Frame { ctx: XdpContext::new(ctx) };
+    trace::inside(&frame, Arrival(frame.forget(arrival.0)));
 }
 
 struct Frame {
@@ -63,7 +93,7 @@ struct Frame {
 impl Frame {
     /// Carries the decision out, then counts what really happened.
     #[inline(always)]
-    fn finish(mut self, mut outcome: Outcome, bytes: u64) -> u32 {
+    fn finish<const TRACED: bool>(mut self, mut outcome: Outcome, bytes: u64) -> u32 {
         let code = match outcome.action {
             Action::Pass | Action::PassToListener => XDP_PASS,
             Action::Deliver => {
@@ -81,7 +111,7 @@ impl Frame {
             Action::Drop | Action::Send | Action::Bounce => XDP_DROP,
         };
         let counter = Hook::XdpUplink.counter(outcome.verdict);
-        maps::count(&self.ctx, Hook::XdpUplink, counter, &outcome, bytes);
+        maps::count::<_, TRACED>(&self.ctx, Hook::XdpUplink, counter, &outcome, bytes);
         code
     }
 

@@ -6,8 +6,11 @@ mod connection;
 pub mod fuzzing;
 mod life;
 mod region;
+mod trace;
 
-use std::{collections::HashSet, io, os::fd::OwnedFd, path::Path, pin::Pin, time::Duration};
+use std::{
+    collections::HashSet, io, os::fd::OwnedFd, path::Path, pin::Pin, sync::Arc, time::Duration,
+};
 
 use futures::Stream;
 use tokio::{net::UnixListener, sync::mpsc};
@@ -22,6 +25,7 @@ pub use self::{
     region::{GatewayPart, RegionPart},
 };
 use crate::{
+    datapath::Datapath,
     host::containers::{Place, Request as ContainerRequest},
     region::{
         bounds::{Asked, Defaults},
@@ -31,7 +35,7 @@ use crate::{
         AttachEvent, AttachRequest, CreateTokenRequest, CreateTokenResponse, DownEvent,
         DownRequest, ForgetHostRequest, ForgetHostResponse, ListContainersRequest,
         ListContainersResponse, ListHostsRequest, ListHostsResponse, ListTunnelsRequest,
-        ListTunnelsResponse, StatusRequest, StatusResponse,
+        ListTunnelsResponse, StatusRequest, StatusResponse, TraceEvent, TraceRequest,
         admin_server::{Admin, AdminServer},
     },
 };
@@ -44,7 +48,9 @@ pub struct AdminService {
     /// Containers, tunnels, and how they end.
     pub lives: Lives,
     /// The daemon's part in its region.
-    pub region: RegionPart,
+    pub region: Arc<RegionPart>,
+    /// What decides about packets.
+    pub datapath: Arc<Datapath>,
     /// What the daemon took and why.
     pub status: StatusResponse,
     /// One task for each container.
@@ -129,6 +135,8 @@ pub fn bind(
 impl Admin for AdminService {
     type AttachStream = Pin<Box<dyn Stream<Item = Result<AttachEvent, Status>> + Send>>;
 
+    type TraceStream = ReceiverStream<Result<TraceEvent, Status>>;
+
     type DownStream = ReceiverStream<Result<DownEvent, Status>>;
 
     async fn attach(
@@ -206,6 +214,18 @@ impl Admin for AdminService {
     ) -> Result<Response<CreateTokenResponse>, Status> {
         let token = self.region.token(request.into_inner()).await?;
         Ok(Response::new(CreateTokenResponse { token }))
+    }
+
+    async fn trace(
+        &self,
+        request: Request<TraceRequest>,
+    ) -> Result<Response<Self::TraceStream>, Status> {
+        let known = trace::Known::new(self.lives.containers.clone(), self.region.clone());
+        let begun =
+            trace::begin(&request.into_inner(), &self.lives, &self.datapath, &known).await?;
+        let (events, stream) = mpsc::channel(16);
+        self.tasks.spawn(trace::tell(begun, known, events, self.lives.shutdown.clone()));
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 
     async fn down(

@@ -2,6 +2,7 @@
 
 pub mod bounds;
 pub mod region;
+pub mod trace;
 pub mod up;
 pub mod values;
 
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 pub use self::{
     bounds::TunnelArgs,
     region::{GatewayArgs, HostArgs, HostsArgs, HostsCommand, TokenCommand},
+    trace::TraceArgs,
     up::UpArgs,
     values::Name,
 };
@@ -75,6 +77,11 @@ pub enum Command {
     Containers(OwnListArgs),
     /// List the machines of the region
     Hosts(HostsArgs),
+    /// Print what is decided about packets, a line each, until interrupted
+    ///
+    /// Who to whom, at which hook, the verdict and why. It costs nothing while nobody listens, and
+    /// one listens at a time.
+    Trace(TraceArgs),
     /// Tokens with which machines join the region
     #[command(subcommand)]
     Token(TokenCommand),
@@ -307,6 +314,8 @@ mod tests {
             vec!["edge", "gateway", "--underlay", "eth1", "--carriage", "vxlan"],
             vec!["edge", "hosts", "forget", "0"],
             vec!["edge", "token", "create", "--uses", "0"],
+            vec!["edge", "trace", "--verdict", "lost"],
+            vec!["edge", "trace", "--sample", "0"],
         ] {
             assert!(Cli::try_parse_from(&words).is_err(), "{words:?}");
         }

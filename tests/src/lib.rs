@@ -32,6 +32,7 @@ pub mod strangers;
 pub mod tap;
 pub mod tenant;
 pub mod tls;
+pub mod trace;
 pub mod traffic;
 pub mod vitals;
 pub mod wire;

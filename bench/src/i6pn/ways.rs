@@ -35,7 +35,7 @@ pub(crate) struct Way {
 
 impl Way {
     /// From one namespace to an address of the other; the scene is whatever must stay.
-    fn new(
+    pub(crate) fn new(
         name: &str,
         [from, to]: [&NetNs; 2],
         address: Ipv6Addr,

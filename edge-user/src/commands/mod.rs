@@ -11,4 +11,5 @@ pub mod hold;
 pub mod hosts;
 pub mod output;
 pub mod token;
+pub mod trace;
 pub mod tunnels;

@@ -205,6 +205,7 @@ impl Running<'_> {
         let (pid, version) = (successor.pid, successor.version.clone());
         tracing::info!(pid, version, "a successor asks; nothing starts or stops meanwhile");
         let closed = self.gate.close().await;
+        self.ground.machine.datapath.end_trace();
         self.tunnels.settle().await;
         for store in &self.stores {
             store.close();

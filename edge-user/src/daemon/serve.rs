@@ -312,7 +312,8 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
         let sessions = region.gateway.as_ref().map(|gateway| gateway.plane.sessions().clone());
         registry.register(Box::new(metrics::Membership::new(member, sessions)?))?;
     }
-    let commands = AdminService { lives, region, status, tasks: tracker.clone(), down };
+    let (region, datapath) = (Arc::new(region), machine.datapath.clone());
+    let commands = AdminService { lives, region, datapath, status, tasks: tracker.clone(), down };
     tasks.spawn(logged("commands", admin::serve(commands, socket)));
     exposition.set_ready(true);
     println!("ready");

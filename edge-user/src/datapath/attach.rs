@@ -1,6 +1,7 @@
 //! Where programs are attached. Links are pinned: packets flow while every daemon is down.
 
 use std::{
+    collections::BTreeMap,
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
 };
@@ -37,6 +38,43 @@ impl UplinkMode {
     }
 }
 
+/// The programs at TCX.
+pub(super) const TCX: [&str; 2] = ["tc_uplink", "tc_container"];
+/// The one at XDP.
+pub(super) const XDP: &str = "xdp_uplink";
+
+/// The program that also tells what this one decides.
+pub(super) fn traced(plain: &str) -> &'static str {
+    match plain {
+        "tc_uplink" => "tc_uplink_traced",
+        "tc_container" => "tc_container_traced",
+        _ => "xdp_uplink_traced",
+    }
+}
+
+/// What this daemon has attached.
+#[derive(Default)]
+pub(super) struct Attached {
+    /// By the link's pin: the plain program's name.
+    links: BTreeMap<PathBuf, &'static str>,
+    /// Who listens to what the programs decide: then the traced ones are attached.
+    pub(super) listener: Option<u64>,
+    listeners: u64,
+}
+
+impl Attached {
+    /// A number for one more listener, unless there is one.
+    pub(super) fn free(&mut self) -> Option<u64> {
+        self.listeners += 1;
+        self.listener.is_none().then_some(self.listeners)
+    }
+
+    /// The program to attach.
+    pub(super) fn variant(&self, plain: &'static str) -> &'static str {
+        if self.listener.is_some() { traced(plain) } else { plain }
+    }
+}
+
 impl Datapath {
     /// Attaches `tc_container` to a container's host-side veth, in this thread's namespace.
     pub fn attach_container(&self, interface: &str) -> Result<(), DatapathError> {
@@ -63,6 +101,7 @@ impl Datapath {
         for kind in ["tcx", "xdp"] {
             let name = Pins::name(kind, interface);
             for pin in pins.inherit(&name).into_iter().chain([pins.link(&name)]) {
+                lock(&self.attached).links.remove(&pin);
                 unpin(&pin);
             }
         }
@@ -83,7 +122,8 @@ impl Datapath {
 
     fn attach_tcx(&self, name: &'static str, interface: &str) -> Result<(), DatapathError> {
         let mut programs = lock(&self.programs);
-        let classifier = program::<SchedClassifier>(&mut programs, name)?;
+        let variant = lock(&self.attached).variant(name);
+        let classifier = program::<SchedClassifier>(&mut programs, variant)?;
         let refused = |source: ProgramError| DatapathError::Attach {
             program: name,
             target: interface.to_owned(),
@@ -92,7 +132,7 @@ impl Datapath {
         let inherited = lock(&self.pins).inherit(&Pins::name("tcx", interface));
         if let Some(pin) = &inherited {
             match switch_tcx(classifier, interface, pin) {
-                Ok(link) => return self.keep(link, "tcx", interface, inherited),
+                Ok(link) => return self.keep(link, "tcx", interface, name, inherited),
                 Err(error) => tell_anew(interface, &error),
             }
         }
@@ -107,12 +147,13 @@ impl Datapath {
         if let Some(pin) = inherited {
             unpin(&pin);
         }
-        self.keep(link, "tcx", interface, None)
+        self.keep(link, "tcx", interface, name, None)
     }
 
     fn attach_xdp(&self, interface: &str) -> Result<(), DatapathError> {
         let mut programs = lock(&self.programs);
-        let xdp = xdp(&mut programs)?;
+        let variant = lock(&self.attached).variant(XDP);
+        let xdp = xdp(&mut programs, variant)?;
         let refused = |source: ProgramError| DatapathError::Attach {
             program: XDP,
             target: interface.to_owned(),
@@ -121,7 +162,7 @@ impl Datapath {
         let inherited = lock(&self.pins).inherit(&Pins::name("xdp", interface));
         if let Some(pin) = &inherited {
             match switch_xdp(xdp, pin) {
-                Ok(link) => return self.keep(link, "xdp", interface, inherited),
+                Ok(link) => return self.keep(link, "xdp", interface, XDP, inherited),
                 Err(error) => {
                     tell_anew(interface, &error);
                     // An interface has one XDP program.
@@ -133,7 +174,23 @@ impl Datapath {
         let link = xdp.take_link(id).map_err(refused)?;
         let link = FdLink::try_from(link)
             .map_err(|error| DatapathError::Link(interface.to_owned(), error))?;
-        self.keep(link, "xdp", interface, None)
+        self.keep(link, "xdp", interface, XDP, None)
+    }
+
+    /// Puts into each link the program that belongs there now.
+    pub(super) fn switch_all(&self, programs: &mut Ebpf) {
+        let links: Vec<_> = {
+            let attached = lock(&self.attached);
+            let variants = attached.links.iter();
+            variants.map(|(pin, name)| (pin.clone(), attached.variant(name))).collect()
+        };
+        for (pin, name) in links {
+            if let Err(error) = switch(programs, name, &pin) {
+                // An interface that is just going away takes its link with it.
+                let error = crate::error::causes(&error);
+                tracing::warn!(pin = %pin.display(), error, "a link keeps the program that it has");
+            }
+        }
     }
 
     /// Pins a link, unless that is where it was inherited from.
@@ -142,9 +199,11 @@ impl Datapath {
         link: FdLink,
         kind: &str,
         interface: &str,
+        program: &'static str,
         inherited: Option<PathBuf>,
     ) -> Result<(), DatapathError> {
         let path = lock(&self.pins).link(&Pins::name(kind, interface));
+        lock(&self.attached).links.insert(path.clone(), program);
         if inherited.as_ref() == Some(&path) {
             return Ok(());
         }
@@ -174,6 +233,22 @@ fn switch_tcx(
     let (_revision, there) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress)?;
     // An interface may have been renamed, and another one made by its name.
     if there.iter().any(|program| program.id() == own) { Ok(link) } else { Err(SwitchError::Other) }
+}
+
+/// Puts a loaded program into a link of this daemon's own.
+fn switch(programs: &mut Ebpf, name: &'static str, pin: &Path) -> Result<(), SwitchError> {
+    let program = programs.program_mut(name).ok_or(SwitchError::Other)?;
+    if let Program::Xdp(xdp) = program {
+        verify(xdp)?;
+        switch_xdp(xdp, pin)?;
+        return Ok(());
+    }
+    let classifier: &mut SchedClassifier = program.try_into()?;
+    let link = FdLink::from(PinnedLink::from_pin(pin)?);
+    let id = classifier.attach_to_link(SchedClassifierLink::try_from(link)?)?;
+    // Closed; the pin keeps it.
+    FdLink::try_from(classifier.take_link(id)?)?;
+    Ok(())
 }
 
 fn switch_xdp(xdp: &mut Xdp, pin: &Path) -> Result<FdLink, SwitchError> {
@@ -206,19 +281,18 @@ fn unpin(pin: &Path) {
     }
 }
 
-const XDP: &str = "xdp_uplink";
-
-/// `xdp_uplink`, verified.
-pub(super) fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, DatapathError> {
-    let xdp = program::<Xdp>(ebpf, XDP)?;
-    if xdp.fd().is_err() {
-        xdp.load().map_err(xdp_refused)?;
-    }
+/// `xdp_uplink` or its traced variant, verified.
+pub(super) fn xdp<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut Xdp, DatapathError> {
+    let xdp = program::<Xdp>(ebpf, name)?;
+    verify(xdp).map_err(|error| DatapathError::Program(name, Box::new(error)))?;
     Ok(xdp)
 }
 
-pub(super) fn xdp_refused(error: ProgramError) -> DatapathError {
-    DatapathError::Program(XDP, Box::new(error))
+fn verify(xdp: &mut Xdp) -> Result<(), ProgramError> {
+    if xdp.fd().is_ok() { Ok(()) } else { xdp.load() }
 }
 
 /// A program of the object by name and type.

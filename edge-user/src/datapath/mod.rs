@@ -1,7 +1,8 @@
 //! The kernel half, as userspace sees it. The only user of aya.
 //!
 //! [`Datapath::load`] verifies the programs and makes the tables; `attach` puts programs where
-//! packets pass; `tables` writes rows; `counters` reads what the programs counted.
+//! packets pass; `tables` writes rows; `counters` reads what the programs counted, and `trace`
+//! what they tell of single decisions while somebody listens.
 
 mod attach;
 mod counters;
@@ -9,6 +10,7 @@ mod lists;
 mod log;
 mod pins;
 mod tables;
+mod trace;
 
 use std::{
     os::fd::BorrowedFd,
@@ -32,14 +34,21 @@ use edge_common::{
     verdict::Hook,
 };
 
-pub use self::{attach::UplinkMode, pins::Inheritance};
-use self::{lists::Lists, pins::Pins, tables::Table};
+use self::{attach::Attached, lists::Lists, pins::Pins, tables::Table};
+pub use self::{
+    attach::UplinkMode,
+    pins::Inheritance,
+    trace::{Heard, Trace, now},
+};
 
 /// The programs and tables of one daemon.
 pub struct Datapath {
     inheritance: Inheritance,
     pins: Mutex<Pins>,
+    /// Taken before `attached`, and that before nothing.
     programs: Mutex<Ebpf>,
+    attached: Mutex<Attached>,
+    trace: Mutex<trace::Tables>,
     settings: Mutex<Array<MapData, Settings>>,
     addresses: Mutex<Table<Address, AddressRow>>,
     tunnels: Mutex<Table<Endpoint, TunnelRow>>,
@@ -88,6 +97,9 @@ pub enum DatapathError {
     /// The log of decisions cannot be read.
     #[error("the log of decisions cannot be read; start without --log-decisions")]
     Log(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// One listener at a time.
+    #[error("another `edge trace` listens already; end that one first")]
+    Listened,
     /// The object lacks something: it was built from other sources.
     #[error("the BPF object has no {0}; build it again with `cargo xtask build`")]
     Missing(&'static str),
@@ -135,7 +147,7 @@ impl Datapath {
             }
             ebpf = loader.load(OBJECT).map_err(refused)?;
         }
-        for name in ["tc_uplink", "tc_container"] {
+        for name in attach::TCX {
             attach::program::<SchedClassifier>(&mut ebpf, name)?
                 .load()
                 .map_err(|error| DatapathError::Program(name, Box::new(error)))?;
@@ -164,6 +176,8 @@ impl Datapath {
             tunnel_buckets: Mutex::new(tables::take(&mut ebpf, "TUNNEL_BUCKETS")?),
             verdicts: tables::take(&mut ebpf, "VERDICTS")?,
             traffic: Mutex::new(tables::take(&mut ebpf, "TRAFFIC")?),
+            attached: Mutex::default(),
+            trace: Mutex::new(trace::Tables::take(&mut ebpf)?),
             programs: Mutex::new(ebpf),
         })
     }
@@ -194,8 +208,8 @@ impl Datapath {
         Ok(())
     }
 
-    /// Runs a hook's program over a frame (`BPF_PROG_TEST_RUN`): its return code, and frame and
-    /// context as it left them. `context` is the hook's own (`xdp_md` or `__sk_buff`).
+    /// Runs a hook's program, the traced one while somebody listens, over a frame
+    /// (`BPF_PROG_TEST_RUN`): its return code, and frame and context as it left them. `context` is the hook's own (`xdp_md` or `__sk_buff`).
     pub fn test_run(
         &self,
         hook: Hook,
@@ -214,9 +228,9 @@ impl Datapath {
             ..TestRunOptions::new()
         };
         let mut programs = lock(&self.programs);
-        let name = hook.label();
+        let name = lock(&self.attached).variant(hook.label());
         let result = match hook {
-            Hook::XdpUplink => attach::xdp(&mut programs)?.test_run(options),
+            Hook::XdpUplink => attach::xdp(&mut programs, name)?.test_run(options),
             Hook::TcUplink | Hook::TcContainer => {
                 attach::program::<SchedClassifier>(&mut programs, name)?.test_run(options)
             }
@@ -250,7 +264,9 @@ impl Datapath {
             attrs: TestRunAttrs::new().xdp_live_frames(batch),
             ..TestRunOptions::new()
         };
-        attach::xdp(&mut lock(&self.programs))?.test_run(options).map_err(attach::xdp_refused)?;
+        attach::xdp(&mut lock(&self.programs), attach::XDP)?
+            .test_run(options)
+            .map_err(|error| DatapathError::Program(attach::XDP, Box::new(error)))?;
         Ok(())
     }
 

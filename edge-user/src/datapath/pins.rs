@@ -17,8 +17,10 @@ use edge_common::tables::LAYOUT;
 
 use super::DatapathError;
 
-/// Tables that go with the daemon: its sockets, the log, and the programs' constants.
-const UNPINNED: [&str; 2] = ["RAW_LISTENERS", "AYA_LOGS"];
+/// Tables that go with the daemon: its sockets, the log, and what its listener hears; and so do
+/// the programs' constants.
+const UNPINNED: [&str; 5] =
+    ["RAW_LISTENERS", "AYA_LOGS", "TRACE_EVENTS", "TRACE_FILTER", "TRACE_NOTES"];
 
 /// A daemon's directory on a BPF file system.
 pub(super) struct Pins {

@@ -1,6 +1,6 @@
 //! The kernel's programs over one frame, and what their counters say about it.
 
-use std::{fs, path::PathBuf, process};
+use std::{fs, path::PathBuf, process, sync::Arc};
 
 use edge_common::{
     decide::Passage,
@@ -39,7 +39,7 @@ pub(crate) fn shortest(hook: Hook, frame: &[u8]) -> usize {
 /// A loaded data path of a test's own with the scene's rows; its folder for pins goes with it.
 pub struct Kernel {
     /// The programs and tables.
-    pub datapath: Datapath,
+    pub datapath: Arc<Datapath>,
     pins: PathBuf,
 }
 
@@ -66,7 +66,7 @@ impl Kernel {
         privilege::require();
         let pins = PathBuf::from(format!("/sys/fs/bpf/edge-test-{}-{name}", process::id()));
         let datapath = Datapath::load(&pins).expect("the kernel takes the programs");
-        Self { datapath, pins }
+        Self { datapath: Arc::new(datapath), pins }
     }
 
     /// The same with tunnels that have bounds.
