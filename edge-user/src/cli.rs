@@ -1,6 +1,7 @@
 //! What people type: the commands of `edge`, their options and the help text.
 
 pub mod bounds;
+pub mod gang;
 pub mod region;
 pub mod up;
 pub mod values;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use self::{
     bounds::TunnelArgs,
+    gang::GangArgs,
     region::{GatewayArgs, HostArgs, HostsArgs, HostsCommand, TokenCommand},
     up::UpArgs,
     values::Name,
@@ -96,6 +98,9 @@ pub struct RunArgs {
     /// The container and its tunnels.
     #[command(flatten)]
     pub container: ContainerArgs,
+    /// The gang that it is of.
+    #[command(flatten)]
+    pub gang: GangArgs,
     /// End the program after this long (as 90s or 1h30m): SIGTERM, 10 seconds later SIGKILL;
     /// the exit code is then 124
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
@@ -307,6 +312,11 @@ mod tests {
             vec!["edge", "gateway", "--underlay", "eth1", "--carriage", "vxlan"],
             vec!["edge", "hosts", "forget", "0"],
             vec!["edge", "token", "create", "--uses", "0"],
+            vec!["edge", "run", "--cluster", "0"],
+            vec!["edge", "run", "--cluster", "257"],
+            vec!["edge", "run", "--cluster", "4", "--here", "2"],
+            vec!["edge", "run", "--here", "2", "--name", "train"],
+            vec!["edge", "run", "--modal", "--", "train.py"],
         ] {
             assert!(Cli::try_parse_from(&words).is_err(), "{words:?}");
         }

@@ -24,7 +24,8 @@ use crate::{
 const ANSWER: Duration = Duration::from_secs(30);
 /// Between attempts to reach a daemon that is gone: at first, and at last. A random part of up to
 /// as much again is added, so that a machine's containers do not come all at once.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(500));
+pub(super) const PAUSE: (Duration, Duration) =
+    (Duration::from_millis(25), Duration::from_millis(500));
 
 /// The call that keeps a container, and what is needed to make it again.
 pub struct Hold {

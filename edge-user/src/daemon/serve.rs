@@ -41,6 +41,7 @@ use crate::{
         addresses::{AddressPlan, Addresses},
         affiliation::Affiliation,
         bounds::Defaults,
+        clusters::Clusters,
         embedded::Embedded,
         gate::Gate,
         member::{LeasedAhead, Member},
@@ -196,6 +197,14 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
     let service = Service::start(containers.clone(), &machine.links, service_veth, mtu, &run_dir);
     let service = Arc::new(service.await?);
 
+    let clusters = Arc::new(match &joined {
+        None => Clusters::alone(leased.clone(), HOST),
+        Some(joined) => Clusters::of(joined.member.clone()),
+    });
+    for gone in left.gone() {
+        clusters.end_member(gone, Some("ended while no daemon ran; start its cluster anew")).await;
+    }
+
     let steering = Arc::new(match &orders.role {
         Role::Host(_) => KernelSteering::behind_gateway(rows, containers.clone()),
         Role::Single | Role::Gateway(_) => KernelSteering::public(rows, containers.clone()),
@@ -252,6 +261,7 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
     let lives = Lives {
         containers: containers.clone(),
         tunnels: tunnels.clone(),
+        clusters: clusters.clone(),
         steering,
         gate: gate.clone(),
         // Under the name that all mount namespaces of the machine have in common.
@@ -283,6 +293,7 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
         let link = joined.member.link();
         tasks.spawn(converging.follow(link, gate.clone(), shutdown.clone()));
     }
+    tasks.spawn(clusters.follow(shutdown.clone()));
     for orphan in adopted {
         tracker.spawn(lives.clone().orphan(orphan, operation.lease));
     }

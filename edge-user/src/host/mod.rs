@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod callers;
+pub mod cluster;
 pub mod containers;
 pub mod dns;
 pub mod links;
