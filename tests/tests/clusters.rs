@@ -1,20 +1,25 @@
 //! Clusters: containers that `edge run --cluster` starts together, that know each other in one
 //! order, and that end together.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, env, path::Path, time::Duration};
 
 use nix::sys::signal::Signal;
 use tests::{
-    edge::Edge,
+    edge::{self, Edge},
     lab::{Lab, PATIENCE},
     leaks::Snapshot,
-    process::{Output, Running, wait_for},
+    process::{Output, Running, Start as _, wait_for},
+    region::{Plan, Region, Underlay},
 };
 
 /// Exit codes, as the README promises them.
 const REFUSED: i32 = 69;
 const FAILURE: i32 = 70;
 const NOT_FOUND: i32 = 127;
+/// Importing a Python package takes seconds where processors are shared.
+const SLOWLY: Duration = Duration::from_secs(60);
+/// Debian's, which has PyTorch.
+const PYTHON: &str = "/usr/bin/python3";
 
 /// Runs a gang of shells to its end.
 #[track_caller]
@@ -204,4 +209,171 @@ fn a_gang_outlives_a_restart_and_ends_together_after_it() {
     assert!(parts.iter_mut().all(|one| one.ended().is_none()), "{}", parts[0].printed());
     parts[1].signal(Signal::SIGKILL);
     assert_eq!(parts[0].wait(PATIENCE).code(), Some(FAILURE), "{}", parts[0].printed());
+}
+
+/// A file of this package.
+fn file(path: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path).display().to_string()
+}
+
+/// Starts a gang, or a part of one, with Modal's package for whichever python3 comes first in
+/// `bin`.
+#[track_caller]
+fn modal_gang(edge: &Edge, bin: &Path, options: &[&str], script: &[&str]) -> Running {
+    let packages = edge::venv().join("lib/python3.11/site-packages");
+    let path = format!("{}:{}", bin.display(), env::var("PATH").unwrap_or_default());
+    let mut command = edge.command();
+    command.env("PATH", path).env("PYTHONPATH", packages);
+    command.arg("run").args(options).arg("--modal").arg("--").args(script).running()
+}
+
+#[test]
+fn modals_package_answers_of_its_cluster() {
+    let lab = Lab::new(&[]);
+    let (bin, script) = (edge::venv().join("bin"), file("modal/cluster.py"));
+    let options = ["--cluster", "3", "--name", "train"];
+    let mut gang = modal_gang(&lab.edge, &bin, &options, &[&script, "one", "--two"]);
+    assert!(gang.wait(SLOWLY).success(), "{}", gang.printed());
+    let lines = gang.printed();
+    let of = |rank: usize| {
+        let lines = lines.lines().filter_map(|line| match rank {
+            0 => Some(line),
+            _ => line.strip_prefix(&format!("[{rank}] ")),
+        });
+        lines.filter_map(|line| line.split_once('\t')).collect::<BTreeMap<_, _>>()
+    };
+    let first = of(0);
+    assert!(first["id"].starts_with("cu-"), "{first:?}");
+    assert_eq!(
+        (first["arguments"], first["name"]),
+        ("one,--two", "__main__"),
+        "as python3 runs it"
+    );
+    let count = |label: &str, prefix: &str| {
+        first[label].split(',').filter(|one| one.starts_with(prefix)).count()
+    };
+    assert_eq!((count("ids", "ta-"), count("ipv6", "fdaa:"), count("ipv4", "100.64.")), (3, 3, 3));
+    assert!(first["another"].contains("of no cluster with this id"), "{first:?}");
+    for rank in 0..3 {
+        let said = of(rank);
+        for label in ["id", "ids", "ipv6", "ipv4"] {
+            assert_eq!(said[label], first[label], "rank {rank}: {label}");
+        }
+        assert_eq!(
+            (said["rank"], said["own rank by id"]),
+            (&*rank.to_string(), &*rank.to_string())
+        );
+    }
+    // Outside a cluster the package is told so.
+    let launcher = "import modal, os; from modal._cluster import initialize_clustered_function; \
+                    initialize_clustered_function(modal.Client.from_env(), os.environ['MODAL_TASK_ID'])";
+    let python = bin.join("python").display().to_string();
+    let alone = lab.edge.cli(&["run", "--i6pn", "--", &python, "-c", launcher]).refused();
+    assert!(alone.stderr.contains("this container is of no cluster"), "{alone}");
+}
+
+/// Two hosts, and on each of them two members of a cluster of four.
+#[track_caller]
+fn on_two_hosts(start: impl Fn(&Edge, &[&str]) -> Running) -> (Region, [Running; 2]) {
+    let region = Plan::over(Underlay::V4).hosts(2).up();
+    let options = ["--cluster", "4", "--name", "train", "--here", "2"];
+    let parts = [0, 1].map(|host| start(&region.hosts[host].edge, &options));
+    (region, parts)
+}
+
+/// All ranks say so, wherever they are, and all parts end well.
+#[track_caller]
+fn all_sum(parts: &mut [Running]) {
+    for part in &mut *parts {
+        assert!(part.wait(SLOWLY).success(), "{}", part.printed());
+    }
+    let printed: String = parts.iter().map(|part| part.printed() + "\n").collect();
+    for rank in 0..4 {
+        let says = format!("rank {rank} of 4 has summed");
+        assert_eq!(printed.matches(&says).count(), 1, "{says}: {printed}");
+    }
+}
+
+#[test]
+fn pytorch_sums_over_four_containers_on_two_hosts() {
+    let script = file("programs/all_reduce.py");
+    let (region, mut parts) =
+        on_two_hosts(|edge, options| edge.run(&[options, &["--", PYTHON, &script, "20"]].concat()));
+    all_sum(&mut parts);
+    // What gloo found on the interface was IPv4.
+    let metrics = region.hosts[0].edge.metrics();
+    assert!(metrics.packets("tc_container", "i6pn") > 50.0, "the members sent nothing");
+}
+
+#[test]
+fn pytorch_sums_with_the_addresses_that_modal_gives() {
+    let script = file("modal/all_reduce.py");
+    for family in ["ipv6", "ipv4"] {
+        let (_region, mut parts) = on_two_hosts(|edge, options| {
+            modal_gang(edge, Path::new("/usr/bin"), options, &[&script, family])
+        });
+        all_sum(&mut parts);
+    }
+}
+
+#[test]
+fn members_on_two_hosts_know_each_other_by_rank_and_reach_each_other_by_ipv4() {
+    // Each waits for the last rank by name, then reaches it by its IPv4 address.
+    let script = "last=$(echo $EDGE_CLUSTER_IPV4_IPS | cut -d, -f4); \
+                  echo begun $RANK $EDGE_CLUSTER_IPV4_IPS; \
+                  test $RANK = 3 && exec sleep 1000; \
+                  until getent ahostsv6 3.train >/dev/null; do sleep 0.05; done; \
+                  echo named $RANK $(getent ahostsv6 3.train | cut -d' ' -f1 | head -1); \
+                  until ping -c 1 -W 1 $last >/dev/null; do sleep 0.05; done; \
+                  echo reached $RANK; exec sleep 1000";
+    let (region, mut parts) =
+        on_two_hosts(|edge, options| edge.run(&[options, &["--", "sh", "-c", script]].concat()));
+    let all_reach = |parts: &[Running]| {
+        let printed: String = parts.iter().map(|part| part.printed() + "\n").collect();
+        let reached = |rank: &usize| printed.contains(&format!("reached {rank}"));
+        (0..3).all(|rank| reached(&rank)).then_some(printed)
+    };
+    let printed = wait_for("all to reach the last", SLOWLY, || all_reach(&parts));
+    let named: Vec<_> = printed.lines().filter_map(|line| line.split_once("named ")).collect();
+    assert_eq!(named.len(), 3, "{printed}");
+    let addresses: std::collections::BTreeSet<_> =
+        named.iter().map(|(_, text)| text[2..].to_owned()).collect();
+    assert_eq!(addresses.len(), 1, "all mean the same: {printed}");
+    assert!(addresses.iter().all(|one| one.starts_with("fdaa:")), "{printed}");
+
+    // To all others IPv4 between containers is refused, here and there.
+    let mut ipv4 = printed.lines().find_map(|line| line.split_once("begun ")?.1.split_once(' '));
+    let members: Vec<_> = ipv4.take().expect("addresses").1.split(',').collect();
+    let stranger = region.hosts[0].private("stranger");
+    for member in &members {
+        let ping = stranger.netns.command("ping").args(["-c", "1", "-W", "1", member]).output_of();
+        assert!(!ping.status.success(), "a stranger reaches {member}: {ping}");
+    }
+    let refused = region.hosts[0].edge.metrics().packets("tc_container", "between_containers");
+    assert!(refused >= 4.0, "{refused} packets were refused");
+
+    // One that dies ends all, there too.
+    parts[1].signal(Signal::SIGKILL);
+    let [first, _] = &mut parts;
+    assert_eq!(first.wait(PATIENCE).code(), Some(FAILURE), "{}", first.printed());
+    assert!(first.printed().contains("cluster \"train\": rank "), "{}", first.printed());
+    wait_for("the members of both hosts to be gone", PATIENCE, || {
+        let left = region.hosts.iter().flat_map(|host| host.edge.containers());
+        (left.count() == 1).then_some(())
+    });
+}
+
+#[test]
+fn a_machine_that_dies_ends_the_gang_on_the_others() {
+    let (mut region, mut parts) = on_two_hosts(part);
+    for one in &mut parts {
+        one.wait_line("begun", PATIENCE);
+    }
+    // With all that runs on it, and its daemon first: nobody says that anything has ended.
+    region.hosts[1].edge.kill9();
+    parts[1].kill();
+    let [first, _] = &mut parts;
+    // Its lease, and the time that a daemon may need to come back.
+    assert_eq!(first.wait(SLOWLY + PATIENCE).code(), Some(FAILURE), "{}", first.printed());
+    assert!(first.printed().contains("hears nothing any more of rank"), "{}", first.printed());
 }

@@ -61,6 +61,11 @@ const PACKAGES: &[Package] = &[
     package("etcd-server", Program("etcd"), "regions of several gateways"),
     package("python3", Program("python3"), "Modal's own client"),
     package("python3-venv", Python("import venv, ensurepip"), "Modal's own client"),
+    package(
+        "python3-torch",
+        File("/usr/lib/python3/dist-packages/torch/__init__.py"),
+        "an ordinary program on a cluster",
+    ),
 ];
 
 /// Servers: what benchmarks compare edge with, what reads the PROXY protocol in tests, and what

@@ -30,6 +30,7 @@ use crate::{
         api,
         containers::Containers,
         dns::{self, DnsSettings},
+        members::Members,
         service::Service,
         steering::KernelSteering,
         tunnel_rows::TunnelRows,
@@ -168,7 +169,14 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
             (addresses, Affiliation::Member(member.clone()))
         }
     };
+    let members = Members::new(machine.datapath.clone(), host);
+    let first = move |known: &_| members.write(known);
+    let clusters = Arc::new(match &joined {
+        None => Clusters::alone(leased.clone(), host, first),
+        Some(joined) => Clusters::of(joined.member.clone(), first),
+    });
     for gone in left.gone() {
+        clusters.end_member(gone, Some("ended while no daemon ran; start its cluster anew")).await;
         affiliation.delete(gone).await;
     }
     let containers = Arc::new(Containers::new(
@@ -178,6 +186,7 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
         adopt::container_records(&leased),
         machine.veth_prefix.clone(),
         mtu,
+        clusters.clone(),
     ));
     // A segment has to fit the way in and out, too.
     let segment = uplinks.iter().map(|uplink| uplink.mtu).min().map_or(mtu, |out| out.min(mtu));
@@ -196,14 +205,6 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
     let run_dir = place.run_dir();
     let service = Service::start(containers.clone(), &machine.links, service_veth, mtu, &run_dir);
     let service = Arc::new(service.await?);
-
-    let clusters = Arc::new(match &joined {
-        None => Clusters::alone(leased.clone(), HOST),
-        Some(joined) => Clusters::of(joined.member.clone()),
-    });
-    for gone in left.gone() {
-        clusters.end_member(gone, Some("ended while no daemon ran; start its cluster anew")).await;
-    }
 
     let steering = Arc::new(match &orders.role {
         Role::Host(_) => KernelSteering::behind_gateway(rows, containers.clone()),

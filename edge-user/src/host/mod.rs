@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod containers;
 pub mod dns;
 pub mod links;
+pub mod members;
 pub mod netns;
 pub mod nft;
 pub mod service;

@@ -38,7 +38,12 @@ pub type Known = BTreeMap<String, Arc<ClusterRecord>>;
 pub struct Clusters {
     way: Way,
     known: watch::Sender<Arc<Known>>,
+    /// Is told before everybody else.
+    first: First,
 }
+
+/// What must be true before anybody hears of a change.
+type First = Box<dyn Fn(&Known) + Send + Sync>;
 
 /// Who keeps the records.
 enum Way {
@@ -61,17 +66,23 @@ pub enum JoinError {
 
 impl Clusters {
     /// Of a machine that is alone, and has this number; records live as long as this store's.
-    pub fn alone(leased: Arc<dyn Store>, host: u16) -> Self {
-        Self::by(Way::Alone(Claims::new(leased, Terms::default()), host))
+    /// `first` is told of all changes before they are known here, beginning with the first that
+    /// is heard.
+    pub fn alone(
+        leased: Arc<dyn Store>,
+        host: u16,
+        first: impl Fn(&Known) + Send + Sync + 'static,
+    ) -> Self {
+        Self::by(Way::Alone(Claims::new(leased, Terms::default()), host), Box::new(first))
     }
 
-    /// Of a machine of a region.
-    pub fn of(member: Arc<Member>) -> Self {
-        Self::by(Way::Member(member))
+    /// The same of a machine of a region.
+    pub fn of(member: Arc<Member>, first: impl Fn(&Known) + Send + Sync + 'static) -> Self {
+        Self::by(Way::Member(member), Box::new(first))
     }
 
-    fn by(way: Way) -> Self {
-        Self { way, known: watch::channel(Arc::default()).0 }
+    fn by(way: Way, first: First) -> Self {
+        Self { way, known: watch::channel(Arc::default()).0, first }
     }
 
     /// Follows the records until the shutdown.
@@ -173,7 +184,10 @@ impl Clusters {
                 let mut look = tokio::time::interval(LOOK);
                 loop {
                     let view = views.borrow_and_update().clone();
-                    self.publish(&view.clusters);
+                    // Before the first session nothing is known, not even that there is none.
+                    if view.revision > 0 {
+                        self.publish(&view.clusters);
+                    }
                     for (container, why) in absences.overdue(member.host(), &view) {
                         self.end_member(&container, Some(&why)).await;
                     }
@@ -187,6 +201,7 @@ impl Clusters {
     }
 
     fn publish(&self, new: &Known) {
+        (self.first)(new);
         self.known.send_if_modified(|known| {
             let differs = **known != *new;
             if differs {
