@@ -1,7 +1,7 @@
 //! Clusters: containers that `edge run --cluster` starts together, that know each other in one
 //! order, and that end together.
 
-use std::{collections::BTreeMap, env, path::Path, time::Duration};
+use std::{collections::BTreeMap, env, fs, path::Path, time::Duration};
 
 use nix::sys::signal::Signal;
 use tests::{
@@ -220,7 +220,9 @@ fn file(path: &str) -> String {
 /// `bin`.
 #[track_caller]
 fn modal_gang(edge: &Edge, bin: &Path, options: &[&str], script: &[&str]) -> Running {
-    let packages = edge::venv().join("lib/python3.11/site-packages");
+    let mut versions = fs::read_dir(edge::venv().join("lib")).expect("the Python environment");
+    let version = versions.next().and_then(Result::ok).expect("a version of Python").path();
+    let packages = version.join("site-packages");
     let path = format!("{}:{}", bin.display(), env::var("PATH").unwrap_or_default());
     let mut command = edge.command();
     command.env("PATH", path).env("PYTHONPATH", packages);

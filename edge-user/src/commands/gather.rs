@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use backon::{ExponentialBuilder, Retryable as _};
+use backon::Retryable as _;
 use tonic::{Code, Status, Streaming};
 
 use super::{
     client::{connect, refusal},
-    hold::PAUSE,
+    hold::pauses,
 };
 use crate::{
     cli::Place,
@@ -100,14 +100,6 @@ async fn next(events: &mut Streaming<GatherEvent>) -> Result<Gathered, Loss> {
         Ok(None) => Err(Loss::Gone),
         Err(status) => Err(Loss::of(&status)),
     }
-}
-
-fn pauses() -> ExponentialBuilder {
-    ExponentialBuilder::default()
-        .with_min_delay(PAUSE.0)
-        .with_max_delay(PAUSE.1)
-        .with_jitter()
-        .without_max_times()
 }
 
 impl Loss {

@@ -24,8 +24,7 @@ use crate::{
 const ANSWER: Duration = Duration::from_secs(30);
 /// Between attempts to reach a daemon that is gone: at first, and at last. A random part of up to
 /// as much again is added, so that a machine's containers do not come all at once.
-pub(super) const PAUSE: (Duration, Duration) =
-    (Duration::from_millis(25), Duration::from_millis(500));
+const PAUSE: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(500));
 
 /// The call that keeps a container, and what is needed to make it again.
 pub struct Hold {
@@ -79,12 +78,7 @@ impl Hold {
                      tunnels are back when it is"
                 )),
             }
-            let pauses = ExponentialBuilder::default()
-                .with_min_delay(PAUSE.0)
-                .with_max_delay(PAUSE.1)
-                .with_jitter()
-                .without_max_times();
-            let claimed = (|| self.claim()).retry(pauses).when(Loss::may_pass).await;
+            let claimed = (|| self.claim()).retry(pauses()).when(Loss::may_pass).await;
             match claimed {
                 Ok((attached, events)) => {
                     self.events = events;
@@ -141,6 +135,15 @@ impl Hold {
             Some(Event::Attached(_)) | None => {}
         }
     }
+}
+
+/// Between attempts to reach a daemon that is gone, without end.
+pub(super) fn pauses() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(PAUSE.0)
+        .with_max_delay(PAUSE.1)
+        .with_jitter()
+        .without_max_times()
 }
 
 /// One call of Attach, up to its first event.

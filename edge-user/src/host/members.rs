@@ -12,7 +12,7 @@ use super::underlay::in_header;
 use crate::{
     datapath::{Datapath, DatapathError},
     error::causes,
-    region::clusters::Known,
+    region::{cluster::ClusterRecord, clusters::Known},
 };
 
 /// Keeps the table as the known clusters say.
@@ -60,15 +60,14 @@ impl Members {
 
 /// The living members of all clusters that have members on this machine and are not over.
 fn rows(host: u16, known: &Known) -> Rows {
-    let here = |cluster: &&Arc<_>| {
-        let cluster: &crate::region::cluster::ClusterRecord = cluster;
+    let here = |cluster: &&Arc<ClusterRecord>| {
         cluster.over.is_none() && cluster.members.iter().any(|member| member.host == host)
     };
-    let of = known.values().filter(here).flat_map(|cluster| {
+    let living = known.values().filter(here).flat_map(|cluster| {
         let living = cluster.members.iter().filter(|member| !member.finished);
         living.map(|member| (member.ipv4, cluster.mark))
     });
-    of.collect()
+    living.collect()
 }
 
 #[cfg(test)]
@@ -76,7 +75,7 @@ mod tests {
     use std::net::Ipv6Addr;
 
     use super::*;
-    use crate::region::cluster::{ClusterMember, ClusterRecord};
+    use crate::region::cluster::ClusterMember;
 
     fn cluster(name: &str, mark: u64, members: &[(u16, [u8; 4])]) -> (String, Arc<ClusterRecord>) {
         let mut record = ClusterRecord::new("main", name, 8).unwrap();
