@@ -61,11 +61,6 @@ const PACKAGES: &[Package] = &[
     package("etcd-server", Program("etcd"), "regions of several gateways"),
     package("python3", Program("python3"), "Modal's own client"),
     package("python3-venv", Python("import venv, ensurepip"), "Modal's own client"),
-    package(
-        "python3-torch",
-        File("/usr/lib/python3/dist-packages/torch/__init__.py"),
-        "an ordinary program on a cluster",
-    ),
 ];
 
 /// Servers: what benchmarks compare edge with, what reads the PROXY protocol in tests, and what
@@ -87,6 +82,11 @@ const FIELD: &[Package] = &[
         "a database on the private network",
     ),
     package("postgresql-client", Program("psql"), "a database on the private network"),
+    package(
+        "python3-torch",
+        File("/usr/lib/python3/dist-packages/torch/__init__.py"),
+        "an ordinary program on a cluster",
+    ),
 ];
 
 /// What Debian would start at boot, and of which package it is.
