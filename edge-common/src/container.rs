@@ -2,7 +2,7 @@
 
 use crate::{
     carry::Way,
-    complain,
+    cluster, complain,
     decide::{Action, Outcome, Passage, block_owner, clamp, current, inside, outward, unfit},
     geneve,
     hosts::HostRow,
@@ -100,7 +100,7 @@ fn within_host<T: Tables>(
     let from_service = sender.flags & AddressRow::SERVICE != 0;
     let to_service = receiver.flags & AddressRow::SERVICE != 0;
     if from_service == to_service {
-        if headers.v4() || from_service {
+        if from_service || headers.v4() && !cluster::joins(headers, tables) {
             return Outcome::drop(Verdict::BetweenContainers);
         }
         return between_containers(sender, receiver);
@@ -130,7 +130,7 @@ fn within_host<T: Tables>(
     Outcome::deliver(Verdict::Relayed, receiver.ifindex, receiver.mac)
 }
 
-/// The private network: whatever IPv6 carries, as it is.
+/// The private network: whatever IPv6 carries, as it is; and IPv4 between members of a cluster.
 #[inline(always)]
 const fn between_containers(sender: &AddressRow, receiver: &AddressRow) -> Outcome {
     if sender.workspace != receiver.workspace {
@@ -188,7 +188,8 @@ fn elsewhere<T: Tables>(
     to_host(to.host(), Verdict::I6pn, host)
 }
 
-/// A gateway's relay dials containers of other hosts, and they answer it.
+/// IPv4: a gateway's relay dials containers of other hosts, and they answer it; members of a
+/// cluster reach each other.
 #[inline(always)]
 fn relayed<T: Tables>(
     headers: &Headers,
@@ -216,6 +217,8 @@ fn relayed<T: Tables>(
         && tables.forward(&headers.sender()).is_some();
     if answers {
         to_host(owner, Verdict::Relayed, host)
+    } else if cluster::joins(headers, tables) {
+        to_host(owner, Verdict::I6pn, host)
     } else {
         Outcome::drop(Verdict::BetweenContainers)
     }

@@ -3,6 +3,7 @@
 
 use crate::{
     address::Address,
+    cluster,
     decide::{Outcome, Passage, block_owner, clamp, current, inside, outward, unfit},
     geneve,
     hosts::HostRow,
@@ -181,6 +182,19 @@ fn between_containers<T: Tables>(headers: &Headers, tables: &T, settings: &Setti
     Outcome::deliver(Verdict::I6pn, receiver.ifindex, receiver.mac)
 }
 
+/// From a container elsewhere to one here, by IPv4.
+#[inline(always)]
+fn between_members<T: Tables>(headers: &Headers, tables: &T) -> Outcome {
+    if !cluster::joins(headers, tables) {
+        return Outcome::drop(Verdict::BetweenContainers);
+    }
+    // A row of a member that has just gone may be there a moment longer.
+    match tables.address(&headers.destination) {
+        Some(receiver) => Outcome::deliver(Verdict::I6pn, receiver.ifindex, receiver.mac),
+        None => Outcome::drop(Verdict::NoSuchContainer),
+    }
+}
+
 /// From a gateway's relay to a forwarded port here, or the answer to this machine's own relay.
 #[inline(always)]
 fn relayed<T: Tables>(
@@ -198,7 +212,7 @@ fn relayed<T: Tables>(
             _ => 0,
         };
         if headers.source.last() != relay {
-            return Outcome::drop(Verdict::BetweenContainers);
+            return between_members(headers, tables);
         }
         headers.receiver()
     };

@@ -14,6 +14,7 @@ pub mod address;
 pub mod admit;
 mod carry;
 pub mod checksum;
+mod cluster;
 mod complain;
 mod container;
 pub mod decide;

@@ -14,7 +14,7 @@ use crate::{
     checksum::Difference,
     hosts::{BlockRow, HostRow, PathMtu, PeerRow, UnderlayRow},
     packet::{NETWORK, Packet},
-    tables::{AddressRow, ForwardRow, ListenerRow, Settings, Tables, TunnelRow},
+    tables::{AddressRow, ForwardRow, ListenerRow, MemberRow, Settings, Tables, TunnelRow},
 };
 
 /// A frame in memory.
@@ -160,6 +160,8 @@ pub struct Rows {
     pub hosts: HashMap<u32, HostRow>,
     /// Address blocks by network.
     pub blocks: HashMap<u32, BlockRow>,
+    /// Members of clusters by IPv4 address.
+    pub members: HashMap<u32, MemberRow>,
     /// What is known of ways when the decision begins.
     pub path_mtus: HashMap<u32, PathMtu>,
     /// The clock, in nanoseconds.
@@ -237,6 +239,10 @@ impl Tables for Rows {
 
     fn block(&self, network: u32) -> Option<&BlockRow> {
         self.blocks.get(&network)
+    }
+
+    fn member(&self, address: u32) -> Option<&MemberRow> {
+        self.members.get(&address)
     }
 
     fn path_mtu(&self, host: u32) -> Option<&PathMtu> {

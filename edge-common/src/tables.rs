@@ -18,6 +18,8 @@ pub const LAYOUT: u32 = 3;
 pub const MAX_TUNNELS: u32 = 16_384;
 /// Most addresses of one host: two for each container.
 pub const MAX_ADDRESSES: u32 = 16_384;
+/// Most members of clusters that a host knows.
+pub const MAX_MEMBERS: u32 = 16_384;
 /// Most (address, port) pairs that userspace listeners serve.
 pub const MAX_LISTENERS: u32 = 65_536;
 
@@ -163,6 +165,16 @@ impl ListenerRow {
     pub const OWN: u32 = 2;
 }
 
+/// A member of a cluster that has members here, by its IPv4 address as it lies in a header.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct MemberRow {
+    /// Random: two members are of one cluster if they have the same.
+    pub mark: u64,
+}
+
 /// Packets and bytes.
 #[repr(C)]
 #[derive(
@@ -237,6 +249,8 @@ pub trait Tables {
     fn host(&self, number: u32) -> Option<&HostRow>;
     /// Whose address block this is; see [`Settings::block_mask`].
     fn block(&self, network: u32) -> Option<&BlockRow>;
+    /// The cluster of a container, here or elsewhere, by its IPv4 address as it lies in a header.
+    fn member(&self, address: u32) -> Option<&MemberRow>;
     /// What was learnt of the way to a host.
     fn path_mtu(&self, host: u32) -> Option<&PathMtu>;
     /// Remembers it.
@@ -250,7 +264,7 @@ mod pod {
     //! Rows that may be copied to and from the kernel byte by byte.
     use super::{
         Address, AddressRow, BlockRow, Count, Endpoint, ForwardRow, HostRow, ListKey, ListenerRow,
-        PaceRow, PathMtu, PeerRow, Settings, Traffic, TunnelRow, UnderlayRow,
+        MemberRow, PaceRow, PathMtu, PeerRow, Settings, Traffic, TunnelRow, UnderlayRow,
     };
     use crate::trace::{Filter, Notes};
 
@@ -274,6 +288,7 @@ mod pod {
         ListKey,
         ListenerRow,
         Notes,
+        MemberRow,
         PaceRow,
         PathMtu,
         PeerRow,

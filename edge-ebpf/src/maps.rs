@@ -19,8 +19,8 @@ use edge_common::{
         UnderlayRow,
     },
     tables::{
-        AddressRow, Count, ForwardRow, ListenerRow, MAX_ADDRESSES, MAX_LISTENERS, MAX_TUNNELS,
-        Settings, Tables, Traffic, TunnelRow,
+        AddressRow, Count, ForwardRow, ListenerRow, MAX_ADDRESSES, MAX_LISTENERS, MAX_MEMBERS,
+        MAX_TUNNELS, MemberRow, Settings, Tables, Traffic, TunnelRow,
     },
     verdict::{Hook, Verdict},
 };
@@ -90,6 +90,10 @@ static HOSTS: HashMap<u32, HostRow> = HashMap::with_max_entries(MAX_HOSTS, BPF_F
 /// Address blocks of all hosts, by network as it lies in an IPv4 header.
 #[map]
 static BLOCKS: HashMap<u32, BlockRow> = HashMap::with_max_entries(MAX_BLOCKS, BPF_F_NO_PREALLOC);
+
+/// Members of clusters that have members here, by IPv4 address as it lies in a header.
+#[map]
+static MEMBERS: HashMap<u32, MemberRow> = HashMap::with_max_entries(MAX_MEMBERS, BPF_F_NO_PREALLOC);
 
 /// What the underlay said of ways to hosts, by number; written here only.
 #[map]
@@ -191,6 +195,12 @@ impl Tables for Maps {
     fn block(&self, network: u32) -> Option<&BlockRow> {
         // SAFETY: as in `address`.
         unsafe { BLOCKS.get(&network) }
+    }
+
+    #[inline(always)]
+    fn member(&self, address: u32) -> Option<&MemberRow> {
+        // SAFETY: as in `address`.
+        unsafe { MEMBERS.get(&address) }
     }
 
     #[inline(always)]

@@ -4,6 +4,7 @@ mod answers;
 mod caller;
 mod connection;
 pub mod fuzzing;
+mod gather;
 mod life;
 mod region;
 mod trace;
@@ -33,9 +34,10 @@ use crate::{
     },
     wire::admin::{
         AttachEvent, AttachRequest, CreateTokenRequest, CreateTokenResponse, DownEvent,
-        DownRequest, ForgetHostRequest, ForgetHostResponse, ListContainersRequest,
-        ListContainersResponse, ListHostsRequest, ListHostsResponse, ListTunnelsRequest,
-        ListTunnelsResponse, StatusRequest, StatusResponse, TraceEvent, TraceRequest,
+        DownRequest, EndMemberRequest, EndMemberResponse, ForgetHostRequest, ForgetHostResponse,
+        GatherEvent, GatherRequest, ListContainersRequest, ListContainersResponse,
+        ListHostsRequest, ListHostsResponse, ListTunnelsRequest, ListTunnelsResponse,
+        StatusRequest, StatusResponse, TraceEvent, TraceRequest,
         admin_server::{Admin, AdminServer},
     },
 };
@@ -137,6 +139,8 @@ impl Admin for AdminService {
 
     type TraceStream = ReceiverStream<Result<TraceEvent, Status>>;
 
+    type GatherStream = ReceiverStream<Result<GatherEvent, Status>>;
+
     type DownStream = ReceiverStream<Result<DownEvent, Status>>;
 
     async fn attach(
@@ -157,6 +161,24 @@ impl Admin for AdminService {
             self.tasks.spawn(lives.attach(wanted, ports, events).instrument(span));
         }
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn gather(
+        &self,
+        request: Request<GatherRequest>,
+    ) -> Result<Response<Self::GatherStream>, Status> {
+        let (events, stream) = mpsc::channel(2);
+        let gang = gather::Gang::of(self.lives.clone(), request.into_inner())?;
+        self.tasks.spawn(gang.gather(events));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn end_member(
+        &self,
+        request: Request<EndMemberRequest>,
+    ) -> Result<Response<EndMemberResponse>, Status> {
+        gather::end_member(&self.lives, request.into_inner()).await?;
+        Ok(Response::new(EndMemberResponse {}))
     }
 
     async fn list_containers(

@@ -1,6 +1,7 @@
 //! What people type: the commands of `edge`, their options and the help text.
 
 pub mod bounds;
+pub mod gang;
 pub mod region;
 pub mod trace;
 pub mod up;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use self::{
     bounds::TunnelArgs,
+    gang::GangArgs,
     region::{GatewayArgs, HostArgs, HostsArgs, HostsCommand, TokenCommand},
     trace::TraceArgs,
     up::UpArgs,
@@ -103,6 +105,9 @@ pub struct RunArgs {
     /// The container and its tunnels.
     #[command(flatten)]
     pub container: ContainerArgs,
+    /// The gang that it is of.
+    #[command(flatten)]
+    pub gang: GangArgs,
     /// End the program after this long (as 90s or 1h30m): SIGTERM, 10 seconds later SIGKILL;
     /// the exit code is then 124
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
@@ -316,6 +321,11 @@ mod tests {
             vec!["edge", "token", "create", "--uses", "0"],
             vec!["edge", "trace", "--verdict", "lost"],
             vec!["edge", "trace", "--sample", "0"],
+            vec!["edge", "run", "--cluster", "0"],
+            vec!["edge", "run", "--cluster", "257"],
+            vec!["edge", "run", "--cluster", "4", "--here", "2"],
+            vec!["edge", "run", "--here", "2", "--name", "train"],
+            vec!["edge", "run", "--modal", "--", "train.py"],
         ] {
             assert!(Cli::try_parse_from(&words).is_err(), "{words:?}");
         }

@@ -83,6 +83,11 @@ const FIELD: &[Package] = &[
         "a database on the private network",
     ),
     package("postgresql-client", Program("psql"), "a database on the private network"),
+    package(
+        "python3-torch",
+        File("/usr/lib/python3/dist-packages/torch/__init__.py"),
+        "an ordinary program on a cluster",
+    ),
 ];
 
 /// What Debian would start at boot, and of which package it is.

@@ -14,6 +14,7 @@ use crate::{
         steering::KernelSteering,
     },
     region::{
+        clusters::Clusters,
         gate::{Gate, Pass, TakenOver},
         tunnel::{Tunnel, TunnelOptions},
         tunnels::{Owner, StartError, Tunnels},
@@ -33,6 +34,8 @@ pub struct Lives {
     pub containers: Arc<Containers>,
     /// The region's tunnels.
     pub tunnels: Arc<Tunnels<KernelSteering>>,
+    /// The clusters that containers are members of.
+    pub clusters: Arc<Clusters>,
     /// What the kernel carries for them.
     pub steering: Arc<KernelSteering>,
     /// Whether they are still this daemon's.
@@ -176,6 +179,8 @@ impl Lives {
 
     async fn end(&self, attached: &Attached) {
         let container = &attached.container;
+        // Of a member whose owner has said how it ended, nothing is new.
+        self.clusters.end_member(&container.id, Some("is gone; see what started it")).await;
         self.tunnels.container_ended(container).await;
         self.containers.detach(attached).await;
         tracing::info!(id = container.id, name = container.name, "ended");

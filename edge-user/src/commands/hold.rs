@@ -78,12 +78,7 @@ impl Hold {
                      tunnels are back when it is"
                 )),
             }
-            let pauses = ExponentialBuilder::default()
-                .with_min_delay(PAUSE.0)
-                .with_max_delay(PAUSE.1)
-                .with_jitter()
-                .without_max_times();
-            let claimed = (|| self.claim()).retry(pauses).when(Loss::may_pass).await;
+            let claimed = (|| self.claim()).retry(pauses()).when(Loss::may_pass).await;
             match claimed {
                 Ok((attached, events)) => {
                     self.events = events;
@@ -140,6 +135,15 @@ impl Hold {
             Some(Event::Attached(_)) | None => {}
         }
     }
+}
+
+/// Between attempts to reach a daemon that is gone, without end.
+pub(super) fn pauses() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(PAUSE.0)
+        .with_max_delay(PAUSE.1)
+        .with_jitter()
+        .without_max_times()
 }
 
 /// One call of Attach, up to its first event.

@@ -7,6 +7,7 @@ pub mod client;
 pub mod containers;
 pub mod down;
 pub mod forward;
+pub mod gather;
 pub mod hold;
 pub mod hosts;
 pub mod output;

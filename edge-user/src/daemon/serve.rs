@@ -30,6 +30,7 @@ use crate::{
         api,
         containers::Containers,
         dns::{self, DnsSettings},
+        members::Members,
         service::Service,
         steering::KernelSteering,
         tunnel_rows::TunnelRows,
@@ -41,6 +42,7 @@ use crate::{
         addresses::{AddressPlan, Addresses},
         affiliation::Affiliation,
         bounds::Defaults,
+        clusters::Clusters,
         embedded::Embedded,
         gate::Gate,
         member::{LeasedAhead, Member},
@@ -167,7 +169,14 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
             (addresses, Affiliation::Member(member.clone()))
         }
     };
+    let members = Members::new(machine.datapath.clone(), host);
+    let first = move |known: &_| members.write(known);
+    let clusters = Arc::new(match &joined {
+        None => Clusters::alone(leased.clone(), host, first),
+        Some(joined) => Clusters::of(joined.member.clone(), first),
+    });
     for gone in left.gone() {
+        clusters.end_member(gone, Some("ended while no daemon ran; start its cluster anew")).await;
         affiliation.delete(gone).await;
     }
     let containers = Arc::new(Containers::new(
@@ -177,6 +186,7 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
         adopt::container_records(&leased),
         machine.veth_prefix.clone(),
         mtu,
+        clusters.clone(),
     ));
     metrics::register_daemon(&registry, orders.role.label(), containers.clone())?;
     // A segment has to fit the way in and out, too.
@@ -253,6 +263,7 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
     let lives = Lives {
         containers: containers.clone(),
         tunnels: tunnels.clone(),
+        clusters: clusters.clone(),
         steering,
         gate: gate.clone(),
         // Under the name that all mount namespaces of the machine have in common.
@@ -284,6 +295,7 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
         let link = joined.member.link();
         tasks.spawn(converging.follow(link, gate.clone(), shutdown.clone()));
     }
+    tasks.spawn(clusters.follow(shutdown.clone()));
     for orphan in adopted {
         tracker.spawn(lives.clone().orphan(orphan, operation.lease));
     }

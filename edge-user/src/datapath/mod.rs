@@ -30,7 +30,7 @@ use edge_common::{
     address::{Address, Endpoint},
     admit::PaceRow,
     hosts::{BlockRow, HostRow, PeerRow, UnderlayRow},
-    tables::{AddressRow, Count, ForwardRow, ListenerRow, Settings, Traffic, TunnelRow},
+    tables::{AddressRow, Count, ForwardRow, ListenerRow, MemberRow, Settings, Traffic, TunnelRow},
     verdict::Hook,
 };
 
@@ -59,6 +59,7 @@ pub struct Datapath {
     peers: Mutex<Table<Address, PeerRow>>,
     hosts: Mutex<Table<u32, HostRow>>,
     blocks: Mutex<Table<u32, BlockRow>>,
+    members: Mutex<Table<u32, MemberRow>>,
     lists: Mutex<Lists>,
     paces: Mutex<Array<MapData, PaceRow>>,
     tunnel_buckets: Mutex<Array<MapData, u64>>,
@@ -171,6 +172,7 @@ impl Datapath {
             peers: Mutex::new(Table::take(&mut ebpf, "PEERS")?),
             hosts: Mutex::new(Table::take(&mut ebpf, "HOSTS")?),
             blocks: Mutex::new(Table::take(&mut ebpf, "BLOCKS")?),
+            members: Mutex::new(Table::take(&mut ebpf, "MEMBERS")?),
             lists: Mutex::new(Lists::take(&mut ebpf)?),
             paces: Mutex::new(tables::take(&mut ebpf, "PACES")?),
             tunnel_buckets: Mutex::new(tables::take(&mut ebpf, "TUNNEL_BUCKETS")?),

@@ -11,7 +11,7 @@ use edge_common::{
     address::{Address, Endpoint},
     admit::PaceRow,
     hosts::{BlockRow, HostRow, PeerRow, UnderlayRow},
-    tables::{AddressRow, ForwardRow, LAYOUT, ListenerRow, Settings, TunnelRow},
+    tables::{AddressRow, ForwardRow, LAYOUT, ListenerRow, MemberRow, Settings, TunnelRow},
 };
 
 impl Datapath {
@@ -118,8 +118,24 @@ impl Datapath {
         lock(&self.blocks).remove(network)
     }
 
+    /// Says which cluster a container is a member of. `address` as it lies in an IPv4 header.
+    pub fn add_member(&self, address: u32, row: MemberRow) -> Result<(), DatapathError> {
+        lock(&self.members).put(address, row)
+    }
+
+    /// Forgets it; fine if it is not there.
+    pub fn remove_member(&self, address: u32) -> Result<(), DatapathError> {
+        lock(&self.members).remove(address)
+    }
+
+    /// Ends the adoption of members, which may be later than that of all else: of what clusters
+    /// there are, a machine hears with its first session.
+    pub fn settle_members(&self) -> Result<(), DatapathError> {
+        lock(&self.members).settle()
+    }
+
     /// How many rows each table has, by its name.
-    pub fn occupancy(&self) -> [(&'static str, usize); 8] {
+    pub fn occupancy(&self) -> [(&'static str, usize); 9] {
         [
             ("ADDRESSES", lock(&self.addresses).len()),
             ("TUNNELS", lock(&self.tunnels).len()),
@@ -129,6 +145,7 @@ impl Datapath {
             ("PEERS", lock(&self.peers).len()),
             ("HOSTS", lock(&self.hosts).len()),
             ("BLOCKS", lock(&self.blocks).len()),
+            ("MEMBERS", lock(&self.members).len()),
         ]
     }
 }

@@ -1,7 +1,8 @@
 //! The API that containers see: the networking part of Modal's own, over plain HTTP/2.
 //!
 //! The unmodified `modal` package of PyPI speaks it. A container may start and stop its own
-//! tunnels, and nothing else; what is not here is answered UNIMPLEMENTED.
+//! tunnels and ask who is in its cluster, and nothing else; what is not here is answered
+//! UNIMPLEMENTED.
 
 mod connection;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use super::callers::Callers;
 use crate::{
     region::{
         bounds::Asked,
+        cluster::ClusterRecord,
         gate::{Gate, TakenOver},
         member::CallError,
         ports::PortError,
@@ -27,8 +29,9 @@ use crate::{
         tunnels::{Owner, StartError, Tunnels},
     },
     wire::modal::{
-        ClientHelloResponse, TunnelStartRequest, TunnelStartResponse, TunnelStopRequest,
-        TunnelStopResponse, TunnelType,
+        ClientHelloResponse, ClusterGetRequest, ClusterGetResponse, ClusterStats,
+        TaskClusterHelloRequest, TaskClusterHelloResponse, TunnelStartRequest, TunnelStartResponse,
+        TunnelStopRequest, TunnelStopResponse, TunnelType,
         modal_client_server::{ModalClient, ModalClientServer},
     },
 };
@@ -99,12 +102,11 @@ pub async fn serve<C: Callers, S: Steering>(
 /// What a program in the container finds in its environment, so that the `modal` package
 /// works there.
 pub fn environment(container: &Container) -> Vec<(String, String)> {
-    let task = container.id.strip_prefix("co-").unwrap_or(&container.id);
     [
         ("MODAL_SERVER_URL", format!("http://{SERVICE_ADDRESS}")),
         // Makes it a container's client: no credentials, no configuration file.
         ("MODAL_IS_REMOTE", "1".to_owned()),
-        ("MODAL_TASK_ID", format!("ta-{task}")),
+        ("MODAL_TASK_ID", task(&container.id)),
         // Read without a default when a cluster forms; it picks NCCL's number of sockets.
         ("MODAL_CLOUD_PROVIDER", "CLOUD_PROVIDER_UNSPECIFIED".to_owned()),
         // With `HTTP_PROXY` in the environment it would ask the proxy for the API.
@@ -112,6 +114,11 @@ pub fn environment(container: &Container) -> Vec<(String, String)> {
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()
+}
+
+/// What Modal calls a container.
+fn task(container: &str) -> String {
+    format!("ta-{}", container.strip_prefix("co-").unwrap_or(container))
 }
 
 struct Api<C, S> {
@@ -178,9 +185,55 @@ impl<C: Callers, S: Steering> ModalClient for Api<C, S> {
         let exists = self.tunnels.stop(&container, request.get_ref().port).await;
         Ok(Response::new(TunnelStopResponse { exists }))
     }
+
+    async fn task_cluster_hello(
+        &self,
+        request: Request<TaskClusterHelloRequest>,
+    ) -> Result<Response<TaskClusterHelloResponse>, Status> {
+        // Who asks is known by its address, not by what it says of itself.
+        let (container, _) = self.caller(&request)?;
+        let (cluster, rank) = self.cluster(&container)?;
+        Ok(Response::new(TaskClusterHelloResponse {
+            cluster_id: cluster.id.clone(),
+            cluster_rank: u32::try_from(rank).unwrap_or(u32::MAX),
+            container_ips: cluster.members.iter().map(|one| one.i6pn.to_string()).collect(),
+            container_ipv4_ips: cluster.members.iter().map(|one| one.ipv4.to_string()).collect(),
+            // Of NVLink between machines, which edge knows nothing of.
+            imex_peer_ips: Vec::new(),
+            fabric_ids: Vec::new(),
+        }))
+    }
+
+    async fn cluster_get(
+        &self,
+        request: Request<ClusterGetRequest>,
+    ) -> Result<Response<ClusterGetResponse>, Status> {
+        let (container, _) = self.caller(&request)?;
+        let (cluster, _) = self.cluster(&container)?;
+        if cluster.id != request.get_ref().cluster_id {
+            return Err(Status::not_found(
+                "this container is of no cluster with this id; it may ask for its own only",
+            ));
+        }
+        let cluster = ClusterStats {
+            task_ids: cluster.members.iter().map(|one| task(&one.container)).collect(),
+            cluster_id: cluster.id.clone(),
+            ..ClusterStats::default()
+        };
+        Ok(Response::new(ClusterGetResponse { cluster: Some(cluster) }))
+    }
 }
 
 impl<C: Callers, S> Api<C, S> {
+    /// The caller's cluster, and its rank.
+    fn cluster(&self, container: &Container) -> Result<(Arc<ClusterRecord>, usize), Status> {
+        self.callers.cluster(&container.id).ok_or_else(|| {
+            Status::failed_precondition(
+                "this container is of no cluster; start it with `edge run --cluster SIZE`",
+            )
+        })
+    }
+
     fn caller<T>(&self, request: &Request<T>) -> Result<(Arc<Container>, Peer), Status> {
         let peer = request.extensions().get::<Peer>().cloned();
         let peer = peer.ok_or_else(|| Status::internal("the connection has no peer"))?;

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::region::tunnel::Container;
+use crate::region::{cluster::ClusterRecord, tunnel::Container};
 
 /// Who has a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,13 @@ pub trait Callers: Send + Sync + 'static {
         true
     }
 
-    /// Who has this name in a workspace's private network.
+    /// The cluster that a container is a member of, and its rank.
+    fn cluster(&self, _container: &str) -> Option<(Arc<ClusterRecord>, usize)> {
+        None
+    }
+
+    /// Who has this name in a workspace's private network: a container's, or a rank's in a
+    /// cluster, as `0.train`.
     fn peer(&self, _workspace: &str, _name: &str) -> Peer {
         Peer::Nobody
     }

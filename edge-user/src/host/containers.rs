@@ -29,6 +29,8 @@ use super::{
 use crate::region::{
     addresses::Addresses,
     affiliation::{Affiliation, AffiliationError, Tenancy},
+    cluster::ClusterRecord,
+    clusters::Clusters,
     names,
     records::Records,
     tunnel::Container,
@@ -78,6 +80,7 @@ pub struct Containers {
     /// Containers that are being made, by id.
     starting: RwLock<HashMap<String, Reservation>>,
     orphans: Orphans,
+    clusters: Arc<Clusters>,
 }
 
 /// What no two containers have in common.
@@ -97,9 +100,21 @@ impl Containers {
         records: Records<ContainerRecord>,
         veth_prefix: String,
         mtu: u32,
+        clusters: Arc<Clusters>,
     ) -> Self {
         let (attached, starting, orphans) = Default::default();
-        Self { wiring, addresses, region, records, veth_prefix, mtu, attached, starting, orphans }
+        Self {
+            wiring,
+            addresses,
+            region,
+            records,
+            veth_prefix,
+            mtu,
+            attached,
+            starting,
+            orphans,
+            clusters,
+        }
     }
 
     /// Makes a namespace a container.
@@ -286,6 +301,10 @@ impl Callers for Containers {
         self.attached_at(address).is_some_and(|attached| attached.private)
     }
 
+    fn cluster(&self, container: &str) -> Option<(Arc<ClusterRecord>, usize)> {
+        self.clusters.of_container(container)
+    }
+
     fn peer(&self, workspace: &str, name: &str) -> Peer {
         let is_it = |one: &&Arc<Attached>| {
             let container = &one.container;
@@ -294,7 +313,10 @@ impl Callers for Containers {
         if let Some(own) = read(&self.attached).values().find(is_it) {
             return Peer::At(own.container.i6pn);
         }
-        match self.region.peer(workspace, name) {
+        let ranked = name.split_once('.').and_then(|(rank, cluster)| {
+            self.clusters.ranked(workspace, cluster, rank.parse().ok()?)
+        });
+        match ranked.or_else(|| self.region.peer(workspace, name)) {
             Some(address) => Peer::At(address),
             None if self.region.knows_peers() => Peer::Nobody,
             None => Peer::Unknown,

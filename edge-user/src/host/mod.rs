@@ -2,9 +2,11 @@
 
 pub mod api;
 pub mod callers;
+pub mod cluster;
 pub mod containers;
 pub mod dns;
 pub mod links;
+pub mod members;
 pub mod netns;
 pub mod nft;
 pub mod service;

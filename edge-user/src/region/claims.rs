@@ -4,6 +4,7 @@
 //! changed is tried again. Nothing here is remembered between calls, so several gateways may
 //! work on one store.
 
+mod clusters;
 mod containers;
 mod error;
 mod hosts;

@@ -9,6 +9,7 @@ use tonic::Status;
 
 use super::{
     bounds::{Asked, Bounds, Defaults},
+    cluster::{ClusterMember, ClusterRecord},
     roster::{
         About, Allotted, Carriage, ContainerRecord, HostRecord, RegionSettings, Role, TunnelRecord,
         Uplink,
@@ -170,6 +171,48 @@ pub(super) fn read_tunnel(sent: &wire::Tunnel) -> Result<TunnelRecord, Malformed
     })
 }
 
+/// A cluster.
+pub(super) fn cluster(record: &ClusterRecord) -> wire::Cluster {
+    let member = |member: &ClusterMember| wire::ClusterMember {
+        container: member.container.clone(),
+        host: member.host.into(),
+        ipv4: member.ipv4.to_string(),
+        i6pn: member.i6pn.to_string(),
+        finished: member.finished,
+    };
+    wire::Cluster {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        workspace: record.workspace.clone(),
+        size: record.size.into(),
+        mark: record.mark,
+        members: record.members.iter().map(member).collect(),
+        over: record.over.clone(),
+    }
+}
+
+/// A cluster.
+pub(super) fn read_cluster(sent: wire::Cluster) -> Result<ClusterRecord, Malformed> {
+    let members = sent.members.into_iter().map(|sent| {
+        Ok(ClusterMember {
+            host: short("host", sent.host)?,
+            ipv4: parse("IPv4 address", &sent.ipv4)?,
+            i6pn: parse("i6pn address", &sent.i6pn)?,
+            container: sent.container,
+            finished: sent.finished,
+        })
+    });
+    Ok(ClusterRecord {
+        size: short("cluster size", sent.size)?,
+        members: members.collect::<Result<_, Malformed>>()?,
+        id: sent.id,
+        name: sent.name,
+        workspace: sent.workspace,
+        mark: sent.mark,
+        over: sent.over,
+    })
+}
+
 fn settings(settings: &RegionSettings) -> wire::Settings {
     wire::Settings {
         region: settings.region.clone(),
@@ -238,13 +281,15 @@ pub(super) fn snapshot(view: &View) -> wire::Snapshot {
         hosts: view.hosts.values().map(|one| host(one)).collect(),
         containers: view.containers.values().map(|one| container(one)).collect(),
         tunnels: view.tunnels.values().map(|one| tunnel(one)).collect(),
+        clusters: view.clusters.values().map(|one| cluster(one)).collect(),
     }
 }
 
 /// All of a view.
 pub(super) fn read_snapshot(revision: u64, sent: wire::Snapshot) -> Result<View, Malformed> {
-    let wire::Snapshot { settings, hosts, containers, tunnels } = sent;
-    let all = wire::Changes { settings, hosts, containers, tunnels, ..wire::Changes::default() };
+    let wire::Snapshot { settings, hosts, containers, tunnels, clusters } = sent;
+    let none = wire::Changes::default();
+    let all = wire::Changes { settings, hosts, containers, tunnels, clusters, ..none };
     let mut view = View::default();
     view.apply(read_changes(revision, all)?);
     Ok(view)
@@ -252,7 +297,7 @@ pub(super) fn read_snapshot(revision: u64, sent: wire::Snapshot) -> Result<View,
 
 /// What makes a view the next one.
 pub(super) fn changes(difference: &Difference) -> wire::Changes {
-    let Difference { settings: new, hosts, containers, tunnels, .. } = difference;
+    let Difference { settings: new, hosts, containers, tunnels, clusters, .. } = difference;
     wire::Changes {
         settings: new.as_deref().map(settings),
         hosts: hosts.put.iter().map(|(_, one)| host(one)).collect(),
@@ -261,6 +306,8 @@ pub(super) fn changes(difference: &Difference) -> wire::Changes {
         containers_gone: containers.gone.clone(),
         tunnels: tunnels.put.iter().map(|(_, one)| tunnel(one)).collect(),
         tunnels_gone: tunnels.gone.clone(),
+        clusters: clusters.put.iter().map(|(_, one)| cluster(one)).collect(),
+        clusters_gone: clusters.gone.clone(),
     }
 }
 
@@ -278,6 +325,10 @@ pub(super) fn read_changes(revision: u64, sent: wire::Changes) -> Result<Differe
         let tunnel = read_tunnel(sent)?;
         Ok((tunnel.id.clone(), Arc::new(tunnel)))
     });
+    let clusters = sent.clusters.into_iter().map(|sent| {
+        let cluster = read_cluster(sent)?;
+        Ok((format!("{}/{}", cluster.workspace, cluster.name), Arc::new(cluster)))
+    });
     let hosts_gone = sent.hosts_gone.iter().map(|id| short("host", *id));
     Ok(Difference {
         revision,
@@ -291,5 +342,9 @@ pub(super) fn read_changes(revision: u64, sent: wire::Changes) -> Result<Differe
             gone: sent.containers_gone,
         },
         tunnels: Rows { put: tunnels.collect::<Result<_, Malformed>>()?, gone: sent.tunnels_gone },
+        clusters: Rows {
+            put: clusters.collect::<Result<_, Malformed>>()?,
+            gone: sent.clusters_gone,
+        },
     })
 }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    cluster::ClusterRecord,
     roster::{
         self, About, ContainerRecord, HostRecord, Presence, RegionSettings, Role, TunnelRecord,
     },
@@ -37,6 +38,8 @@ pub struct State {
     by_host: HashMap<u16, BTreeSet<String>>,
     /// By key: container and port.
     tunnels: BTreeMap<String, Arc<TunnelRecord>>,
+    /// By key: workspace and name.
+    clusters: BTreeMap<String, Arc<ClusterRecord>>,
 }
 
 /// The copy.
@@ -162,6 +165,11 @@ impl State {
         let own = self.by_host.get(&machine).into_iter().flatten();
         let workspaces: BTreeSet<&str> =
             own.filter_map(|id| Some(self.containers.get(id)?.workspace.as_str())).collect();
+        let clusters = self
+            .clusters
+            .iter()
+            .filter(|(_, cluster)| all || workspaces.contains(cluster.workspace.as_str()));
+        let clusters = clusters.map(|(key, cluster)| (key.clone(), cluster.clone())).collect();
         let mine = workspaces.into_iter().filter_map(|name| self.by_workspace.get(name)).flatten();
         let ids: Box<dyn Iterator<Item = &String>> =
             if all { Box::new(self.containers.keys()) } else { Box::new(mine) };
@@ -179,6 +187,7 @@ impl State {
                 .filter(|tunnel| there(&tunnel.host))
                 .map(|tunnel| (tunnel.id.clone(), tunnel.clone()))
                 .collect(),
+            clusters,
         }
     }
 
@@ -191,10 +200,8 @@ impl State {
             "host" => number(&mut self.hosts, &key, id, value),
             "presence" => number(&mut self.present, &key, id, value),
             "container" => self.put_container(id, read(&key, value)),
-            "tunnel" => match read(&key, value) {
-                Some(tunnel) => drop(self.tunnels.insert(id.to_owned(), Arc::new(tunnel))),
-                None => drop(self.tunnels.remove(id)),
-            },
+            "tunnel" => keyed(&mut self.tunnels, &key, id, value),
+            "cluster" => keyed(&mut self.clusters, &key, id, value),
             _ => {}
         }
     }
@@ -222,6 +229,18 @@ fn number<T: DeserializeOwned>(
     match read(key, value) {
         Some(record) => drop(table.insert(id, record)),
         None => drop(table.remove(&id)),
+    }
+}
+
+fn keyed<T: DeserializeOwned>(
+    table: &mut BTreeMap<String, Arc<T>>,
+    key: &str,
+    id: &str,
+    value: Option<Value>,
+) {
+    match read(key, value) {
+        Some(record) => drop(table.insert(id.to_owned(), Arc::new(record))),
+        None => drop(table.remove(id)),
     }
 }
 

@@ -10,6 +10,8 @@ pub mod affiliation;
 pub mod allow;
 pub mod bounds;
 pub mod claims;
+pub mod cluster;
+pub mod clusters;
 pub mod common;
 pub mod convert;
 pub mod embedded;

@@ -62,6 +62,14 @@ pub fn raw_port(port: u16) -> String {
     format!("region/raw/{port}")
 }
 
+/// What the keys of clusters begin with.
+pub const CLUSTERS: &str = "region/cluster/";
+
+/// A cluster.
+pub fn cluster(workspace: &str, name: &str) -> String {
+    format!("{CLUSTERS}{workspace}/{name}")
+}
+
 /// A join token, by the hash of its secret.
 pub fn token(hash: &str) -> String {
     format!("region/token/{hash}")

@@ -1,5 +1,6 @@
 //! What a gateway answers the hosts of its region. Who asks is what the certificate says.
 
+mod clusters;
 mod tunnels;
 
 use std::{
@@ -233,6 +234,24 @@ impl<R: Registry> Region for Arc<RegionService<R>> {
         let started = self.tasks.spawn(async move { this.start(peer.id, request).await }).await;
         let tunnel = started.map_err(|_panicked| stopping())??;
         Ok(Response::new(wire::StartTunnelResponse { tunnel: Some(convert::tunnel(&tunnel)) }))
+    }
+
+    async fn join_cluster(
+        &self,
+        request: Request<wire::JoinClusterRequest>,
+    ) -> Result<Response<wire::JoinClusterResponse>, Status> {
+        let peer = self.host(&request).await?;
+        let cluster = self.join_members(peer.id, request.into_inner()).await?;
+        Ok(Response::new(wire::JoinClusterResponse { cluster: Some(convert::cluster(&cluster)) }))
+    }
+
+    async fn end_member(
+        &self,
+        request: Request<wire::EndMemberRequest>,
+    ) -> Result<Response<wire::EndMemberResponse>, Status> {
+        let peer = self.host(&request).await?;
+        self.end_of_member(peer.id, &request.into_inner()).await?;
+        Ok(Response::new(wire::EndMemberResponse {}))
     }
 
     async fn stop_tunnel(

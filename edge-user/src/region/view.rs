@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::roster::{ContainerRecord, HostRecord, RegionSettings, TunnelRecord};
+use super::{
+    cluster::ClusterRecord,
+    roster::{ContainerRecord, HostRecord, RegionSettings, TunnelRecord},
+};
 
 /// What concerns one machine, at one revision of the region's state.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -19,6 +22,9 @@ pub struct View {
     /// The tunnels of living hosts, by id: those that lead to this host's containers; all for
     /// a gateway.
     pub tunnels: BTreeMap<String, Arc<TunnelRecord>>,
+    /// The clusters of the workspaces that this host runs containers of, by workspace and name;
+    /// all for a gateway.
+    pub clusters: BTreeMap<String, Arc<ClusterRecord>>,
 }
 
 /// A machine of the region.
@@ -43,6 +49,8 @@ pub struct Difference {
     pub containers: Rows<String, ContainerRecord>,
     /// The same of tunnels.
     pub tunnels: Rows<String, TunnelRecord>,
+    /// The same of clusters.
+    pub clusters: Rows<String, ClusterRecord>,
 }
 
 /// Rows of one table that differ.
@@ -69,6 +77,7 @@ impl View {
             hosts: rows(&self.hosts, &next.hosts),
             containers: rows(&self.containers, &next.containers),
             tunnels: rows(&self.tunnels, &next.tunnels),
+            clusters: rows(&self.clusters, &next.clusters),
         }
     }
 
@@ -81,6 +90,7 @@ impl View {
         change(&mut self.hosts, difference.hosts);
         change(&mut self.containers, difference.containers);
         change(&mut self.tunnels, difference.tunnels);
+        change(&mut self.clusters, difference.clusters);
     }
 }
 

@@ -10,9 +10,9 @@ use crate::packets::{
     damage::Way,
     scene::{
         BY_GATEWAY, BY_GATEWAY_V6, CLIENT, CLIENT_V6, FAR_CONTAINER, FAR_INNER, FAR_INNER_V6,
-        FAR_PUBLIC, FAR_RELAY, INNER, INNER_V6, NARROW_ENDS, NEIGHBOUR, OWN_LISTENER, OWN_PORT,
-        OWN_PORT_V6, PUBLIC, PUBLIC_V6, RELAY, RELAY_V6, RELAYED, RELAYED_V6, ROUTER, ROUTER_V6,
-        Region, UNDERLAY, UNDERLAY_V6,
+        FAR_PUBLIC, FAR_RELAY, INNER, INNER_V6, MEMBERS, NARROW_ENDS, NEIGHBOUR, OTHER_MEMBERS,
+        OWN_LISTENER, OWN_PORT, OWN_PORT_V6, PUBLIC, PUBLIC_V6, RELAY, RELAY_V6, RELAYED,
+        RELAYED_V6, ROUTER, ROUTER_V6, Region, UNDERLAY, UNDERLAY_V6,
     },
 };
 
@@ -87,6 +87,9 @@ const OUT: &[(&str, &str)] = &[
     (INNER, RELAYED),
     (OWN_PORT, "100.64.77.7:80"),
     (OWN_PORT_V6, "[fdaa:9::9]:80"),
+    (MEMBERS[0], MEMBERS[1]),
+    (MEMBERS[0], OTHER_MEMBERS[0]),
+    (MEMBERS[0], OWN_PORT),
 ];
 
 /// At the uplink, in a region of several hosts.
@@ -124,10 +127,16 @@ const OUT_REGION: &[(&str, &str)] = &[
     (BY_GATEWAY_V6, CLIENT_V6),
     ("100.64.0.2:8101", CLIENT),
     (OWN_PORT, "198.51.100.7:6081"),
+    (MEMBERS[0], MEMBERS[2]),
+    (MEMBERS[0], OTHER_MEMBERS[1]),
 ];
 
 /// Brought by the hosts 1 (the gateway) and 2, as the underlay's addresses count them.
 const BROUGHT: &[(usize, &str, &str)] = &[
+    (2, MEMBERS[2], MEMBERS[0]),
+    (2, MEMBERS[2], MEMBERS[1]),
+    (2, OTHER_MEMBERS[1], MEMBERS[0]),
+    (2, MEMBERS[2], OWN_PORT),
     (1, NEIGHBOUR, OWN_PORT_V6),
     (1, NEIGHBOUR, INNER_V6),
     (2, FAR_CONTAINER, OWN_PORT_V6),

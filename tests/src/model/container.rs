@@ -123,6 +123,9 @@ fn elsewhere(host: &Host, packet: &Packet, sender: &Owner) -> Result<(u32, Verdi
         match (packet.is_tcp() && is_relayed, sender.is_service) {
             (true, _) => Ok((owner, Verdict::Relayed)),
             (false, true) => Err(Verdict::NotForwarded),
+            (false, false) if host.are_fellows(packet.source, packet.destination) => {
+                Ok((owner, Verdict::I6pn))
+            }
             (false, false) => Err(Verdict::BetweenContainers),
         }
     }
@@ -143,7 +146,11 @@ fn neighbours(
     };
     match (sender.is_service, receiver.is_service) {
         (true, true) => Err(Verdict::BetweenContainers),
-        (false, false) if packet.source.is_ipv4() => Err(Verdict::BetweenContainers),
+        (false, false)
+            if packet.source.is_ipv4() && !host.are_fellows(packet.source, packet.destination) =>
+        {
+            Err(Verdict::BetweenContainers)
+        }
         (false, false) if sender.workspace != receiver.workspace => Err(Verdict::OtherWorkspace),
         (false, false) if sender.has_i6pn && receiver.has_i6pn => Ok(Verdict::I6pn),
         (false, false) => Err(Verdict::NoI6pn),

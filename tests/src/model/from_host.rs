@@ -218,6 +218,10 @@ fn inward(
             let far = region.hosts.get(&peer.host);
             let from_relay = peer.is_gateway && far.is_some_and(|far| far.relay == packet.source);
             if !to_relay && !from_relay {
+                if host.are_fellows(packet.source, packet.destination) {
+                    receiver.ok_or(Verdict::NoSuchContainer)?;
+                    return Ok((Verdict::I6pn, Passage::None));
+                }
                 return Err(Verdict::BetweenContainers);
             }
             let inner = if to_relay { (packet.source, from) } else { (packet.destination, to) };

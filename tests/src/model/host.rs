@@ -25,6 +25,8 @@ pub struct Host {
     pub(super) tunnels: HashMap<(IpAddr, u16), Tunnel>,
     pub(super) forwards: HashMap<(IpAddr, u16), Reply>,
     pub(super) listeners: HashSet<(IpAddr, u16)>,
+    /// Which cluster a container is of.
+    clusters: HashMap<IpAddr, u64>,
     pub(super) bounds: HashMap<u32, Bounds>,
     /// Whether senders are told why they are refused.
     pub(super) complains: bool,
@@ -77,6 +79,12 @@ impl Host {
     pub fn with_listed(mut self, slot: u32, network: IpNet) -> Self {
         self.bounds.entry(slot).or_default().networks.push(network);
         self
+    }
+
+    /// Whether two containers are of one cluster.
+    pub(super) fn are_fellows(&self, one: IpAddr, other: IpAddr) -> bool {
+        let cluster = |address| self.clusters.get(&address);
+        cluster(one).is_some() && cluster(one) == cluster(other)
     }
 
     /// Whether an address is one of containers, here or elsewhere, or of what serves them; in
@@ -146,12 +154,18 @@ impl From<&Rows> for Host {
             complains: settings.complaints.interval != 0,
             region: Region::of(rows),
             listeners: rows.listeners.keys().map(end).collect(),
+            clusters: rows.members.iter().map(|(at, row)| (v4(*at), row.mark)).collect(),
             pool: Ipv4Net::with_netmask(last_four(settings.pool), last_four(settings.pool_mask))
                 .expect("a mask of ones and then zeros"),
             private: Ipv6Net::with_netmask(all(settings.private), all(settings.private_mask))
                 .expect("a mask of ones and then zeros"),
         }
     }
+}
+
+/// An address as it lies in a header.
+fn v4(word: u32) -> IpAddr {
+    Ipv4Addr::from(word.to_ne_bytes()).into()
 }
 
 fn end(endpoint: &Endpoint) -> (IpAddr, u16) {

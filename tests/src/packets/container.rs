@@ -9,9 +9,9 @@ use super::{
     plan::{ACK, FIN, Plan, RST, SYN, icmp, mss, syn, syn_ack, tcp, udp},
     private, refused,
     scene::{
-        CLIENT, CLIENT_V6, INNER, INNER_V6, MSS, MSS_V6, OTHER, OWN_LISTENER, OWN_PORT,
-        OWN_PORT_V6, Owner, PUBLIC, PUBLIC_V6, QUIET, RELAY, RELAY_V6, RELAYED, RELAYED_V6, SERVER,
-        SERVICE, SLOT, SLOT_V6,
+        CLIENT, CLIENT_V6, FELLOW, INNER, INNER_V6, MEMBERS, MSS, MSS_V6, OTHER, OTHER_MEMBERS,
+        OWN_LISTENER, OWN_PORT, OWN_PORT_V6, Owner, PUBLIC, PUBLIC_V6, QUIET, RELAY, RELAY_V6,
+        RELAYED, RELAYED_V6, SERVER, SERVICE, SLOT, SLOT_V6,
     },
     told,
 };
@@ -183,6 +183,7 @@ pub fn neighbours() -> Vec<Case> {
     let service = |name: &str, plan: &Plan, to: Owner| delivered(name, plan, Verdict::Service, to);
     let relayed = |name: &str, plan: &Plan, to: Owner| delivered(name, plan, Verdict::Relayed, to);
     let between = |name: &str, plan: &Plan| told(name, plan, Verdict::BetweenContainers);
+    let reaches = |name: &str, plan: &Plan, to: Owner| delivered(name, plan, Verdict::I6pn, to);
     let not_forwarded = |name: &str, plan: &Plan| refused(name, plan, Verdict::NotForwarded);
     vec![
         between("to a forwarded port", &tcp(OWN_PORT, RELAYED)),
@@ -192,6 +193,17 @@ pub fn neighbours() -> Vec<Case> {
         between("from a forwarded port", &tcp(INNER, "100.64.0.4:80")),
         between("to itself", &tcp(OWN_PORT, INNER)),
         between("the service to itself", &tcp(RELAY, DNS)),
+        reaches("a fellow", &tcp(MEMBERS[0], MEMBERS[1]), FELLOW),
+        reaches("a fellow, UDP", &udp(MEMBERS[0], MEMBERS[1]), FELLOW),
+        reaches("a fellow, ICMP", &icmp("100.64.0.6", "100.64.0.7", 8, 0, b"ping"), FELLOW),
+        reaches(
+            "a fellow, a later fragment",
+            &udp(MEMBERS[0], MEMBERS[1]).fragment(8, false),
+            FELLOW,
+        ),
+        between("a member to another cluster's", &tcp(MEMBERS[0], OTHER_MEMBERS[0])),
+        between("a member to a container", &tcp(MEMBERS[0], OWN_PORT)),
+        between("a container to a member", &tcp(OWN_PORT, MEMBERS[1])),
         told("to nobody", &tcp(OWN_PORT, "100.64.77.7:80"), Verdict::NoSuchContainer),
         told("to nobody, IPv6", &tcp(OWN_PORT_V6, "[fdaa:9::9]:80"), Verdict::NoSuchContainer),
         service("DNS", &udp(OWN_PORT, DNS), SERVICE),

@@ -9,9 +9,9 @@ use super::{
     plan::{ACK, Plan, SYN, icmp, mss, syn, syn_ack, tcp, udp},
     scene::{
         BY_GATEWAY, BY_GATEWAY_SLOT, BY_GATEWAY_V6, CLIENT, CLIENT_V6, FAR_CONTAINER, FAR_INNER,
-        FAR_INNER_V6, FAR_PUBLIC, FAR_RELAY, FAR_SLOT, INNER, INNER_V6, MSS, NARROW_ENDS,
-        NEIGHBOUR, OTHER, OWN_PORT, OWN_PORT_V6, Owner, QUIET, RELAY, RELAYED, ROUTER, ROUTER_V6,
-        Region, SERVER, SERVICE, SLOT, UNDERLAY, UNDERLAY_V6,
+        FAR_INNER_V6, FAR_PUBLIC, FAR_RELAY, FAR_SLOT, FELLOW, INNER, INNER_V6, MEMBER, MEMBERS,
+        MSS, NARROW_ENDS, NEIGHBOUR, OTHER, OTHER_MEMBERS, OWN_PORT, OWN_PORT_V6, Owner, QUIET,
+        RELAY, RELAYED, ROUTER, ROUTER_V6, Region, SERVER, SERVICE, SLOT, UNDERLAY, UNDERLAY_V6,
     },
 };
 
@@ -88,6 +88,21 @@ fn private(table: &Table) -> Vec<Case> {
         no("from nobody's host", &far.clone().from("[fdaa:0:1:5:9::2]:1"), Verdict::ForgedSource),
         no("from the service's address", &tcp("169.254.20.10:80", OWN_PORT), Verdict::ForgedSource),
         no("IPv4", &tcp(FAR_INNER, OWN_PORT), Verdict::BetweenContainers),
+        goes("IPv4 between members", BY_FAR, &tcp(MEMBERS[2], MEMBERS[0]), MEMBER),
+        goes("IPv4 between members, UDP", BY_FAR, &udp(MEMBERS[2], MEMBERS[1]), FELLOW),
+        no(
+            "IPv4 to another cluster",
+            &tcp(MEMBERS[2], OTHER_MEMBERS[0]),
+            Verdict::BetweenContainers,
+        ),
+        no(
+            "IPv4 from another cluster",
+            &tcp(OTHER_MEMBERS[1], MEMBERS[0]),
+            Verdict::BetweenContainers,
+        ),
+        no("IPv4 to a member", &tcp(FAR_INNER, MEMBERS[0]), Verdict::BetweenContainers),
+        no("IPv4 from a member", &tcp(MEMBERS[2], OWN_PORT), Verdict::BetweenContainers),
+        no("IPv4 from a member of this host", &tcp(MEMBERS[1], MEMBERS[0]), Verdict::ForgedSource),
         no("IPv4 to the service", &tcp(FAR_INNER, "169.254.20.10:80"), Verdict::BetweenContainers),
         no("IPv4 from nobody's block", &tcp("100.64.5.5:1", OWN_PORT), Verdict::ForgedSource),
         no("IPv4 from here", &tcp("100.64.0.4:1", OWN_PORT), Verdict::ForgedSource),
@@ -95,6 +110,13 @@ fn private(table: &Table) -> Vec<Case> {
     if table.region != Region::Direct {
         // Only what is around it says who sent it.
         cases.push(no("another host's container", &sent, Verdict::ForgedSource));
+        let brought = table.refused(
+            "a member",
+            BY_GATEWAY_HOST,
+            &tcp(MEMBERS[2], MEMBERS[0]),
+            Verdict::ForgedSource,
+        );
+        cases.push(brought);
         cases.push(no("another host's block", &tcp("100.64.0.66:1", INNER), Verdict::ForgedSource));
         let mapped = tcp("[::ffff:100.64.0.65]:50000", "[::ffff:100.64.0.2]:8000");
         cases.push(table.refused("mapped", BY_GATEWAY_HOST, &mapped, Verdict::ForgedSource));

@@ -8,7 +8,7 @@ use edge_common::{
     admit::Pace,
     hosts::{BlockRow, HostRow, MAX_PATHS, Path, PeerRow, UnderlayRow},
     native::Rows,
-    tables::{AddressRow, ForwardRow, LAYOUT, ListenerRow, Settings, TunnelRow},
+    tables::{AddressRow, ForwardRow, LAYOUT, ListenerRow, MemberRow, Settings, TunnelRow},
 };
 use edge_user::datapath::{Datapath, DatapathError};
 
@@ -34,6 +34,10 @@ pub const QUIET: Owner = Owner { ifindex: SENDER, mac: [2, 0, 0, 0, 0, 0x0b] };
 pub const OTHER: Owner = Owner { ifindex: 9, mac: [2, 0, 0, 0, 0, 0x0c] };
 /// A container of another workspace.
 pub const STRANGER: Owner = Owner { ifindex: SENDER, mac: [2, 0, 0, 0, 0, 0x0e] };
+/// A member of a cluster, with a fellow on this host and one on [`FAR`]; see [`MEMBERS`].
+pub const MEMBER: Owner = Owner { ifindex: SENDER, mac: [2, 0, 0, 0, 0, 0x0f] };
+/// See [`MEMBER`].
+pub const FELLOW: Owner = Owner { ifindex: 9, mac: [2, 0, 0, 0, 0, 0x10] };
 /// The daemon's service namespace.
 pub const SERVICE: Owner = Owner { ifindex: SENDER, mac: [2, 0, 0, 0, 0, 0x0d] };
 
@@ -50,6 +54,11 @@ pub const INNER_V6: &str = "[fdaa:0:1:5:1::2]:8000";
 /// The place of the IPv6 rows in the traffic counters. The daemon gives both families one slot;
 /// two tell more.
 pub const SLOT_V6: u32 = 5;
+
+/// Ports of [`MEMBER`], of [`FELLOW`] and of their fellow on [`FAR`].
+pub const MEMBERS: [&str; 3] = ["100.64.0.6:45000", "100.64.0.7:29500", "100.64.0.140:29500"];
+/// Ports of [`OTHER`] and of its fellow on [`FAR`], of another cluster.
+pub const OTHER_MEMBERS: [&str; 2] = ["100.64.0.4:29500", "100.64.0.141:29500"];
 
 /// A public port that a socket of its own serves (TLS).
 pub const OWN_LISTENER: &str = "192.0.2.10:443";
@@ -175,6 +184,8 @@ pub fn rows_in(region: Region) -> Rows {
         (QUIET, 0, 1, &["100.64.0.3", "fdaa:0:1:5:1::3"]),
         (OTHER, all, 1, &["100.64.0.4", "fdaa:0:1:5:1::4"]),
         (STRANGER, all, 2, &["100.64.0.5", "fdaa:0:2:5:1::5"]),
+        (MEMBER, all, 1, &["100.64.0.6", "fdaa:0:1:5:1::6"]),
+        (FELLOW, all, 1, &["100.64.0.7", "fdaa:0:1:5:1::7"]),
         (SERVICE, AddressRow::SERVICE, 0, &["169.254.20.10", "100.64.0.1", "fdaa:0:1:5:1::1"]),
     ] {
         let row = AddressRow { ifindex: owner.ifindex, flags, workspace, mac: padded(owner.mac) };
@@ -192,6 +203,11 @@ pub fn rows_in(region: Region) -> Rows {
     }
     for inner in [RELAYED, RELAYED_V6] {
         rows.forwards.insert(endpoint(inner), ForwardRow { slot: 7, ..ForwardRow::default() });
+    }
+    for (ends, mark) in [(&MEMBERS[..], 7), (&OTHER_MEMBERS, 8)] {
+        for end in ends {
+            rows.members.insert(endpoint(end).address.last(), MemberRow { mark });
+        }
     }
     for (public, kind) in [
         (PUBLIC, ListenerRow::RAW),
@@ -339,6 +355,9 @@ pub fn install(rows: &Rows, datapath: &Datapath) -> Result<(), DatapathError> {
     }
     for (network, row) in &rows.blocks {
         datapath.add_block(*network, *row)?;
+    }
+    for (address, row) in &rows.members {
+        datapath.add_member(*address, *row)?;
     }
     Ok(())
 }

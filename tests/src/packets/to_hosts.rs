@@ -11,8 +11,8 @@ use super::{
     scene::{
         BY_GATEWAY, BY_GATEWAY_SLOT, BY_GATEWAY_V6, CLIENT, CLIENT_V6, FAR, FAR_CONTAINER,
         FAR_INNER, FAR_INNER_V6, FAR_MTU, FAR_PUBLIC, FAR_RELAY, FAR_SECOND, FAR_SLOT, GATEWAY,
-        INNER, MSS, MSS_V6, MTU, NEIGHBOUR, OWN_PORT, OWN_PORT_V6, RELAY, RELAYED, ROUTER,
-        ROUTER_V6, Region, UNDERLAY_V6, UNDERLAYS,
+        INNER, MEMBERS, MSS, MSS_V6, MTU, NEIGHBOUR, OTHER_MEMBERS, OWN_PORT, OWN_PORT_V6, RELAY,
+        RELAYED, ROUTER, ROUTER_V6, Region, UNDERLAY_V6, UNDERLAYS,
     },
     told, told_of,
 };
@@ -147,6 +147,11 @@ fn relayed(region: Region) -> Vec<Case> {
         between("beside a relay", &tcp(RELAYED, "100.64.0.66:50000")),
         between("to a container elsewhere", &tcp(OWN_PORT, FAR_INNER)),
         between("to a host that nobody knows", &tcp(OWN_PORT, "100.64.9.2:8000")),
+        named(goes("a fellow elsewhere", FAR, &tcp(MEMBERS[0], MEMBERS[2])), Verdict::I6pn),
+        named(goes("a fellow elsewhere, UDP", FAR, &udp(MEMBERS[0], MEMBERS[2])), Verdict::I6pn),
+        between("a member to another cluster's", &tcp(MEMBERS[0], OTHER_MEMBERS[1])),
+        between("a member to a container elsewhere", &tcp(MEMBERS[0], FAR_INNER)),
+        between("a container to a member elsewhere", &tcp(OWN_PORT, MEMBERS[2])),
         told("to nobody's block", &tcp(OWN_PORT, "100.64.5.5:80"), Verdict::NoSuchContainer),
         told("to nobody here", &tcp(OWN_PORT, "100.64.0.9:80"), Verdict::NoSuchContainer),
     ]

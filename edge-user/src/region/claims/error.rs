@@ -5,7 +5,9 @@ use tonic::{Code, Status};
 
 use crate::{
     error::causes,
-    region::{store::StoreError, token::TokenError, workspaces::WorkspaceError},
+    region::{
+        cluster::ClusterError, store::StoreError, token::TokenError, workspaces::WorkspaceError,
+    },
 };
 
 /// Why a claim is refused; nothing of it was written.
@@ -90,6 +92,9 @@ pub enum ClaimError {
         /// Who uses it.
         container: String,
     },
+    /// Nobody joins a cluster in this way.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The name of the workspace will not do.
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
@@ -110,6 +115,7 @@ impl From<ClaimError> for Status {
             ClaimError::BadName(_)
             | ClaimError::BadAddress { .. }
             | ClaimError::Workspace(WorkspaceError::InvalidName(_)) => Code::InvalidArgument,
+            ClaimError::Cluster(error) => error.code(),
             ClaimError::NoContainer(_) => Code::NotFound,
             ClaimError::BlockInUse { .. } | ClaimError::Outside { .. } => Code::FailedPrecondition,
             ClaimError::PortTaken(_) | ClaimError::Store(_) | ClaimError::Workspace(_) => {

@@ -82,7 +82,7 @@ impl Claims {
     }
 
     /// The lease of what a host holds; its time begins anew.
-    pub(super) async fn hold(&self, id: u16) -> Result<LeaseId, ClaimError> {
+    pub(in crate::region) async fn hold(&self, id: u16) -> Result<LeaseId, ClaimError> {
         let key = roster::hold(id);
         loop {
             let found: Option<Found<LeaseId>> = self.get(&key).await?;

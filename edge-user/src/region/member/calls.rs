@@ -6,13 +6,15 @@ use tonic::transport::Channel;
 use super::{CallError, Inner, Link, Member};
 use crate::{
     region::{
+        cluster::ClusterRecord,
         convert,
         roster::{ContainerRecord, TunnelRecord},
         tunnel::TunnelOptions,
     },
     wire::region::{
-        DeleteContainerRequest, LeaseBlockRequest, PutContainerRequest, ReturnBlockRequest,
-        StartTunnelRequest, StopTunnelRequest, WorkspaceRequest, region_client::RegionClient,
+        DeleteContainerRequest, EndMemberRequest, JoinClusterRequest, LeaseBlockRequest,
+        PutContainerRequest, ReturnBlockRequest, StartTunnelRequest, StopTunnelRequest,
+        WorkspaceRequest, region_client::RegionClient,
     },
 };
 
@@ -114,6 +116,35 @@ impl Member {
     pub async fn stop_tunnel(&self, container: &str, port: u16) -> Result<bool, CallError> {
         let request = StopTunnelRequest { container: container.to_owned(), port: port.into() };
         Ok(self.inner.client()?.stop_tunnel(request).await?.into_inner().existed)
+    }
+
+    /// Lets containers of this machine join a cluster; it need not be whole when this returns.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] if they do not fit, [`CallError::Unavailable`].
+    pub async fn join_cluster(
+        &self,
+        name: &str,
+        size: u16,
+        containers: Vec<String>,
+    ) -> Result<ClusterRecord, CallError> {
+        let request = JoinClusterRequest { name: name.to_owned(), size: size.into(), containers };
+        let answer = self.inner.client()?.join_cluster(request).await?.into_inner();
+        Ok(convert::read_cluster(answer.cluster.unwrap_or_default())?)
+    }
+
+    /// A member of a cluster has ended: well, or for a reason.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] for one of another host, [`CallError::Unavailable`].
+    pub async fn end_member(
+        &self,
+        container: &str,
+        failure: Option<&str>,
+    ) -> Result<(), CallError> {
+        let (container, failure) = (container.to_owned(), failure.map(str::to_owned));
+        self.inner.client()?.end_member(EndMemberRequest { container, failure }).await?;
+        Ok(())
     }
 }
 

@@ -1,0 +1,117 @@
+//! A gang's hold on its cluster: the call by which its members join, and the same call again when
+//! a daemon that went away is back.
+
+use std::time::Duration;
+
+use backon::Retryable as _;
+use tonic::{Code, Status, Streaming};
+
+use super::{
+    client::{connect, refusal},
+    hold::pauses,
+};
+use crate::{
+    cli::Place,
+    error::{Error, Kind},
+    wire::admin::{
+        EndMemberRequest, GatherEvent, GatherRequest, Gathered, Resume, gather_event::Event,
+    },
+};
+
+/// How long a daemon that is away is waited for when a member has ended.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Members of a cluster that has begun.
+pub struct Gathering {
+    place: Place,
+    request: GatherRequest,
+    events: Streaming<GatherEvent>,
+}
+
+/// Why a call did not go on.
+enum Loss {
+    /// The daemon went away, or has not come back yet.
+    Gone,
+    /// The cluster is over, or never began.
+    Over(Error),
+}
+
+impl Gathering {
+    /// Joins, and returns when the cluster is whole.
+    pub async fn take(place: &Place, request: GatherRequest) -> Result<(Gathered, Self), Error> {
+        let (gathered, events) = again(place, &request).await?;
+        Ok((gathered, Self { place: place.clone(), request, events }))
+    }
+
+    /// Returns why the cluster is over.
+    pub async fn keep(mut self) -> Error {
+        loop {
+            match next(&mut self.events).await {
+                Err(Loss::Over(error)) => return error,
+                Err(Loss::Gone) => match again(&self.place, &self.request).await {
+                    Ok((_, events)) => self.events = events,
+                    Err(error) => return error,
+                },
+                // Of a newer daemon, or one that repeats itself.
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+/// A member's program has ended, well or for a reason. A daemon that does not come back finds out
+/// by itself.
+pub async fn end_member(place: &Place, member: Resume, failure: Option<String>) {
+    let request = EndMemberRequest { member: Some(member), failure };
+    let tell = || async {
+        let mut client = connect(place).await.map_err(|_away| Loss::Gone)?;
+        client.end_member(request.clone()).await.map_err(|status| Loss::of(&status))
+    };
+    let told = tell.retry(pauses().with_total_delay(Some(PATIENCE))).when(Loss::may_pass).await;
+    if let Err(Loss::Over(error)) = told {
+        tracing::debug!(%error, "the daemon does not hear how a member ended");
+    }
+}
+
+/// Joins as often as the daemon goes away before it says anything.
+async fn again(
+    place: &Place,
+    request: &GatherRequest,
+) -> Result<(Gathered, Streaming<GatherEvent>), Error> {
+    let join = || async {
+        let mut client = connect(place).await.map_err(|_away| Loss::Gone)?;
+        let answered = client.gather(request.clone()).await.map_err(|status| Loss::of(&status))?;
+        let mut events = answered.into_inner();
+        Ok((next(&mut events).await?, events))
+    };
+    join.retry(pauses()).when(Loss::may_pass).await.map_err(|loss| match loss {
+        Loss::Over(error) => error,
+        Loss::Gone => Error::failure("daemon", "it went away", "start it with `edge up`"),
+    })
+}
+
+async fn next(events: &mut Streaming<GatherEvent>) -> Result<Gathered, Loss> {
+    match events.message().await {
+        Ok(Some(GatherEvent { event: Some(Event::Gathered(gathered)) })) => Ok(gathered),
+        Ok(Some(GatherEvent { event: None })) => {
+            let remedy = "restart it with the `edge` that you typed";
+            Err(Loss::Over(Error::failure("daemon", "it is of another version", remedy)))
+        }
+        Ok(None) => Err(Loss::Gone),
+        Err(status) => Err(Loss::of(&status)),
+    }
+}
+
+impl Loss {
+    fn of(status: &Status) -> Self {
+        match status.code() {
+            Code::Unavailable | Code::Unknown | Code::Cancelled => Self::Gone,
+            Code::Aborted => Self::Over(Error::relayed(Kind::Failure, status.message())),
+            _ => Self::Over(refusal(status)),
+        }
+    }
+
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Gone)
+    }
+}
