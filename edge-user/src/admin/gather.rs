@@ -36,7 +36,7 @@ impl Gang {
     /// # Errors
     /// If one is not its own, or cannot be a member.
     pub(super) fn of(lives: Lives, request: GatherRequest) -> Result<Self, Status> {
-        let refused = |error: ClusterError| Status::from(JoinError::from(error).status());
+        let refused = |error: ClusterError| JoinError::from(error).status();
         let size = u16::try_from(request.size);
         let size = size.map_err(|_large| refused(ClusterError::Size(request.size)))?;
         let own = request.members.iter().map(|member| own(&lives, Some(member)));

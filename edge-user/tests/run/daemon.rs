@@ -10,7 +10,8 @@ use std::{
 
 use edge_user::wire::admin::{
     AttachEvent, AttachRequest, Attached, Container, CreateTokenRequest, CreateTokenResponse,
-    DownEvent, DownRequest, ForgetHostRequest, ForgetHostResponse, Host, ListContainersRequest,
+    DownEvent, DownRequest, EndMemberRequest, EndMemberResponse, ForgetHostRequest,
+    ForgetHostResponse, GatherEvent, GatherRequest, Host, ListContainersRequest,
     ListContainersResponse, ListHostsRequest, ListHostsResponse, ListTunnelsRequest,
     ListTunnelsResponse, Resume, StatusRequest, StatusResponse, Tunnel, Variable,
     admin_server::{Admin, AdminServer},
@@ -250,6 +251,22 @@ impl Admin for Script {
         _request: Request<ListTunnelsRequest>,
     ) -> Result<Response<ListTunnelsResponse>, Status> {
         Ok(Response::new(ListTunnelsResponse { tunnels: vec![tunnel()] }))
+    }
+
+    type GatherStream = ReceiverStream<Result<GatherEvent, Status>>;
+
+    async fn gather(
+        &self,
+        _request: Request<GatherRequest>,
+    ) -> Result<Response<Self::GatherStream>, Status> {
+        Err(Status::unimplemented("this daemon plays its part only"))
+    }
+
+    async fn end_member(
+        &self,
+        _request: Request<EndMemberRequest>,
+    ) -> Result<Response<EndMemberResponse>, Status> {
+        Err(Status::unimplemented("this daemon plays its part only"))
     }
 
     type DownStream = ReceiverStream<Result<DownEvent, Status>>;

@@ -88,8 +88,10 @@ struct Member {
     hold: Held,
 }
 
+/// Something that goes on beside the rest, in the same thread.
+type Task<T> = Pin<Box<dyn Future<Output = T>>>;
 /// Until the daemon no longer keeps a container.
-type Held = Pin<Box<dyn Future<Output = Error>>>;
+type Held = Task<Error>;
 
 /// Attaches all containers, waits until the cluster is whole, and starts the programs.
 async fn form(
@@ -158,9 +160,9 @@ enum Cause {
 struct Gang {
     place: Place,
     members: usize,
-    running: FuturesUnordered<Pin<Box<dyn Future<Output = Result<End, Error>>>>>,
+    running: FuturesUnordered<Task<Result<End, Error>>>,
     /// The daemon hears of their ends.
-    leaving: FuturesUnordered<Pin<Box<dyn Future<Output = ()>>>>,
+    leaving: FuturesUnordered<Task<()>>,
     orders: Vec<mpsc::UnboundedSender<Order>>,
     relays: Vec<JoinHandle<()>>,
     ends: BTreeMap<u32, ExitStatus>,
