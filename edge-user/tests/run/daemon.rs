@@ -13,7 +13,8 @@ use edge_user::wire::admin::{
     DownEvent, DownRequest, EndMemberRequest, EndMemberResponse, ForgetHostRequest,
     ForgetHostResponse, GatherEvent, GatherRequest, Host, ListContainersRequest,
     ListContainersResponse, ListHostsRequest, ListHostsResponse, ListTunnelsRequest,
-    ListTunnelsResponse, Resume, StatusRequest, StatusResponse, Tunnel, Variable,
+    ListTunnelsResponse, Resume, StatusRequest, StatusResponse, TraceEvent, TraceRequest, Tunnel,
+    Variable,
     admin_server::{Admin, AdminServer},
     attach_event::Event,
 };
@@ -259,6 +260,15 @@ impl Admin for Script {
         &self,
         _request: Request<GatherRequest>,
     ) -> Result<Response<Self::GatherStream>, Status> {
+        Err(Status::unimplemented("this daemon plays its part only"))
+    }
+
+    type TraceStream = ReceiverStream<Result<TraceEvent, Status>>;
+
+    async fn trace(
+        &self,
+        _request: Request<TraceRequest>,
+    ) -> Result<Response<Self::TraceStream>, Status> {
         Err(Status::unimplemented("this daemon plays its part only"))
     }
 
