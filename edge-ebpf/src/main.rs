@@ -23,13 +23,13 @@ use aya_ebpf::{
 /// On a NIC uplink, native mode.
 #[xdp(frags)]
 fn xdp_uplink(ctx: XdpContext) -> u32 {
-    xdp::uplink(ctx)
+    xdp::uplink::<false>(ctx)
 }
 
 /// At TCX ingress of an uplink.
 #[classifier]
 fn tc_uplink(ctx: TcContext) -> i32 {
-    tc::uplink(ctx)
+    tc::uplink::<false>(ctx)
 }
 
 /// At TCX ingress of a container's host-side veth.
@@ -41,13 +41,13 @@ fn tc_container(ctx: TcContext) -> i32 {
 /// In the place of `xdp_uplink` while somebody listens; and so the next two.
 #[xdp(frags)]
 fn xdp_uplink_traced(ctx: XdpContext) -> u32 {
-    xdp::uplink_traced(ctx)
+    xdp::uplink::<true>(ctx)
 }
 
 /// See [`xdp_uplink_traced`].
 #[classifier]
 fn tc_uplink_traced(ctx: TcContext) -> i32 {
-    tc::uplink_traced(ctx)
+    tc::uplink::<true>(ctx)
 }
 
 /// See [`xdp_uplink_traced`].

@@ -38,31 +38,26 @@ const WANTED: u32 = NETWORK as u32 + 60 + 60;
 /// The same behind what hosts put around a packet: IPv6, UDP, and Geneve with a key.
 const WANTED_INSIDE: u32 = WANTED + 40 + 8 + 20;
 
-/// `tc_uplink`.
+/// `tc_uplink`, and the same told of.
 #[inline(always)]
-pub(crate) fn uplink(ctx: TcContext) -> i32 {
+pub(crate) fn uplink<const TRACED: bool>(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    let done = arriving::<false>(skb);
-    match halves::second(done) {
-        Some(arrival) => brought::<false>(skb, arrival) as i32,
-        None => done as i32,
+    if TRACED {
+        trace_begin(skb, Hook::TcUplink, WANTED_INSIDE);
     }
-}
-
-/// The same, told of.
-#[inline(always)]
-pub(crate) fn uplink_traced(ctx: TcContext) -> i32 {
-    let skb = ctx.skb.skb;
-    trace_begin(skb, Hook::TcUplink, WANTED_INSIDE);
-    let done = arriving::<true>(skb);
+    let done = arriving::<TRACED>(skb);
     let code = match halves::second(done) {
         Some(arrival) => {
-            trace_inside(skb, arrival);
-            brought::<true>(skb, arrival)
+            if TRACED {
+                trace_inside(skb, arrival);
+            }
+            brought::<TRACED>(skb, arrival)
         }
         None => done,
     };
-    trace::end();
+    if TRACED {
+        trace::end();
+    }
     code as i32
 }
 

@@ -24,29 +24,25 @@ use crate::{
     place, trace,
 };
 
-/// `xdp_uplink`.
+/// `xdp_uplink`, and the same told of.
 #[inline(always)]
-pub(crate) fn uplink(ctx: XdpContext) -> u32 {
-    let done = arriving::<false>(ctx.ctx);
-    match halves::second(done) {
-        Some(arrival) => brought::<false>(ctx.ctx, arrival) as u32,
-        None => done as u32,
+pub(crate) fn uplink<const TRACED: bool>(ctx: XdpContext) -> u32 {
+    if TRACED {
+        trace_begin(ctx.ctx);
     }
-}
-
-/// The same, told of.
-#[inline(always)]
-pub(crate) fn uplink_traced(ctx: XdpContext) -> u32 {
-    trace_begin(ctx.ctx);
-    let done = arriving::<true>(ctx.ctx);
+    let done = arriving::<TRACED>(ctx.ctx);
     let code = match halves::second(done) {
         Some(arrival) => {
-            trace_inside(ctx.ctx, arrival);
-            brought::<true>(ctx.ctx, arrival)
+            if TRACED {
+                trace_inside(ctx.ctx, arrival);
+            }
+            brought::<TRACED>(ctx.ctx, arrival)
         }
         None => done,
     };
-    trace::end();
+    if TRACED {
+        trace::end();
+    }
     code as u32
 }
 

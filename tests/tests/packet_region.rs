@@ -9,7 +9,7 @@ use std::{
 
 use edge_common::{
     packet::NETWORK,
-    tables::{AddressRow, Count},
+    tables::AddressRow,
     verdict::{Hook, Verdict},
 };
 use edge_user::datapath::UplinkMode;
@@ -47,13 +47,7 @@ fn told(region: &Region) -> String {
 }
 
 fn packets(machine: &Machine, hook: Hook, verdict: Verdict) -> u64 {
-    count(machine, hook, verdict).packets
-}
-
-fn count(machine: &Machine, hook: Hook, verdict: Verdict) -> Count {
-    let verdicts = machine.kernel.datapath.verdicts().expect("counters");
-    let row = verdicts.into_iter().find(|row| (row.0, row.1) == (hook, verdict));
-    row.map_or_else(Count::default, |(_, _, count)| count)
+    machine.kernel.packets(hook, verdict)
 }
 
 fn between_containers(name: &str, mode: UplinkMode, offloads: Offloads) {
@@ -69,7 +63,7 @@ fn between_containers(name: &str, mode: UplinkMode, offloads: Offloads) {
         round_trip(&gateway.container, end(&to, 9000), BYTES);
         // Longer on the average, acknowledgements included, than any that fits: segments were cut
         // behind the program, or not at all.
-        let sent = count(gateway, Hook::TcContainer, Verdict::I6pn);
+        let sent = gateway.kernel.count(Hook::TcContainer, Verdict::I6pn);
         let longest = NETWORK as u64 + u64::from(carriage.mtu());
         assert!(sent.bytes > sent.packets * longest, "{carriage:?}: {sent:?}{}", told(&region));
         if mode == UplinkMode::Xdp {

@@ -140,9 +140,13 @@ fn json(decision: Decision) -> Result<String, Error> {
         .map_err(|e| Error::failure("JSON", e, "report this as a bug"))
 }
 
+/// The contract has no text where there is none to say.
+fn non_empty(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
 impl From<Decision> for Record {
     fn from(decision: Decision) -> Self {
-        let non_empty = |text: String| Some(text).filter(|text| !text.is_empty());
         Self {
             time: time(decision.time),
             hook: decision.hook,
@@ -163,7 +167,6 @@ impl From<Decision> for Record {
 
 impl From<End> for Party {
     fn from(end: End) -> Self {
-        let non_empty = |text: String| Some(text).filter(|text| !text.is_empty());
         Self {
             address: end.address,
             port: Some(end.port).filter(|port| *port != 0),

@@ -76,11 +76,16 @@ impl Kernel {
         kernel
     }
 
-    /// What a hook has made of packets since it was loaded.
+    /// How many packets a hook has judged so since it was loaded.
     pub fn packets(&self, hook: Hook, verdict: Verdict) -> u64 {
+        self.count(hook, verdict).packets
+    }
+
+    /// The same with their bytes.
+    pub fn count(&self, hook: Hook, verdict: Verdict) -> Count {
         let verdicts = self.datapath.verdicts().expect("counters");
-        let of = |row: &&(Hook, Verdict, _)| (row.0, row.1) == (hook, verdict);
-        verdicts.iter().find(of).map_or(0, |(_, _, count)| count.packets)
+        let row = verdicts.into_iter().find(|row| (row.0, row.1) == (hook, verdict));
+        row.map_or_else(Count::default, |(_, _, count)| count)
     }
 
     /// Runs a hook over the case; nothing if the frame is too short for the kernel to take.
