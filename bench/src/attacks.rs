@@ -47,8 +47,9 @@ pub(crate) struct Attack {
     run: fn(&Scene, &AtomicBool) -> Result<()>,
 }
 
-/// All attacks.
+/// All attacks, and before them what anybody's work on the same processors does.
 pub(crate) const ATTACKS: &[Attack] = &[
+    Attack { name: "no attack: a busy loop beside it", run: busy },
     Attack { name: "500 half ClientHellos a second", run: half_hellos },
     Attack { name: "slowloris, 500 connections", run: slowloris },
     Attack { name: "64 KiB of SNI, 50 a second", run: long_names },
@@ -109,6 +110,13 @@ fn until(stop: &AtomicBool, a_second: u32, mut again: impl FnMut() -> Result<()>
             again()?;
         }
         thread::sleep(Duration::from_secs(1) / a_second.clamp(1, 100));
+    }
+    Ok(())
+}
+
+fn busy(_: &Scene, stop: &AtomicBool) -> Result<()> {
+    while !stop.load(Ordering::Relaxed) {
+        std::hint::spin_loop();
     }
     Ok(())
 }

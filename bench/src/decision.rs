@@ -1,6 +1,7 @@
 //! What does one decision cost? Nanoseconds of `BPF_PROG_TEST_RUN` above a program that does
-//! nothing, for each hook: a packet of a tunnel, one that is not edge's, and one that is refused,
-//! with two tunnels in the tables and with ten thousand.
+//! nothing, for each hook: a packet of a tunnel, one that is not edge's, one that is refused, and
+//! the private network's; with next to nothing in the tables, and with ten thousand tunnels, ten
+//! thousand hosts and a hundred thousand addresses.
 
 use std::{path::Path, time::Duration};
 
@@ -10,7 +11,7 @@ use edge_user::datapath::Datapath;
 
 use crate::{
     empty::Empty,
-    frames::{Case, cases, fill},
+    frames::{Case, Size, cases, fill},
     machine::Machine,
     report::{Better, Measure, Report},
 };
@@ -20,8 +21,10 @@ const REPEAT: u32 = 500_000;
 /// caches, as does an empty program that is run so.
 const ANEW: u32 = 20_000;
 const PINS: &str = "/sys/fs/bpf/edge/bench";
-/// Pairs of tunnels in the tables.
-const SIZES: [u16; 2] = [1, 5_000];
+const SIZES: [Size; 2] = [
+    Size { pairs: 1, hosts: 0, addresses: 0 },
+    Size { pairs: 5_000, hosts: 10_000, addresses: 100_000 },
+];
 
 pub(crate) fn measure(rounds: usize) -> Result<Report> {
     let machine = Machine::here();
@@ -32,17 +35,17 @@ pub(crate) fn measure(rounds: usize) -> Result<Report> {
 
 fn timed(rounds: usize) -> Result<Vec<Measure>> {
     let mut datapaths = Vec::new();
-    for size in SIZES {
-        let datapath = Datapath::load(&Path::new(PINS).join(size.to_string()))?;
+    for size in &SIZES {
+        let datapath = Datapath::load(&Path::new(PINS).join(size.pairs.to_string()))?;
         fill(&datapath, size)?;
         datapaths.push(datapath);
     }
     let empty = [Empty::passing(Hook::XdpUplink)?, Empty::passing(Hook::TcUplink)?];
     let column = |name: &str, unit: &str| Measure::new(name, unit, Better::Less).apart();
-    let mut whole = column("in all, 2 tunnels", "ns");
+    let mut whole = column("in all, small tables", "ns");
     let mut above = [
-        column("above an empty program, 2 tunnels", "ns"),
-        column("above an empty program, 10,000 tunnels", "ns"),
+        column("above an empty program, small tables", "ns"),
+        column("above an empty program, large tables", "ns"),
     ];
     let mut growth = column("growth", "×");
     for _ in 0..rounds {

@@ -21,9 +21,6 @@ const TC_ACT_OK: u32 = 0;
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 
-/// Ethernet and IPv4 without options.
-const HEADERS: usize = 34;
-
 /// The loaded program.
 pub(crate) struct Empty {
     program: OwnedFd,
@@ -74,18 +71,19 @@ impl Empty {
         Self::load(BPF_PROG_TYPE_XDP, XDP_DROP)
     }
 
-    /// One that writes a frame's Ethernet and IPv4 headers and lets it pass, in XDP: frames are
-    /// used again, and routing has changed those of the last round.
-    pub(crate) fn renewing(frame: &[u8]) -> io::Result<Self> {
-        let words = frame[..HEADERS].chunks(2).map(|pair| u16::from_ne_bytes([pair[0], pair[1]]));
-        let stores = (0..).step_by(2).zip(words);
-        // r2 = data; r3 = data_end; r4 = r2 + HEADERS; if r4 > r3 goto the end
+    /// One that writes so many of a frame's first bytes anew and lets it pass, in XDP: frames are
+    /// used again, and what they met has changed those of the last round.
+    pub(crate) fn renewing(frame: &[u8], bytes: usize) -> io::Result<Self> {
+        let words = frame[..bytes].as_chunks::<2>().0;
+        let stores = (0..).step_by(2).zip(words.iter().copied().map(u16::from_ne_bytes));
+        let bytes = words.len() as u64 * 2;
+        // r2 = data; r3 = data_end; r4 = r2 + bytes; if r4 > r3 goto the end
         let mut instructions = vec![
             0x61 | 2 << 8 | 1 << 12,
             0x61 | 3 << 8 | 1 << 12 | 4 << 16,
             0xbf | 4 << 8 | 2 << 12,
-            0x07 | 4 << 8 | (HEADERS as u64) << 32,
-            0x2d | 4 << 8 | 3 << 12 | (HEADERS as u64 / 2) << 16,
+            0x07 | 4 << 8 | bytes << 32,
+            0x2d | 4 << 8 | 3 << 12 | (bytes / 2) << 16,
         ];
         // *(u16 *)(r2 + at) = word
         instructions.extend(

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use anyhow::Result;
 use edge_common::{
     address::Address,
-    hosts::{HostRow, MAX_PATHS, Path, PeerRow, UnderlayRow},
+    hosts::{BlockRow, HostRow, MAX_PATHS, Path, PeerRow, UnderlayRow},
     tables::{AddressRow, ForwardRow, Settings, TunnelRow},
     verdict::{Hook, Verdict},
 };
@@ -34,6 +34,9 @@ const HERE: u16 = 1;
 const THERE: u16 = 2;
 /// What they have on the underlay.
 const UNDERLAY: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 9, 0, 1), Ipv4Addr::new(10, 9, 0, 2)];
+/// Where containers' IPv4 addresses come from, in blocks of so many.
+const POOL: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 0);
+const BLOCK: u32 = 64;
 const CONTAINER: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 5);
 /// The same for replies.
 const OTHER_CONTAINER: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 6);
@@ -41,6 +44,8 @@ const OTHER_CONTAINER: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 6);
 const RAW: u16 = 20_000;
 /// The first forwarded port of the container; the others follow.
 const OWN: u16 = 8000;
+/// The number of the first of the further containers.
+const FURTHER: u32 = 1000;
 /// Behind no tunnel.
 const OTHER: u16 = 443;
 /// What the other of a pair adds to the port.
@@ -48,8 +53,18 @@ const APART: u16 = 20_000;
 /// A context of `BPF_PROG_TEST_RUN` has the loopback interface unless it is told otherwise.
 const LOOPBACK: u32 = 1;
 
-/// Writes settings, two containers and so many pairs of tunnels.
-pub(crate) fn fill(datapath: &Datapath, pairs: u16) -> Result<()> {
+/// How much is in the tables, beside what the frames need.
+pub(crate) struct Size {
+    /// Pairs of tunnels; at least one.
+    pub(crate) pairs: u16,
+    /// Further hosts of the region.
+    pub(crate) hosts: u16,
+    /// Further containers' addresses.
+    pub(crate) addresses: u32,
+}
+
+/// Writes settings, two containers, another host, and the rest.
+pub(crate) fn fill(datapath: &Datapath, size: &Size) -> Result<()> {
     datapath.configure(&settings()?)?;
     let flags = AddressRow::EGRESS;
     let container = AddressRow { ifindex: LOOPBACK, flags, ..AddressRow::default() };
@@ -60,8 +75,14 @@ pub(crate) fn fill(datapath: &Datapath, pairs: u16) -> Result<()> {
     for number in [1, 2] {
         datapath.add_address(IpAddr::V6(inner(HERE, number)).into(), private)?;
     }
-    others(datapath)?;
-    for number in 0..pairs {
+    for number in 0..size.addresses {
+        let [a, b, c, d] = (FURTHER + number).to_be_bytes();
+        let last = [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])];
+        let address = Ipv6Addr::new(0xfdaa, 0, 1, REGION, HERE, 0, last[0], last[1]);
+        datapath.add_address(IpAddr::V6(address).into(), private)?;
+    }
+    others(datapath, size.hosts)?;
+    for number in 0..size.pairs {
         let slot = number.into();
         let at = |address: Ipv4Addr, port: u16| SocketAddr::from((address, port + number)).into();
         let public = [at(PUBLIC, RAW), at(OTHER_PUBLIC, RAW + APART)];
@@ -87,16 +108,23 @@ const fn inner(host: u16, number: u16) -> Ipv6Addr {
     Ipv6Addr::new(0xfdaa, 0, 1, REGION, host, 0, 0, number)
 }
 
-/// Another host, reached over IPv4.
-fn others(datapath: &Datapath) -> Result<()> {
+/// Another host, reached over IPv4, and so many more, each with a block of addresses.
+fn others(datapath: &Datapath, more: u16) -> Result<()> {
     datapath.add_underlay(LOOPBACK, UnderlayRow::default())?;
-    let [local, remote] = UNDERLAY.map(|one| Address::from(IpAddr::V4(one)));
-    let there = u32::from(THERE);
-    datapath.add_peer(local, PeerRow { host: HERE.into(), flags: PeerRow::OWN })?;
-    datapath.add_peer(remote, PeerRow { host: there, flags: 0 })?;
-    let path = Path { ifindex: LOOPBACK, local, remote };
-    let paths = [path; MAX_PATHS];
-    datapath.add_host(there, HostRow { mtu: 1464, path_count: 1, paths, ..HostRow::default() })?;
+    let [own, _] = UNDERLAY.map(|one| Address::from(IpAddr::V4(one)));
+    datapath.add_peer(own, PeerRow { host: HERE.into(), flags: PeerRow::OWN })?;
+    for host in (THERE..).take(1 + usize::from(more)) {
+        let number = u32::from(host);
+        let remote = Ipv4Addr::from_bits(u32::from(UNDERLAY[0]) - 1 + number);
+        let remote = Address::from(IpAddr::V4(remote));
+        datapath.add_peer(remote, PeerRow { host: number, flags: 0 })?;
+        let path = Path { ifindex: LOOPBACK, local: own, remote };
+        let paths = [path; MAX_PATHS];
+        let row = HostRow { mtu: 1464, path_count: 1, paths, ..HostRow::default() };
+        datapath.add_host(number, row)?;
+        let block = u32::from(POOL) + number * BLOCK;
+        datapath.add_block(block.to_be(), BlockRow { host: number })?;
+    }
     Ok(())
 }
 
@@ -109,7 +137,7 @@ pub(crate) fn settings() -> Result<Settings> {
         host: HERE.into(),
         carriage: Settings::GENEVE,
         block_mask: u32::from_ne_bytes([255, 255, 255, 192]),
-        pool: IpAddr::from(Ipv4Addr::new(100, 64, 0, 0)).into(),
+        pool: IpAddr::from(POOL).into(),
         pool_mask: Address {
             words: [u32::MAX, u32::MAX, u32::MAX, u32::from_ne_bytes([255, 192, 0, 0])],
         },

@@ -37,7 +37,9 @@ struct Question {
 
 const QUESTIONS: &[Question] = &[
     Question { name: "raw", measure: raw::measure, rounds: 7 },
-    Question { name: "i6pn", measure: i6pn::measure, rounds: 7 },
+    Question { name: "i6pn", measure: i6pn::fast, rounds: 5 },
+    Question { name: "i6pn_delay", measure: i6pn::soon, rounds: 7 },
+    Question { name: "i6pn_packets", measure: i6pn::many, rounds: 9 },
     Question { name: "decision", measure: decision::measure, rounds: 15 },
     Question { name: "live", measure: live::measure, rounds: 9 },
     Question { name: "start", measure: start::measure, rounds: 7 },

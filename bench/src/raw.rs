@@ -51,21 +51,22 @@ pub(crate) fn measure(rounds: usize) -> Result<Report> {
 
 /// One round of one path, in the order of the measures.
 fn once(path: &Path) -> Result<[f64; 7]> {
-    let (gigabits, cpu) = stream(path)?;
+    let (gigabits, cpu) = bulk(path, &[])?;
     let single = load::round_trips(&path.from, path.echo, 1, WHILE)?;
     let many = load::round_trips(&path.from, path.echo, MANY, WHILE)?;
     let new = load::new_connections(&path.from, path.echo, MANY, WHILE)?;
     Ok([gigabits, cpu, single.rate, single.p99, many.rate, many.p99, new])
 }
 
-/// Gbit/s of one stream, and CPU seconds of the whole machine for each gigabyte of it.
-pub(crate) fn stream(path: &Path) -> Result<(f64, f64)> {
+/// Gbit/s of one stream, unless further arguments of iperf3's client make it several, and CPU
+/// seconds of the whole machine for each gigabyte.
+pub(crate) fn bulk(path: &Path, further: &[&str]) -> Result<(f64, f64)> {
     let (address, port) = (path.bulk.ip().to_string(), path.bulk.port().to_string());
     let mut command = path.from.command("iperf3");
     command.args(["--client", &address, "--port", &port, "--json"]);
     command.args(["--affinity", &cpu::CLIENT.to_string()]);
     // With small writes two CPUs measure the scheduler.
-    command.args(["--time", STREAM, "--length", "1M"]);
+    command.args(["--time", STREAM, "--length", "1M"]).args(further);
     let (output, busy) = tests::process::wait_for("iperf3", tests::lab::PATIENCE, || {
         let busy = Busy::start().ok()?;
         let output = command.output_of();

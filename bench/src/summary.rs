@@ -4,6 +4,9 @@ use tabled::{builder::Builder, settings::Style};
 
 use crate::report::{Measure, Report, Row};
 
+/// Columns that a page has room for.
+const WIDE: usize = 8;
+
 /// The middle value.
 pub(crate) fn median(samples: &[f64]) -> f64 {
     let mut sorted = samples.to_vec();
@@ -35,8 +38,8 @@ pub(crate) fn percentile(samples: &mut [f64], share: f64) -> f64 {
     samples.get(index.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
-/// One line a competitor, one column a measure: the median, and behind it either its spread or,
-/// where rows are competitors, the ratio to the first row with that ratio's spread.
+/// One line a competitor and one column a measure, or the other way round if these are many: the median, and behind it either its spread or, where rows are competitors,
+/// the ratio to the first row with that ratio's spread.
 pub(crate) fn markdown(report: &Report) -> String {
     let mut names: Vec<&str> = Vec::new();
     for row in report.measures.iter().flat_map(|measure| &measure.rows) {
@@ -44,17 +47,26 @@ pub(crate) fn markdown(report: &Report) -> String {
             names.push(&row.name);
         }
     }
-    let heads = report.measures.iter().map(|measure| format!("{}, {}", measure.name, measure.unit));
-    let mut table = Builder::new();
-    table.push_record(std::iter::once(String::new()).chain(heads));
-    for name in names {
-        let cells = report.measures.iter().map(|measure| {
-            let row = measure.rows.iter().find(|row| row.name == name);
+    let mut table = vec![vec![String::new()]];
+    table[0].extend(names.iter().map(|name| (*name).to_owned()));
+    table.extend(report.measures.iter().map(|measure| {
+        let cells = names.iter().map(|name| {
+            let row = measure.rows.iter().find(|row| row.name == *name);
             row.map_or_else(|| "–".to_owned(), |row| cell(measure, row))
         });
-        table.push_record(std::iter::once(name.to_owned()).chain(cells));
+        let head = format!("{}, {}", measure.name, measure.unit);
+        std::iter::once(head).chain(cells).collect()
+    }));
+    if report.measures.len() <= WIDE {
+        table = transposed(&table);
     }
-    table.build().with(Style::markdown()).to_string()
+    Builder::from_iter(table).build().with(Style::markdown()).to_string()
+}
+
+fn transposed(table: &[Vec<String>]) -> Vec<Vec<String>> {
+    let columns = table.first().map_or(0, Vec::len);
+    let column = |index| table.iter().map(|line| line[index].clone()).collect();
+    (0..columns).map(column).collect()
 }
 
 /// A value with as many digits as say something.

@@ -12,7 +12,7 @@ use crate::{
     i6pn::ways::Way,
     load,
     machine::Machine,
-    raw::{MANY, WHILE, stream},
+    raw::{MANY, WHILE, bulk},
     report::{Better, Measure, Report},
 };
 
@@ -43,7 +43,7 @@ pub(crate) fn measure(rounds: usize) -> Result<Report> {
                 #[expect(clippy::cast_precision_loss, reason = "a program has thousands")]
                 instructions.push(&program.name, program.instructions as f64);
             }
-            let (gigabits, cpu) = stream(&way.path).with_context(|| name.to_owned())?;
+            let (gigabits, cpu) = bulk(&way.path, &[]).with_context(|| name.to_owned())?;
             let many = load::round_trips(&way.path.from, way.path.echo, MANY, WHILE)?;
             for (measure, value) in measures.iter_mut().zip([gigabits, cpu, many.rate]) {
                 measure.push(name, value);

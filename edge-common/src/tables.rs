@@ -17,7 +17,7 @@ pub const LAYOUT: u32 = 3;
 /// Most tunnels of one host: two rows for each family fit the tables.
 pub const MAX_TUNNELS: u32 = 16_384;
 /// Most addresses of one host: two for each container.
-pub const MAX_ADDRESSES: u32 = 16_384;
+pub const MAX_ADDRESSES: u32 = 131_072;
 /// Most members of clusters that a host knows.
 pub const MAX_MEMBERS: u32 = 16_384;
 /// Most (address, port) pairs that userspace listeners serve.

@@ -4,6 +4,7 @@ mod build;
 mod fuzz;
 mod lint;
 mod packages;
+mod promises;
 mod run;
 mod scene;
 mod setup;

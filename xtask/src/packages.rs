@@ -75,6 +75,8 @@ const FIELD: &[Package] = &[
         "nginx in front of TCP and TLS",
     ),
     package("hitch", Program("hitch"), "a TLS proxy to compare with"),
+    package("wireguard-go", Program("wireguard-go"), "an overlay to compare with"),
+    package("wireguard-tools", Program("wg"), "an overlay to compare with"),
     package("redis-server", Program("redis-server"), "replication over the private network"),
     package("redis-tools", Program("redis-cli"), "replication over the private network"),
     package(

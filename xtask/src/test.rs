@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use nix::unistd::geteuid;
 
-use crate::{build, fuzz, lint, setup, step, workspace::Workspace};
+use crate::{build, fuzz, lint, promises, setup, step, workspace::Workspace};
 
 /// What to test.
 #[derive(clap::Args)]
@@ -15,7 +15,7 @@ pub(crate) struct Options {
     filters: Vec<String>,
 }
 
-/// Ends with the summary lines of `cargo test`.
+/// Prints the summary lines of `cargo test`.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if !geteuid().is_root() {
         bail!(
@@ -38,15 +38,13 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     units.env("EDGE_MODAL_PYTHON", workspace.venv().join("bin/python"));
     step::live("unit tests", "decisions and formats, without a daemon", units)?;
 
-    let mut promises = workspace.cargo();
-    promises.args(["test", "--package", "tests", "--", "--test-threads", "4"]);
-    promises.args(&options.filters);
-    promises.env("EDGE_BIN", edge).env("EDGE_VENV", workspace.venv());
-    promises.env_remove("EDGE_LONG");
-    if options.long {
-        promises.env("EDGE_LONG", "1");
-    }
-    step::live("tests", "real daemons in network namespaces", promises)?;
+    promises::run(workspace, &options.filters, |program| {
+        program.env("EDGE_BIN", &edge).env("EDGE_VENV", workspace.venv());
+        program.env("EDGE_BPF_OBJECT", workspace.bpf_object()).env_remove("EDGE_LONG");
+        if options.long {
+            program.env("EDGE_LONG", "1");
+        }
+    })?;
     if options.long && options.filters.is_empty() {
         fuzz::run(workspace, &fuzz::Options { target: None, seconds: 60 })?;
     }

@@ -13,11 +13,14 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
+use nix::sys::socket::setsockopt;
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 use tokio_util::io::poll_read_buf;
+
+use super::client_hello::Wire;
 
 /// Bytes read by one system call at most.
 pub(super) const BUFFER: usize = 64 * 1024;
@@ -50,6 +53,24 @@ impl Buffered {
         let buffer = mem::take(&mut self.unread);
         if buffer.capacity() > 0 {
             SPARE.set(buffer);
+        }
+    }
+}
+
+nix::sockopt_impl!(
+    /// How many bytes make a socket readable, but for its end (socket(7)).
+    RcvLowat,
+    SetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_RCVLOWAT,
+    i32
+);
+
+impl Wire for Buffered {
+    fn wake_at(&mut self, bytes: usize) {
+        let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
+        if let Err(error) = setsockopt(&self.stream, RcvLowat, &bytes) {
+            tracing::debug!(%error, "woken for less than is waited for");
         }
     }
 }

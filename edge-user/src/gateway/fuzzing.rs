@@ -3,7 +3,6 @@
 
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, stream};
-use tokio::io::AsyncBufRead;
 use tokio_util::io::StreamReader;
 
 use super::{apology, client_hello, h2_guard::H2Guard, hpack::HeaderBlocks, redirect};
@@ -77,9 +76,15 @@ pub fn apology(pieces: &[&[u8]]) -> Option<String> {
     now(apology::method(&mut reader(pieces)))
 }
 
-fn reader(pieces: &[&[u8]]) -> impl AsyncBufRead + Unpin {
+fn reader(pieces: &[&[u8]]) -> Memory {
     let pieces: Vec<_> = pieces.iter().map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-    StreamReader::new(stream::iter::<Vec<std::io::Result<Bytes>>>(pieces))
+    StreamReader::new(stream::iter(pieces))
+}
+
+type Memory = StreamReader<stream::Iter<std::vec::IntoIter<std::io::Result<Bytes>>>, Bytes>;
+
+impl client_hello::Wire for Memory {
+    fn wake_at(&mut self, _bytes: usize) {}
 }
 
 /// What reads from memory never waits.
