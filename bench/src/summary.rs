@@ -65,7 +65,7 @@ pub(crate) fn markdown(report: &Report) -> String {
 
 fn transposed(table: &[Vec<String>]) -> Vec<Vec<String>> {
     let columns = table.first().map_or(0, Vec::len);
-    let column = |index| table.iter().map(|line| line[index].clone()).collect();
+    let column = |index: usize| table.iter().map(|line| line[index].clone()).collect();
     (0..columns).map(column).collect()
 }
 

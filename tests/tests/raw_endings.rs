@@ -31,7 +31,8 @@ while True:
 #[test]
 fn a_stopped_tunnel_resets_its_connections_and_only_those() {
     let lab = Lab::new(&[]);
-    let tenant = Tenant::new(&lab.edge, "server", &["--unencrypted-port", "9000"]);
+    let tenant = Tenant::new(&lab.edge, "server", &["--unencrypted-port", "9000", "--i6pn"]);
+    let peer = Tenant::new(&lab.edge, "peer", &["--i6pn"]);
     let echo = Echo::serve(&tenant.netns, 8000);
     let other = Echo::serve(&tenant.netns, 9000);
     let mut command = tenant.netns.command(edge::program());
@@ -40,9 +41,11 @@ fn a_stopped_tunnel_resets_its_connections_and_only_those() {
     let tunnels = lab.edge.tunnels();
     let on = |port| tunnels.iter().find(|tunnel| tunnel.port == port).expect("a tunnel");
 
-    let kept = connections(&lab, on(9000));
+    let mut kept = connections(&lab, on(9000));
     let ended = connections(&lab, on(8000));
-    wait_accepted(&echo, ended.len());
+    // To the same port, and none of the tunnel's.
+    kept.push(half_a_request(&peer.netns, (tenant.i6pn(), 8000).into()));
+    wait_accepted(&echo, ended.len() + 1);
     forward.signal(Signal::SIGTERM);
     all_are_reset(&lab, ended, on(8000));
     for (to, mut stream) in kept {
@@ -100,12 +103,14 @@ fn a_killed_container_ends_its_connections() {
 /// One connection of each kind: both families from the internet, and one from the machine.
 #[track_caller]
 fn connections(lab: &Lab, tunnel: &Tunnel) -> Vec<(SocketAddr, TcpStream)> {
-    let connect = |(from, to): (&NetNs, SocketAddr)| {
-        let mut stream = dial(from, to).unwrap_or_else(|error| panic!("{to}: {error}"));
-        stream.write_all(b"half a request").expect("a live connection");
-        (to, stream)
-    };
-    ways(lab, tunnel).map(connect).into()
+    ways(lab, tunnel).map(|(from, to)| half_a_request(from, to)).into()
+}
+
+#[track_caller]
+fn half_a_request(from: &NetNs, to: SocketAddr) -> (SocketAddr, TcpStream) {
+    let mut stream = dial(from, to).unwrap_or_else(|error| panic!("{to}: {error}"));
+    stream.write_all(b"half a request").expect("a live connection");
+    (to, stream)
 }
 
 fn ways<'a>(lab: &'a Lab, tunnel: &Tunnel) -> [(&'a NetNs, SocketAddr); 3] {

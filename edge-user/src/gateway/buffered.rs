@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use nix::sys::socket::setsockopt;
+use nix::{setsockopt_impl, sockopt_impl, sys::socket::setsockopt};
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -57,7 +57,7 @@ impl Buffered {
     }
 }
 
-nix::sockopt_impl!(
+sockopt_impl!(
     /// How many bytes make a socket readable, but for its end (socket(7)).
     RcvLowat,
     SetOnly,

@@ -17,6 +17,7 @@ use netlink_packet_sock_diag::{
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
 
 use super::netns::NetNs;
+use crate::region::addresses::is_private;
 
 /// Who listens on a container's port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,11 +66,13 @@ pub fn listeners() -> io::Result<Vec<Listener>> {
     Ok(found.iter().map(listener).collect())
 }
 
-/// Resets every connection of a namespace that has this local TCP port; listening sockets stay.
-/// The peers get a reset. Returns how many there were.
+/// Resets the connections of a namespace that have this local TCP port, but for those of the
+/// private network; listening sockets stay. The peers get a reset. Returns how many there were.
 pub fn reset(namespace: &NetNs, port: u16) -> io::Result<usize> {
     namespace.run(|| {
-        let sockets = on_port(port, StateFlags::all() - StateFlags::LISTEN - StateFlags::CLOSE)?;
+        let states = StateFlags::all() - StateFlags::LISTEN - StateFlags::CLOSE;
+        let mut sockets = on_port(port, states)?;
+        sockets.retain(|found| !is_private(found.header.socket_id.destination_address));
         let mut socket = connect()?;
         for found in &sockets {
             let message = SockDiagDestroy::new(SockDiagMessage::InetRequest(InetRequest {

@@ -2,9 +2,9 @@
 //! done.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
 };
 
 use anyhow::{Context as _, anyhow};
@@ -27,6 +27,8 @@ pub struct KernelSteering {
     containers: Arc<Containers>,
     /// None: clients come by this machine's own uplinks.
     replies: Option<Mutex<Away>>,
+    /// Tunnels, by id, that an earlier daemon opened: what clients it relayed is not known.
+    older: Mutex<HashSet<String>>,
 }
 
 /// What a machine knows of tunnels whose clients come by a gateway.
@@ -66,12 +68,12 @@ pub enum Reply {
 impl KernelSteering {
     /// For containers of a machine that has the tunnels' public addresses itself.
     pub fn public(rows: Arc<TunnelRows>, containers: Arc<Containers>) -> Self {
-        Self { rows, containers, replies: None }
+        Self { rows, containers, replies: None, older: Mutex::default() }
     }
 
     /// For those of a machine whose clients come by a gateway.
     pub fn behind_gateway(rows: Arc<TunnelRows>, containers: Arc<Containers>) -> Self {
-        Self { rows, containers, replies: Some(Mutex::default()) }
+        Self { rows, containers, replies: Some(Mutex::default()), older: Mutex::default() }
     }
 
     /// What the kernel carried for a tunnel.
@@ -128,6 +130,16 @@ impl KernelSteering {
         };
         self.rows.release(tunnel);
         erased
+    }
+
+    /// Whether there may be connections to end. Looking for them costs the kernel a walk through
+    /// the sockets of all namespaces.
+    fn was_used(&self, tunnel: &Tunnel) -> bool {
+        let older = self.older.lock().unwrap_or_else(PoisonError::into_inner).remove(&tunnel.id);
+        let Traffic { inbound, outbound, .. } = self.traffic(tunnel);
+        let relayed = tunnel.stats.connections.load(Ordering::Relaxed);
+        // Behind a gateway it is the gateway that knows whom it relayed.
+        older || self.replies.is_some() || relayed + inbound.packets + outbound.packets > 0
     }
 
     fn attached(&self, tunnel: &Tunnel) -> anyhow::Result<Arc<Attached>> {
@@ -194,6 +206,9 @@ impl Steering for KernelSteering {
     async fn resume(&self, tunnel: Arc<Tunnel>) -> anyhow::Result<()> {
         let attached = self.attached(&tunnel)?;
         let slot = self.rows.counted(&tunnel)?;
+        let mut older = self.older.lock().unwrap_or_else(PoisonError::into_inner);
+        older.insert(tunnel.id.clone());
+        drop(older);
         // The port is reserved in its namespace since it began.
         self.write(&tunnel, &attached, slot)
     }
@@ -202,11 +217,13 @@ impl Steering for KernelSteering {
         let (Some(slot), Ok(attached)) = (self.rows.slot(&tunnel), self.attached(&tunnel)) else {
             return Ok(());
         };
-        let port = tunnel.port;
+        let (port, used) = (tunnel.port, self.was_used(&tunnel));
         let ending = attached.clone();
         let quieted = tokio::task::spawn_blocking(move || {
-            // While the rows are there the peers get their resets.
-            sockets::reset(&ending.namespace, port)?;
+            if used {
+                // While the rows are there the peers get their resets.
+                sockets::reset(&ending.namespace, port)?;
+            }
             ending.namespace.run(|| sysctl::release_port(port))
         });
         let quieted = quieted.await.context("ending the tunnel's connections").and_then(|done| {

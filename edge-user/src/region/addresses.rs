@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
     time::Duration,
 };
@@ -24,6 +24,13 @@ use super::{
 
 /// Prefix length of the blocks that hosts lease.
 pub const BLOCK: u8 = 26;
+/// The first 16 bits of every private address.
+const PRIVATE: u16 = 0xfdaa;
+
+/// Whether an address is of the private network.
+pub fn is_private(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.segments()[0] == PRIVATE)
+}
 
 /// What a host's addresses are made of.
 #[derive(Debug, Clone)]
@@ -167,7 +174,7 @@ impl Addresses {
         let AddressPlan { region, host, .. } = self.plan;
         let container = u128::from(rand::random::<u64>() >> 16).max(1);
         Ipv6Addr::from_bits(
-            0xfdaa << 112
+            u128::from(PRIVATE) << 112
                 | u128::from(workspace) << 80
                 | u128::from(region) << 64
                 | u128::from(host) << 48
