@@ -134,8 +134,9 @@ fn what_can_be_set_is_set_once_and_on_named_interfaces_only() {
     machine.netns.ip(&["link", "add", "un0", "type", "veth", "peer", "name", "un1"]);
     machine.netns.ip(&["address", "add", "203.0.113.10/24", "dev", "un0"]);
     machine.ethtool(&["-K", "un0", "tx-udp_tnl-segmentation", "off"]).ok();
+    machine.ethtool(&["-K", "un0", "rx-udp-gro-forwarding", "on"]).ok();
     let named = ["--uplink", "up0", "--underlay", "un0", "--underlay", "tap0"];
-    let mendable = ["offloads:up0", "queues:tap0", "tunnel-offloads:un0"];
+    let mendable = ["offloads:up0", "queues:tap0", "offloads:un0", "tunnel-offloads:un0"];
     let found = machine.findings(&named);
     for name in mendable {
         assert_eq!(find(&found, name).state, "slower");

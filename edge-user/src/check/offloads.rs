@@ -30,13 +30,18 @@ pub(super) fn judge(interface: &Interface, device: &Device) -> Finding {
         Wish { word: "tso", told: &["sg", "on", "tso", "on"], is: tso },
         Wish { word: "tx-checksum", told: &["tx", "on"], is: checksum },
     ];
-    // Lists of segments and LRO's merged ones cannot be rewritten and sent on as one packet.
-    for (word, told) in [("rx-gro-list", &["rx-gro-list", "off"]), ("rx-lro", &["lro", "off"])] {
+    // What these merge cannot be opened, rewritten and sent on as one packet.
+    for (word, told) in [
+        ("rx-gro-list", &["rx-gro-list", "off"]),
+        ("rx-udp-gro-forwarding", &["rx-udp-gro-forwarding", "off"]),
+        ("rx-lro", &["lro", "off"]),
+    ] {
         if device.switch(word) == Some(Switch::On) {
             wishes.push(Wish { word, told, is: Some(Switch::Off) });
         }
     }
-    let meaning = "each frame of a stream is handled, or finished, by the processor";
+    let meaning = "frames of a stream are handled, or finished, one by one by the processor, or \
+                   merged into what cannot be sent on";
     let good = "one decision and one copy serve many frames of a stream";
     finding(format!("offloads:{}", interface.link.name), interface, &wishes, meaning, good)
 }

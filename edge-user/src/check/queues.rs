@@ -99,8 +99,8 @@ pub(super) async fn judge_hash(interface: &Interface, device: &Device) -> Option
     }
     if interface.is_underlay() {
         for flows in interface.flows() {
-            let words_of_it = ["-n", name, "rx-flow-hash", flows];
-            let asked = Command::new("ethtool").args(words_of_it).output().await;
+            let question = ["-n", name, "rx-flow-hash", flows];
+            let asked = Command::new("ethtool").args(question).output().await;
             match asked.ok().as_ref().and_then(by_ports) {
                 Some(true) => words.push(format!("{flows} by ports")),
                 Some(false) => {
