@@ -219,11 +219,17 @@ impl KernelCounters {
         })
     }
 
-    /// Reads them anew each time: workspaces go, and one that comes back begins at zero.
-    fn read_workspaces(&self) -> Result<(), DatapathError> {
+    fn read(&self) -> Result<(), DatapathError> {
+        let (sums, tallies) = self.datapath.verdicts_and_tallies()?;
+        for (hook, verdict, count) in sums {
+            let labels = &[hook.label(), verdict.label()];
+            raise(&self.packets.with_label_values(labels), count.packets);
+            raise(&self.bytes.with_label_values(labels), count.bytes);
+        }
+        // Anew each time: workspaces go, and one that comes back begins at zero.
         self.workspace_packets.reset();
         self.workspace_bytes.reset();
-        for Tally { whose, lane, hook, verdict, count } in self.datapath.tallies()? {
+        for Tally { whose, lane, hook, verdict, count } in tallies {
             let workspace = match &whose {
                 Whose::Workspace(name) => name,
                 Whose::Others => OTHERS,
@@ -245,21 +251,11 @@ impl Collector for KernelCounters {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        match self.datapath.verdicts() {
-            Ok(rows) => {
-                for (hook, verdict, count) in rows {
-                    let labels = &[hook.label(), verdict.label()];
-                    raise(&self.packets.with_label_values(labels), count.packets);
-                    raise(&self.bytes.with_label_values(labels), count.bytes);
-                }
-            }
-            Err(error) => tracing::warn!(%error, "kernel counters cannot be read"),
+        if let Err(error) = self.read() {
+            tracing::warn!(%error, "kernel counters cannot be read");
         }
         for (table, rows) in self.datapath.occupancy() {
             self.rows.with_label_values(&[table]).set(i64::try_from(rows).unwrap_or(i64::MAX));
-        }
-        if let Err(error) = self.read_workspaces() {
-            tracing::warn!(%error, "kernel counters of workspaces cannot be read");
         }
         let verdicts = [&self.packets, &self.bytes, &self.workspace_packets, &self.workspace_bytes];
         let verdicts = verdicts.into_iter().flat_map(Collector::collect);

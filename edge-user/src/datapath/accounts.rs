@@ -39,6 +39,9 @@ pub struct Tally {
     pub count: Count,
 }
 
+/// What all of a machine's packets come to.
+pub type Sum = (Hook, Verdict, Count);
+
 /// Whose packets were counted.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Whose {
@@ -104,6 +107,18 @@ impl Accounts {
             self.counts.set(account::row(lane.of(account), *hook), zeros, 0).map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// Whose an account is; none if it is free.
+    fn whose(&self, account: u32) -> Option<Whose> {
+        match account {
+            NOBODY => Some(Whose::Nobody),
+            SHARED => Some(Whose::Others),
+            _ => Some(match self.holders.name(account)? {
+                Some(name) => Whose::Workspace(name.to_owned()),
+                None => Whose::Forgotten,
+            }),
+        }
     }
 
     /// What a hook has counted at a place, by verdict.
@@ -190,14 +205,11 @@ impl Datapath {
     /// # Errors
     /// If the kernel refuses its tables.
     pub fn tallies(&self) -> Result<Vec<Tally>, DatapathError> {
-        let accounts = lock(&self.accounts);
-        let common = [(NOBODY, Whose::Nobody), (SHARED, Whose::Others)];
-        let own = accounts.holders.all().map(|(account, name)| {
-            let whose = name.map_or(Whose::Forgotten, |name| Whose::Workspace(name.to_owned()));
-            (account, whose)
-        });
         let mut tallies = Vec::new();
-        for (account, whose) in common.into_iter().chain(own) {
+        for account in [NOBODY, SHARED].into_iter().chain(own()) {
+            // For each anew: who asks for an account meanwhile waits for one only.
+            let accounts = lock(&self.accounts);
+            let Some(whose) = accounts.whose(account) else { continue };
             for (lane, hook, verdict, count) in accounts.read(account)? {
                 tallies.push(Tally { whose: whose.clone(), lane, hook, verdict, count });
             }
@@ -205,24 +217,34 @@ impl Datapath {
         Ok(tallies)
     }
 
-    /// The sum for every hook and verdict, that of accounts that were emptied included.
+    /// The sums, for every hook and verdict, with what they are made of; in the sums are the
+    /// accounts that were emptied, too.
     ///
     /// # Errors
     /// If the kernel refuses its tables.
-    pub fn verdicts(&self) -> Result<Vec<(Hook, Verdict, Count)>, DatapathError> {
-        let tallies = self.tallies()?;
+    pub fn verdicts_and_tallies(&self) -> Result<(Vec<Sum>, Vec<Tally>), DatapathError> {
+        // First, so that nothing is in it twice.
         let mut sums = lock(&self.accounts).past.clone();
-        for Tally { hook, verdict, count, .. } in tallies {
-            let sum = sums.entry((hook as u32, verdict as u32)).or_default();
-            *sum = plus(*sum, count);
+        let tallies = self.tallies()?;
+        for Tally { hook, verdict, count, .. } in &tallies {
+            let sum = sums.entry((*hook as u32, *verdict as u32)).or_default();
+            *sum = plus(*sum, *count);
         }
-        let each =
-            Hook::ALL.iter().flat_map(|hook| Verdict::ALL.iter().map(move |one| (*hook, *one)));
+        let hooks = Hook::ALL.iter();
+        let each = hooks.flat_map(|hook| Verdict::ALL.iter().map(move |one| (*hook, *one)));
         let sum = |(hook, verdict): (Hook, Verdict)| {
             let count = sums.get(&(hook as u32, verdict as u32)).copied().unwrap_or_default();
             (hook, verdict, count)
         };
-        Ok(each.map(sum).collect())
+        Ok((each.map(sum).collect(), tallies))
+    }
+
+    /// The sums alone.
+    ///
+    /// # Errors
+    /// If the kernel refuses its tables.
+    pub fn verdicts(&self) -> Result<Vec<Sum>, DatapathError> {
+        Ok(self.verdicts_and_tallies()?.0)
     }
 }
 

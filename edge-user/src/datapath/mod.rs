@@ -37,7 +37,7 @@ use edge_common::{
 
 use self::{accounts::Accounts, attach::Attached, lists::Lists, pins::Pins, tables::Table};
 pub use self::{
-    accounts::{Tally, Whose},
+    accounts::{Sum, Tally, Whose},
     attach::UplinkMode,
     pins::Inheritance,
     trace::{Heard, Trace, now},

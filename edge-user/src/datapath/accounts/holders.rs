@@ -89,9 +89,9 @@ impl Holders {
         }
     }
 
-    /// All, with the names of those that were asked for.
-    pub(super) fn all(&self) -> impl Iterator<Item = (u32, Option<&str>)> {
-        self.0.iter().map(|(account, holder)| (*account, holder.name.as_deref()))
+    /// The name of who has an account, once that was asked for; the outer none if nobody has it.
+    pub(super) fn name(&self, account: u32) -> Option<Option<&str>> {
+        Some(self.0.get(&account)?.name.as_deref())
     }
 }
 
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(give(&mut holders, 9), Some(three), "the second may be somebody's");
         assert_eq!(holders.find(8, "eight", Some(two)), Some(two));
         assert_eq!(holders.find(10, "ten", Some(two)), None, "claimed meanwhile");
-        let names: Vec<_> = holders.all().map(|(_, name)| name).collect();
+        let names = [one, two, three].map(|account| holders.name(account).flatten());
         assert_eq!(names, [Some("seven"), Some("eight"), Some("workspace-9")]);
     }
 
