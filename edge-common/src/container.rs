@@ -1,6 +1,7 @@
 //! What containers, and the service namespace, send.
 
 use crate::{
+    account::{Lane, NOBODY},
     carry::Way,
     cluster, complain,
     decide::{Action, Outcome, Passage, block_owner, clamp, current, inside, outward, unfit},
@@ -24,20 +25,25 @@ pub fn container<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32)
     let Some(settings) = current(tables) else {
         return Outcome::drop(Verdict::Unconfigured);
     };
-    let (mut host, mut mtu) = (None, 0);
-    let outcome = judge(packet, &headers, tables, settings, ifindex, &mut host);
-    let outcome = match host {
-        Some(host) => carry(packet, &headers, tables, settings, host, &outcome, &mut mtu),
-        None => outcome,
+    let (mut host, mut mtu, mut account) = (None, 0, NOBODY);
+    let outcome = judge(packet, &headers, tables, settings, ifindex, &mut host, &mut account);
+    let (outcome, lane) = match host {
+        Some(host) => (
+            carry(packet, &headers, tables, settings, host, &outcome, &mut mtu),
+            Lane::between(settings),
+        ),
+        None => (outcome, Lane::Local),
     };
-    if outcome.action == Action::Drop {
-        return complain::about(packet, &headers, tables, settings, outcome, mtu);
-    }
-    outcome
+    let outcome = if outcome.action == Action::Drop {
+        complain::about(packet, &headers, tables, settings, outcome, mtu)
+    } else {
+        outcome
+    };
+    outcome.at(lane.of(account))
 }
 
 /// What becomes of the frame. If that is to go to another host as it is, its number is put into
-/// `host`.
+/// `host`; into `account` is put whose it is.
 #[inline(always)]
 fn judge<P: Packet, T: Tables>(
     packet: &mut P,
@@ -46,6 +52,7 @@ fn judge<P: Packet, T: Tables>(
     settings: &Settings,
     ifindex: u32,
     host: &mut Option<u32>,
+    account: &mut u32,
 ) -> Outcome {
     if headers.destination.is_multicast() || headers.is_mapped() {
         return Outcome::drop(Verdict::Unroutable);
@@ -56,12 +63,13 @@ fn judge<P: Packet, T: Tables>(
     if sender.ifindex != ifindex {
         return Outcome::drop(Verdict::ForgedSource);
     }
+    *account = sender.account;
     // Most packets go elsewhere, and a lookup costs more than these comparisons.
     if inside(settings, &headers.destination) {
         if let Some(receiver) = tables.address(&headers.destination) {
-            return within_host(headers, tables, settings, sender, receiver);
+            return within_host(headers, tables, settings, sender, receiver, account);
         }
-        return elsewhere(headers, tables, settings, sender, host);
+        return elsewhere(headers, tables, settings, sender, host, account);
     }
     if sender.flags & AddressRow::SERVICE != 0 {
         return Outcome::drop(Verdict::NotForwarded);
@@ -96,8 +104,12 @@ fn within_host<T: Tables>(
     settings: &Settings,
     sender: &AddressRow,
     receiver: &AddressRow,
+    account: &mut u32,
 ) -> Outcome {
     let from_service = sender.flags & AddressRow::SERVICE != 0;
+    if from_service {
+        *account = receiver.account;
+    }
     let to_service = receiver.flags & AddressRow::SERVICE != 0;
     if from_service == to_service {
         if from_service || headers.v4() && !cluster::joins(headers, tables) {
@@ -156,6 +168,7 @@ fn elsewhere<T: Tables>(
     settings: &Settings,
     sender: &AddressRow,
     host: &mut Option<u32>,
+    account: &mut u32,
 ) -> Outcome {
     let from_service = sender.flags & AddressRow::SERVICE != 0;
     let nobody = if from_service { Verdict::NotForwarded } else { Verdict::NoSuchContainer };
@@ -165,7 +178,7 @@ fn elsewhere<T: Tables>(
     if headers.v4() {
         let owner = block_owner(tables, settings, &headers.destination);
         return match owner.filter(|owner| *owner != settings.host) {
-            Some(owner) => relayed(headers, tables, settings, from_service, owner, host),
+            Some(owner) => relayed(headers, tables, settings, from_service, owner, host, account),
             None => Outcome::drop(nobody),
         };
     }
@@ -198,17 +211,18 @@ fn relayed<T: Tables>(
     from_service: bool,
     owner: u32,
     host: &mut Option<u32>,
+    account: &mut u32,
 ) -> Outcome {
     let is_tcp = headers.protocol() == TCP;
     if from_service {
-        let dials = is_tcp
+        if is_tcp
             && headers.source.last() == settings.relay
-            && tables.forward(&headers.receiver()).is_some();
-        return if dials {
-            to_host(owner, Verdict::Relayed, host)
-        } else {
-            Outcome::drop(Verdict::NotForwarded)
-        };
+            && let Some(row) = tables.forward(&headers.receiver())
+        {
+            *account = row.account;
+            return to_host(owner, Verdict::Relayed, host);
+        }
+        return Outcome::drop(Verdict::NotForwarded);
     }
     let answers = is_tcp
         && !headers.opens()

@@ -1,6 +1,7 @@
 //! The decisions: what becomes of a frame at an uplink, and of one that a container sent.
 
 use crate::{
+    account::NOBODY,
     address::{Address, Endpoint},
     packet::{Headers, Packet, SYN},
     rewrite,
@@ -32,6 +33,8 @@ pub struct Outcome {
     pub passage: Passage,
     /// The tunnel's place in the counters, if it is.
     pub slot: u32,
+    /// The place of its workspace and lane in the counters; see [`crate::account`].
+    pub place: u32,
 }
 
 /// What becomes of a frame.
@@ -67,7 +70,8 @@ pub enum Passage {
 impl Outcome {
     #[inline(always)]
     pub(crate) const fn new(verdict: Verdict, action: Action) -> Self {
-        Self { verdict, action, ifindex: 0, mac: [0; 8], way: 0, passage: Passage::None, slot: 0 }
+        let (passage, place) = (Passage::None, NOBODY);
+        Self { verdict, action, ifindex: 0, mac: [0; 8], way: 0, passage, slot: 0, place }
     }
 
     #[inline(always)]
@@ -89,6 +93,12 @@ impl Outcome {
     #[inline(always)]
     pub(crate) const fn send(verdict: Verdict, ifindex: u32) -> Self {
         Self { ifindex, ..Self::new(verdict, Action::Send) }
+    }
+
+    /// The same, counted there.
+    #[inline(always)]
+    pub const fn at(self, place: u32) -> Self {
+        Self { place, ..self }
     }
 
     /// By a host's way, as it is.

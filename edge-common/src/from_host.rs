@@ -2,6 +2,7 @@
 //! is known, by the outer addresses or, in a region without encapsulation, by the inner source.
 
 use crate::{
+    account::{Lane, NOBODY},
     address::Address,
     cluster,
     decide::{Outcome, Passage, block_owner, clamp, current, inside, outward, unfit},
@@ -73,6 +74,12 @@ impl Arrival {
         self.at() - NETWORK
     }
 
+    /// How it came.
+    #[inline(always)]
+    const fn lane(self) -> Lane {
+        if self.around() == 0 { Lane::Direct } else { Lane::Encapsulated }
+    }
+
     /// A packet that came as it is, if this region's do, by an interface of the underlay: the
     /// source names the host, and only that underlay's own filtering says that it is true.
     #[inline(always)]
@@ -108,6 +115,19 @@ impl Arrival {
 /// [`crate::decide::uplink`].
 #[inline(always)]
 pub fn brought<P: Packet, T: Tables>(packet: &mut P, tables: &T, arrival: Arrival) -> Outcome {
+    let mut account = NOBODY;
+    let outcome = judge(packet, tables, arrival, &mut account);
+    outcome.at(arrival.lane().of(account))
+}
+
+/// The same; into `account` is put whose packet it is.
+#[inline(always)]
+fn judge<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    arrival: Arrival,
+    account: &mut u32,
+) -> Outcome {
     let headers = match Headers::parse_at(packet, arrival.at(), arrival.v4()) {
         Ok(headers) => headers,
         Err(verdict) => return Outcome::drop(verdict),
@@ -127,17 +147,17 @@ pub fn brought<P: Packet, T: Tables>(packet: &mut P, tables: &T, arrival: Arriva
     }
     if !inside(settings, &headers.destination) {
         return if from_inside {
-            to_client(packet, &headers, tables, settings, arrival)
+            to_client(packet, &headers, tables, settings, arrival, account)
         } else {
             Outcome::drop(Verdict::ForgedSource)
         };
     }
     let outcome = if from_inside && headers.v4() {
-        relayed(&headers, tables, settings, arrival)
+        relayed(&headers, tables, settings, arrival, account)
     } else if from_inside {
-        between_containers(&headers, tables, settings)
+        between_containers(&headers, tables, settings, account)
     } else {
-        from_client(packet, &headers, tables, arrival)
+        from_client(packet, &headers, tables, arrival, account)
     };
     if outcome.verdict.is_refusal() || open(packet, arrival).is_some() {
         return outcome;
@@ -165,7 +185,12 @@ fn is_its_own<T: Tables>(
 
 /// From a container elsewhere to one here.
 #[inline(always)]
-fn between_containers<T: Tables>(headers: &Headers, tables: &T, settings: &Settings) -> Outcome {
+fn between_containers<T: Tables>(
+    headers: &Headers,
+    tables: &T,
+    settings: &Settings,
+    account: &mut u32,
+) -> Outcome {
     let (from, to) = (&headers.source, &headers.destination);
     if to.region() != settings.region {
         return Outcome::drop(Verdict::OtherRegion);
@@ -173,6 +198,7 @@ fn between_containers<T: Tables>(headers: &Headers, tables: &T, settings: &Setti
     let Some(receiver) = tables.address(to) else {
         return Outcome::drop(Verdict::NoSuchContainer);
     };
+    *account = receiver.account;
     if from.workspace() != to.workspace() || from.workspace() != receiver.workspace {
         return Outcome::drop(Verdict::OtherWorkspace);
     }
@@ -184,13 +210,16 @@ fn between_containers<T: Tables>(headers: &Headers, tables: &T, settings: &Setti
 
 /// From a container elsewhere to one here, by IPv4.
 #[inline(always)]
-fn between_members<T: Tables>(headers: &Headers, tables: &T) -> Outcome {
+fn between_members<T: Tables>(headers: &Headers, tables: &T, account: &mut u32) -> Outcome {
     if !cluster::joins(headers, tables) {
         return Outcome::drop(Verdict::BetweenContainers);
     }
     // A row of a member that has just gone may be there a moment longer.
     match tables.address(&headers.destination) {
-        Some(receiver) => Outcome::deliver(Verdict::I6pn, receiver.ifindex, receiver.mac),
+        Some(receiver) => {
+            *account = receiver.account;
+            Outcome::deliver(Verdict::I6pn, receiver.ifindex, receiver.mac)
+        }
         None => Outcome::drop(Verdict::NoSuchContainer),
     }
 }
@@ -202,6 +231,7 @@ fn relayed<T: Tables>(
     tables: &T,
     settings: &Settings,
     arrival: Arrival,
+    account: &mut u32,
 ) -> Outcome {
     let to_relay = headers.destination.last() == settings.relay;
     let private = if to_relay {
@@ -212,13 +242,13 @@ fn relayed<T: Tables>(
             _ => 0,
         };
         if headers.source.last() != relay {
-            return between_members(headers, tables);
+            return between_members(headers, tables, account);
         }
         headers.receiver()
     };
-    if headers.protocol() != TCP || tables.forward(&private).is_none() {
-        return Outcome::drop(Verdict::NotForwarded);
-    }
+    let row = if headers.protocol() == TCP { tables.forward(&private) } else { None };
+    let Some(row) = row else { return Outcome::drop(Verdict::NotForwarded) };
+    *account = row.account;
     if to_relay && headers.opens() {
         return Outcome::drop(Verdict::ServicePort);
     }
@@ -237,6 +267,7 @@ fn from_client<P: Packet, T: Tables>(
     headers: &Headers,
     tables: &T,
     arrival: Arrival,
+    account: &mut u32,
 ) -> Outcome {
     if !arrival.gateway() || !headers.source.is_unicast() {
         return Outcome::drop(Verdict::ForgedSource);
@@ -244,6 +275,7 @@ fn from_client<P: Packet, T: Tables>(
     let Some(receiver) = tables.address(&headers.destination) else {
         return Outcome::drop(Verdict::NoSuchContainer);
     };
+    *account = receiver.account;
     if headers.protocol() == TCP {
         if let Some(verdict) = unfit(headers) {
             return Outcome::drop(verdict);
@@ -272,6 +304,7 @@ fn to_client<P: Packet, T: Tables>(
     tables: &T,
     settings: &Settings,
     arrival: Arrival,
+    account: &mut u32,
 ) -> Outcome {
     if !headers.destination.is_unicast() {
         return Outcome::drop(Verdict::Unroutable);
@@ -283,6 +316,7 @@ fn to_client<P: Packet, T: Tables>(
         if let Some(row) = tables.forward(&headers.sender())
             && row.uplink != 0
         {
+            *account = row.account;
             if headers.opens() {
                 return Outcome::drop(Verdict::ConnectFromForwardedPort);
             }
@@ -295,6 +329,7 @@ fn to_client<P: Packet, T: Tables>(
         && let Some(row) = tables.forward(&quote.destination)
         && row.uplink != 0
     {
+        *account = row.account;
         return complaint(packet, headers, arrival, &quote, row);
     }
     Outcome::drop(Verdict::NotForwarded)

@@ -3,13 +3,15 @@
 //! A packet's way through these modules: [`packet`] reads its headers, [`tables`] and [`hosts`]
 //! say what the region knows, [`decide`] comes to a [`verdict`] (in `uplink`, `container` and
 //! `from_host`, by where the packet comes from), `carry` sends it to another host, [`rewrite`],
-//! [`geneve`], [`refuse`] and `complain` change the bytes, and [`trace`] is what may be told of it.
+//! [`geneve`], [`refuse`] and `complain` change the bytes, [`account`] says whose packet is counted,
+//! and [`trace`] is what may be told of it.
 //! Everything is `no_std` and generic over the packet and the tables, so that the same code is
 //! verified by the kernel, run natively by the tests, and cannot disagree with itself.
 
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+pub mod account;
 pub mod address;
 pub mod admit;
 mod carry;

@@ -12,7 +12,7 @@ use crate::{
 
 /// The layout of everything in this file and in [`crate::hosts`]. Pinned tables lie under a path
 /// that names it, so that a program never reads rows of another layout.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Most tunnels of one host: two rows for each family fit the tables.
 pub const MAX_TUNNELS: u32 = 16_384;
@@ -89,6 +89,8 @@ pub struct AddressRow {
     pub flags: u32,
     /// The tenant.
     pub workspace: u32,
+    /// Where its packets are counted; see [`crate::account`].
+    pub account: u32,
     /// The container's own MAC address, and two zero bytes.
     pub mac: [u8; 8],
 }
@@ -116,6 +118,8 @@ pub struct TunnelRow {
     pub slot: u32,
     /// `LISTED`, `PACED`; 0 for a tunnel without bounds.
     pub flags: u32,
+    /// Where its workspace's packets are counted; see [`crate::account`].
+    pub account: u32,
     /// The container's MAC address, and two zero bytes.
     pub mac: [u8; 8],
 }
@@ -140,6 +144,8 @@ pub struct ForwardRow {
     pub gateway: u32,
     /// Its place in the traffic counters.
     pub slot: u32,
+    /// Where its workspace's packets are counted; see [`crate::account`].
+    pub account: u32,
 }
 
 impl ForwardRow {
@@ -209,8 +215,10 @@ pub struct Judged {
     pub magic: u32,
     /// The container's host-side veth.
     pub ifindex: u32,
-    /// The container's MAC address, and two zero bytes.
-    pub mac: [u8; 8],
+    /// The container's MAC address.
+    pub mac: [u8; 6],
+    /// Where the packet is counted; see [`crate::account`].
+    pub place: u16,
 }
 
 impl Judged {

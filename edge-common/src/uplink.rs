@@ -1,6 +1,7 @@
 //! What comes in by an uplink: from the internet, or from another host.
 
 use crate::{
+    account::Lane,
     admit,
     carry::Way,
     decide::{Outcome, Passage, clamp, current, inside, unfit},
@@ -64,12 +65,20 @@ pub fn arriving<P: Packet, T: Tables>(
     }
     if headers.protocol() == TCP {
         if let Some(row) = tables.tunnel(&headers.receiver()) {
-            return Ok(into_tunnel(packet, &headers, tables, settings, row));
+            let outcome = into_tunnel(packet, &headers, tables, settings, row);
+            return Ok(outcome.at(place(row, settings)));
         }
     } else if headers.is_icmp_error() {
         return Ok(error_from_outside(packet, &headers, tables, settings, ifindex));
     }
     Ok(Outcome::pass(Verdict::NotOurs))
+}
+
+/// Where a tunnel's packets are counted.
+#[inline(always)]
+const fn place(row: &TunnelRow, settings: &Settings) -> u32 {
+    let lane = if row.host == 0 { Lane::Local } else { Lane::between(settings) };
+    lane.of(row.account)
 }
 
 #[inline(always)]
@@ -145,7 +154,8 @@ fn error_from_outside<P: Packet, T: Tables>(
         if quote.source.address == headers.destination
             && let Some(row) = tables.tunnel(&quote.source)
         {
-            return relay_error(packet, headers, tables, settings, &quote, row);
+            let outcome = relay_error(packet, headers, tables, settings, &quote, row);
+            return outcome.at(place(row, settings));
         }
     } else if narrow::learn(packet, headers, tables, settings, ifindex).is_some() {
         return Outcome::pass(Verdict::IcmpError);

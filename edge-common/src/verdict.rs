@@ -78,7 +78,7 @@ verdicts! {
 }
 
 impl Verdict {
-    /// How many there are: the length of a hook's row of counters.
+    /// How many there are.
     pub const COUNT: u32 = 40;
 
     /// Whether the packet ends here.
@@ -113,12 +113,6 @@ impl Hook {
             Self::TcUplink => "tc_uplink",
             Self::TcContainer => "tc_container",
         }
-    }
-
-    /// Where this hook's counter of a verdict stands in the counters' table.
-    #[inline(always)]
-    pub const fn counter(self, verdict: Verdict) -> u32 {
-        self as u32 * Verdict::COUNT + verdict as u32
     }
 }
 

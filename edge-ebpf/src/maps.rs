@@ -11,6 +11,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use edge_common::{
+    account::{self, Counts, MAX_ROWS},
     address::{Address, Endpoint},
     admit::{Bucket, ListKey, MAX_LISTED, MAX_SOURCES, PaceRow, SourceKey},
     decide::{Outcome, Passage},
@@ -22,7 +23,7 @@ use edge_common::{
         AddressRow, Count, ForwardRow, ListenerRow, MAX_ADDRESSES, MAX_LISTENERS, MAX_MEMBERS,
         MAX_TUNNELS, MemberRow, Settings, Tables, Traffic, TunnelRow,
     },
-    verdict::{Hook, Verdict},
+    verdict::Hook,
 };
 
 use crate::trace;
@@ -103,10 +104,9 @@ static PATH_MTUS: LruHashMap<u32, PathMtu> = LruHashMap::with_max_entries(MAX_PA
 #[map]
 static RAW_LISTENERS: SockMap = SockMap::with_max_entries(2, 0);
 
-/// Verdicts by [`Hook::counter`]; written here, a row for each CPU.
+/// Verdicts by [`account::row`]; written here, a row for each CPU.
 #[map]
-static VERDICTS: PerCpuArray<Count> =
-    PerCpuArray::with_max_entries(Hook::COUNT * Verdict::COUNT, 0);
+static VERDICTS: PerCpuArray<Counts> = PerCpuArray::with_max_entries(MAX_ROWS, 0);
 
 /// Traffic by tunnel slot; written here, a row for each CPU.
 #[map]
@@ -235,13 +235,14 @@ pub(crate) fn raw_listeners() -> &'static SockMap {
     &RAW_LISTENERS
 }
 
-/// Counts a decision, and its verdict at `counter`; the only place that does. Logging is compiled in and off: the level is a
-/// constant that userspace sets at load, and with none the verifier drops the code.
+/// Counts a decision; the only place that does. `verdict` is the outcome's, as a number. Logging is
+/// compiled in and off: the level is a constant that userspace sets at load, and with none the
+/// verifier drops the code.
 #[inline(always)]
 pub(crate) fn count<C: EbpfContext, const TRACED: bool>(
     ctx: &C,
     hook: Hook,
-    counter: u32,
+    verdict: u32,
     outcome: &Outcome,
     bytes: u64,
 ) {
@@ -249,10 +250,12 @@ pub(crate) fn count<C: EbpfContext, const TRACED: bool>(
     if TRACED {
         trace::decided(outcome);
     }
-    if let Some(row) = VERDICTS.get_ptr_mut(counter) {
+    if let Some(row) = VERDICTS.get_ptr_mut(account::row(outcome.place, hook)) {
         // SAFETY: the row is this CPU's own, and a program is not interrupted by another run of
         // itself on the same CPU.
-        add(unsafe { &mut *row }, bytes);
+        let counts = unsafe { &mut *row };
+        // A mask is what the verifier understands; no verdict is beyond it.
+        add(&mut counts[verdict as usize & (counts.len() - 1)], bytes);
     }
     if outcome.passage == Passage::None {
         return;

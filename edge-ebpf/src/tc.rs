@@ -69,7 +69,9 @@ fn arriving<const TRACED: bool>(skb: *mut __sk_buff) -> u64 {
     let outcome = match skb.judged() {
         // Where a NIC takes tags off, XDP cannot see that a frame was another network's.
         Some(_) if skb.is_tagged() => Outcome::failed(),
-        Some(judged) => Outcome::deliver(Verdict::Delivered, judged.ifindex, judged.mac),
+        Some(Judged { ifindex, mac: [a, b, c, d, e, f], place, .. }) => {
+            Outcome::deliver(Verdict::Delivered, ifindex, [a, b, c, d, e, f, 0, 0]).at(place.into())
+        }
         None => {
             skb.pull(WANTED_INSIDE);
             let ifindex = skb.ifindex();
@@ -179,7 +181,7 @@ impl Skb {
                     // SAFETY: a plain helper call without pointers.
                     unsafe { bpf_redirect_peer(outcome.ifindex, 0) }
                 } else {
-                    outcome = Outcome::failed();
+                    outcome = Outcome::failed().at(outcome.place);
                     TC_ACT_SHOT as i64
                 }
             }
@@ -188,8 +190,8 @@ impl Skb {
             Action::Bounce => unsafe { bpf_redirect(self.ifindex(), 0) },
         };
         // Else all that follows would be verified for each verdict.
-        let counter = self.forget(hook.counter(outcome.verdict));
-        maps::count::<_, TRACED>(&self.ctx, hook, counter, &outcome, bytes);
+        let verdict = self.forget(outcome.verdict as u32);
+        maps::count::<_, TRACED>(&self.ctx, hook, verdict, &outcome, bytes);
         code as i32
     }
 

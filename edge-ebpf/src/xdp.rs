@@ -95,19 +95,21 @@ impl Frame {
             Action::Deliver => {
                 // A frame redirected into a veth loses GRO: `tc_uplink` delivers what GRO has
                 // merged.
-                let (ifindex, mac) = (outcome.ifindex, outcome.mac);
-                if self.leave(Judged { magic: Judged::MAGIC, ifindex, mac }).is_some() {
+                let [a, b, c, d, e, f, _, _] = outcome.mac;
+                let (ifindex, mac, place) =
+                    (outcome.ifindex, [a, b, c, d, e, f], outcome.place as u16);
+                if self.leave(Judged { magic: Judged::MAGIC, ifindex, mac, place }).is_some() {
                     XDP_PASS
                 } else {
-                    outcome = Outcome::failed();
+                    outcome = Outcome::failed().at(outcome.place);
                     XDP_DROP
                 }
             }
             // Nothing is sent from here: see `Packet::SENDS`.
             Action::Drop | Action::Send | Action::Bounce => XDP_DROP,
         };
-        let counter = Hook::XdpUplink.counter(outcome.verdict);
-        maps::count::<_, TRACED>(&self.ctx, Hook::XdpUplink, counter, &outcome, bytes);
+        let verdict = outcome.verdict as u32;
+        maps::count::<_, TRACED>(&self.ctx, Hook::XdpUplink, verdict, &outcome, bytes);
         code
     }
 

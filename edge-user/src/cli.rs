@@ -9,7 +9,7 @@ pub mod values;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 
 pub use self::{
     bounds::TunnelArgs,
@@ -183,6 +183,7 @@ pub struct ForwardArgs {
 
 /// Options of `edge check`.
 #[derive(Debug, Clone, Args)]
+#[command(group(ArgGroup::new("interfaces").multiple(true).args(["uplinks", "underlays"])))]
 pub struct CheckArgs {
     /// Print JSON, for programs
     #[arg(long)]
@@ -194,6 +195,10 @@ pub struct CheckArgs {
     /// Interface towards the region's other machines (repeatable)
     #[arg(long = "underlay", value_name = "IFACE", value_parser = values::interface)]
     pub underlays: Vec<String>,
+    /// Set what makes the named interfaces faster and can be set without harm; say what was done
+    /// and why. It holds until the machine starts again
+    #[arg(long, requires = "interfaces")]
+    pub fix: bool,
     /// TCP ports that raw tunnels will be given
     #[arg(long, value_name = "FIRST-LAST", default_value = "20000-29999")]
     pub raw_ports: values::PortRange,

@@ -30,7 +30,11 @@ use prometheus::{
 use tokio_util::sync::CancellationToken;
 
 pub use self::{daemon::register as register_daemon, region::Membership};
-use crate::{datapath::Datapath, places::Turnover, watched::Watched};
+use crate::{
+    datapath::{Datapath, DatapathError, Tally, Whose},
+    places::Turnover,
+    watched::Watched,
+};
 
 /// Connections to the admin address at a time; with one more the oldest goes.
 const CONNECTIONS: usize = 64;
@@ -165,7 +169,14 @@ pub struct KernelCounters {
     packets: IntCounterVec,
     bytes: IntCounterVec,
     rows: IntGaugeVec,
+    workspace_packets: IntCounterVec,
+    workspace_bytes: IntCounterVec,
 }
+
+/// Labels of what is counted for workspaces. How a packet travels between machines is its path.
+const OF_WORKSPACES: [&str; 4] = ["workspace", "path", "hook", "verdict"];
+/// What stands for the workspaces for which no counter is left; no workspace has such a name.
+const OTHERS: &str = "(others)";
 
 impl KernelCounters {
     /// For the tables of this daemon.
@@ -191,30 +202,64 @@ impl KernelCounters {
                 Opts::new("edge_table_rows", "Rows in the kernel's tables."),
                 &["table"],
             )?,
+            workspace_packets: IntCounterVec::new(
+                Opts::new(
+                    "edge_workspace_packets_total",
+                    "Packets of each workspace, by path between machines, hook and verdict.",
+                ),
+                &OF_WORKSPACES,
+            )?,
+            workspace_bytes: IntCounterVec::new(
+                Opts::new(
+                    "edge_workspace_bytes_total",
+                    "Bytes of each workspace, by path between machines, hook and verdict.",
+                ),
+                &OF_WORKSPACES,
+            )?,
         })
+    }
+
+    fn read(&self) -> Result<(), DatapathError> {
+        let (sums, tallies) = self.datapath.verdicts_and_tallies()?;
+        for (hook, verdict, count) in sums {
+            let labels = &[hook.label(), verdict.label()];
+            raise(&self.packets.with_label_values(labels), count.packets);
+            raise(&self.bytes.with_label_values(labels), count.bytes);
+        }
+        // Anew each time: workspaces go, and one that comes back begins at zero.
+        self.workspace_packets.reset();
+        self.workspace_bytes.reset();
+        for Tally { whose, lane, hook, verdict, count } in tallies {
+            let workspace = match &whose {
+                Whose::Workspace(name) => name,
+                Whose::Others => OTHERS,
+                Whose::Nobody | Whose::Forgotten => continue,
+            };
+            let labels = [workspace, lane.label(), hook.label(), verdict.label()];
+            self.workspace_packets.with_label_values(&labels).inc_by(count.packets);
+            self.workspace_bytes.with_label_values(&labels).inc_by(count.bytes);
+        }
+        Ok(())
     }
 }
 
 impl Collector for KernelCounters {
     fn desc(&self) -> Vec<&Desc> {
-        [self.packets.desc(), self.bytes.desc(), self.rows.desc()].concat()
+        let verdicts = [&self.packets, &self.bytes, &self.workspace_packets, &self.workspace_bytes];
+        let verdicts = verdicts.into_iter().flat_map(|counter| counter.desc());
+        verdicts.chain(self.rows.desc()).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        match self.datapath.verdicts() {
-            Ok(rows) => {
-                for (hook, verdict, count) in rows {
-                    let labels = &[hook.label(), verdict.label()];
-                    raise(&self.packets.with_label_values(labels), count.packets);
-                    raise(&self.bytes.with_label_values(labels), count.bytes);
-                }
-            }
-            Err(error) => tracing::warn!(%error, "kernel counters cannot be read"),
+        if let Err(error) = self.read() {
+            tracing::warn!(%error, "kernel counters cannot be read");
         }
         for (table, rows) in self.datapath.occupancy() {
             self.rows.with_label_values(&[table]).set(i64::try_from(rows).unwrap_or(i64::MAX));
         }
-        [self.packets.collect(), self.bytes.collect(), self.rows.collect()].concat()
+        let verdicts = [&self.packets, &self.bytes, &self.workspace_packets, &self.workspace_bytes];
+        let verdicts = verdicts.into_iter().flat_map(Collector::collect);
+        verdicts.chain(self.rows.collect()).collect()
     }
 }
 

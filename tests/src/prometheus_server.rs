@@ -42,7 +42,10 @@ impl PrometheusServer {
         command.args(["--web.listen-address", ADDRESS, "--log.level", "warn"]);
         let process = command.running();
         let server = Self { netns: netns.clone(), _folder: folder, _process: process };
-        wait_for("Prometheus to be ready", PATIENCE, || server.get("/-/ready", &[]));
+        // Before that it answers, too, and says that it is not.
+        wait_for("Prometheus to be ready", PATIENCE, || {
+            server.get("/-/ready", &[]).filter(|answer| answer.contains("Ready"))
+        });
         server
     }
 

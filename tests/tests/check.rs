@@ -19,6 +19,15 @@ struct Finding {
     found: String,
     meaning: String,
     remedy: Option<String>,
+    fix: Option<Fix>,
+}
+
+/// What `--fix` did about it.
+#[derive(Debug, Deserialize)]
+struct Fix {
+    outcome: String,
+    did: Vec<String>,
+    why: String,
 }
 
 /// A machine with a way out and nothing on it.
@@ -46,6 +55,22 @@ impl Machine {
 
     fn findings(&self, words: &[&str]) -> Vec<Finding> {
         read(&self.check(&[&["--json"], words].concat()))
+    }
+
+    /// A second network card, so to speak: one queue, and a driver that can do little.
+    fn tap(&self) {
+        self.netns.ip(&["tuntap", "add", "tap0", "mode", "tap"]);
+        self.netns.ip(&["address", "add", "198.51.100.10/24", "dev", "tap0"]);
+    }
+
+    fn ethtool(&self, words: &[&str]) -> Output {
+        self.netns.command("ethtool").args(words).output_of()
+    }
+
+    /// To which processors the kernel spreads what an interface receives, as a mask.
+    fn spread(&self, interface: &str) -> String {
+        let file = format!("/sys/class/net/{interface}/queues/rx-0/rps_cpus");
+        self.netns.ip(&["netns", "exec", self.netns.name(), "cat", &file]).trim().to_owned()
     }
 
     fn nft(&self, script: &str) {
@@ -96,6 +121,85 @@ fn a_veth_uplink_gets_tcx_and_the_reason_is_said() {
     let offloads = find(&findings, "offloads:up0");
     assert_eq!(offloads.state, "slower", "{offloads:?}");
     assert!(offloads.remedy.as_deref().is_some_and(|text| text.contains("tso on")));
+}
+
+#[test]
+fn what_can_be_set_is_set_once_and_on_named_interfaces_only() {
+    let machine = Machine::new();
+    machine.tap();
+    let _other = Wire::new(&machine.netns, "up1", &[], &machine._internet, "eth1", &[]);
+    for interface in ["up0", "up1"] {
+        machine.ethtool(&["-K", interface, "tso", "off", "rx-gro-list", "on"]).ok();
+    }
+    machine.netns.ip(&["link", "add", "un0", "type", "veth", "peer", "name", "un1"]);
+    machine.netns.ip(&["address", "add", "203.0.113.10/24", "dev", "un0"]);
+    machine.ethtool(&["-K", "un0", "tx-udp_tnl-segmentation", "off"]).ok();
+    machine.ethtool(&["-K", "un0", "rx-udp-gro-forwarding", "on"]).ok();
+    let named = ["--uplink", "up0", "--underlay", "un0", "--underlay", "tap0"];
+    let mendable = ["offloads:up0", "queues:tap0", "offloads:un0", "tunnel-offloads:un0"];
+    let found = machine.findings(&named);
+    for name in mendable {
+        assert_eq!(find(&found, name).state, "slower");
+    }
+    assert_eq!(machine.spread("tap0").trim_start_matches(['0', ',']), "", "nothing was asked");
+
+    let fixed = machine.findings(&[&named[..], &["--fix"]].concat());
+    let did = mendable.map(|name| {
+        let finding = find(&fixed, name);
+        assert_eq!((finding.state.as_str(), &finding.remedy), ("ok", &None), "{finding:?}");
+        let fix = finding.fix.as_ref().unwrap_or_else(|| panic!("nothing done: {finding:?}"));
+        assert_eq!(fix.outcome, "set", "{finding:?}");
+        let before = find(&found, name);
+        assert_eq!(Some(fix.did.join("; ")), before.remedy, "it does what it advises");
+        assert_eq!(fix.why, before.meaning);
+        fix.did.join("; ")
+    });
+    assert_eq!(did[0], "ethtool -K up0 sg on tso on rx-gro-list off");
+    assert_ne!(machine.spread("tap0").trim_start_matches(['0', ',']), "");
+    assert!(machine.ethtool(&["-k", "up0"]).stdout.contains("tx-tcp-segmentation: on"));
+    assert!(machine.ethtool(&["-k", "up1"]).stdout.contains("tx-tcp-segmentation: off"));
+
+    let again = machine.findings(&[&named[..], &["--fix"]].concat());
+    for name in mendable {
+        assert!(find(&again, name).fix.is_none(), "done already: {again:#?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_set_is_said_with_the_reason() {
+    let machine = Machine::new();
+    machine.tap();
+    let named = ["--underlay", "tap0", "--fix"];
+    let fixed = machine.findings(&named);
+    for (name, reason) in [
+        ("tunnel-offloads:tap0", "tun cannot do it"),
+        ("mtu:tap0", "every machine and switch of the underlay"),
+    ] {
+        let finding = find(&fixed, name);
+        let fix = finding.fix.as_ref().unwrap_or_else(|| panic!("not said: {finding:?}"));
+        assert_eq!((finding.state.as_str(), fix.outcome.as_str()), ("slower", "left"));
+        assert!(fix.did.is_empty() && fix.why.contains(reason), "{finding:?}");
+    }
+    assert!(machine.netns.ip(&["link", "show", "tap0"]).contains("mtu 1500"));
+    let told = machine.check(&named).ok().stdout;
+    assert!(told.contains("\nleft as it is mtu:tap0: every machine and switch"), "{told}");
+
+    machine.ethtool(&["-K", "up0", "tso", "off"]).ok();
+    let mut command = machine.netns.command(edge::program());
+    command.args(["--instance", "test-no-daemon", "check", "--uplink", "up0", "--fix", "--json"]);
+    let fixed = read(&command.env("PATH", "/nonexistent").output_of());
+    let finding = find(&fixed, "offloads:up0");
+    let fix = finding.fix.as_ref().unwrap_or_else(|| panic!("not said: {finding:?}"));
+    assert_eq!((finding.state.as_str(), fix.outcome.as_str()), ("slower", "failed"));
+    assert!(fix.why.contains("apt install ethtool"), "{fix:?}");
+}
+
+#[test]
+fn nothing_is_set_where_no_interface_is_named() {
+    let machine = Machine::new();
+    let output = machine.check(&["--fix"]);
+    assert_eq!(output.status.code(), Some(64), "{output}");
+    assert!(output.stderr.contains("--uplink") && output.stderr.contains("--underlay"), "{output}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::{
 };
 
 use edge_common::{
+    account::Lane,
     packet::NETWORK,
     tables::AddressRow,
     verdict::{Hook, Verdict},
@@ -20,6 +21,7 @@ use tests::{
         plan::{icmp, udp},
         raw::RawEnd,
         region::{Carriage, GATEWAY, HOST, Machine, Offloads, PUBLICS, Region, SLOT, inner},
+        scene::ACCOUNTS,
     },
     process::{Output, Start, wait_for},
 };
@@ -69,6 +71,12 @@ fn between_containers(name: &str, mode: UplinkMode, offloads: Offloads) {
         if mode == UplinkMode::Xdp {
             let delivered = packets(host, Hook::TcUplink, Verdict::Delivered);
             assert!(delivered > 0, "{carriage:?}: XDP opened nothing{}", told(&region));
+            // Whose they are and how they came its note says.
+            let is_direct = matches!(carriage, Carriage::Direct);
+            let lane = if is_direct { Lane::Direct } else { Lane::Encapsulated };
+            let place = lane.of(ACCOUNTS[0]);
+            let counts = host.kernel.datapath.counted_at(place, Hook::TcUplink).expect("counters");
+            assert_eq!(counts[Verdict::Delivered as usize].packets, delivered, "{carriage:?}");
         }
     }
 }

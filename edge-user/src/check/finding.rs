@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::cure::{Cure, Step, line};
+
 /// One thing that was looked at. Programs read this as JSON: names stay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -17,6 +19,9 @@ pub struct Finding {
     pub meaning: String,
     /// How to mend it; none if nothing is to be mended.
     pub remedy: Option<String>,
+    /// What of that edge can do itself.
+    #[serde(skip)]
+    pub(super) cure: Cure,
 }
 
 /// How something is. Programs read these words: they stay.
@@ -55,6 +60,7 @@ impl Finding {
             found: found.to_string(),
             meaning: meaning.to_string(),
             remedy: None,
+            cure: Cure::None,
         }
     }
 
@@ -67,6 +73,22 @@ impl Finding {
     ) -> Self {
         let remedy = Some(remedy.to_string());
         Self { state: State::Slower, remedy, ..Self::ok(name, found, meaning) }
+    }
+
+    /// Less than edge could give, and steps that mend it: the remedy is their lines.
+    pub(super) fn curable(
+        name: impl fmt::Display,
+        found: impl fmt::Display,
+        meaning: impl fmt::Display,
+        steps: Vec<Step>,
+    ) -> Self {
+        let remedy = line(&steps);
+        Self { cure: Cure::Steps(steps), ..Self::slower(name, found, meaning, remedy) }
+    }
+
+    /// The same finding, of which `edge check --fix` says why it does not mend it.
+    pub(super) fn left(self, why: impl fmt::Display) -> Self {
+        Self { cure: Cure::Left(why.to_string()), ..self }
     }
 
     /// Not what edge promises.

@@ -1,19 +1,31 @@
 //! What `edge check` finds on a machine: what edge would do with it, what slows it down, and what
-//! breaks it. Looks only; a running daemon is no condition.
+//! breaks it. A running daemon is no condition. [`look`] changes nothing; [`mend`] sets what makes
+//! the named interfaces fast and can be set without harm.
 
+mod cpus;
+mod cure;
+mod device;
 mod finding;
 mod firewall;
+mod hardware;
 mod kernel;
 mod limits;
 mod network;
 mod offloads;
 mod ports;
+mod queues;
+mod sizes;
+mod sysfs;
 mod underlays;
 mod uplinks;
 
 use ipnet::Ipv4Net;
 
-pub use self::finding::{Finding, State};
+pub use self::{
+    cure::{Fix, Mended, Outcome},
+    finding::{Finding, State},
+};
+use self::{hardware::Interface, sysfs::Sysfs};
 use crate::{
     cli::values::{PortRange, Uplink},
     error::{Error, causes},
@@ -47,10 +59,38 @@ pub async fn look(subject: &Subject) -> Result<Vec<Finding>, Error> {
     let links = Links::here().map_err(|error| blind(&error))?;
     let mut findings = kernel::look(subject.daemon);
     findings.push(limits::look(subject.daemon));
-    findings.extend(uplinks::look(&links, subject).await.map_err(|error| blind(&error))?);
-    findings.extend(underlays::look(&links, subject).await.map_err(|error| blind(&error))?);
+    let (uplinks, found) = uplinks::look(&links, subject).await.map_err(|error| blind(&error))?;
+    findings.extend(found);
+    let (under, found) = underlays::look(&links, subject).await.map_err(|error| blind(&error))?;
+    findings.extend(found);
+    let sysfs = Sysfs::here().ok();
+    findings.extend(hardware::look(&each_once(uplinks, under), sysfs.as_ref()).await);
     findings.extend(network::look(&links, subject).await.map_err(|error| blind(&error))?);
     findings.extend(ports::look(&links, subject).await.map_err(|error| blind(&error))?);
     findings.extend(firewall::look(&subject.veth_prefix));
     Ok(findings)
+}
+
+/// Sets what can be set, and looks again: what is found then, each with what was done about it.
+pub async fn mend(subject: &Subject) -> Result<Vec<Mended>, Error> {
+    let found = look(subject).await?;
+    let sysfs = Sysfs::here().ok();
+    let mut before = Vec::new();
+    for finding in found {
+        if let Some(fix) = cure::mend(&finding, sysfs.as_ref()).await {
+            before.push((finding, fix));
+        }
+    }
+    Ok(cure::compare(&before, look(subject).await?))
+}
+
+/// An interface may be both.
+fn each_once(uplinks: Vec<Interface>, underlays: Vec<Interface>) -> Vec<Interface> {
+    let mut all = underlays;
+    for uplink in uplinks {
+        if !all.iter().any(|one| one.link.index == uplink.link.index) {
+            all.push(uplink);
+        }
+    }
+    all
 }

@@ -2,21 +2,21 @@
 
 use std::net::IpAddr;
 
-use super::{Finding, Subject, offloads};
-use crate::{
-    cli::up::Datapath,
-    host::{
-        links::{Link, LinkError, Links},
-        uplink,
-    },
+use super::{Finding, Subject, hardware::Interface};
+use crate::host::{
+    links::{Link, LinkError, Links},
+    uplink,
 };
 
 /// What IP, UDP, Geneve and the region key put around a packet at most: IPv6 and 28 bytes.
 const MOST: u32 = 40 + 16 + 12;
 
-/// Those that were named.
-pub(super) async fn look(links: &Links, subject: &Subject) -> Result<Vec<Finding>, LinkError> {
-    let mut findings = Vec::new();
+/// Those that were named, with what is found of them.
+pub(super) async fn look(
+    links: &Links,
+    subject: &Subject,
+) -> Result<(Vec<Interface>, Vec<Finding>), LinkError> {
+    let (mut interfaces, mut findings) = (Vec::new(), Vec::new());
     let default = links.default_interface().await?;
     for name in &subject.underlays {
         let Some(link) = links.find(name).await? else {
@@ -31,10 +31,19 @@ pub(super) async fn look(links: &Links, subject: &Subject) -> Result<Vec<Finding
         };
         let addresses = links.addresses(link.index).await?;
         findings.push(judge(&link, &addresses, subject.container_mtu, default == Some(link.index)));
-        let (driver, _mode, _why) = uplink::hook(&link, Datapath::Auto);
-        findings.push(offloads::judge(&link.name, &driver, offloads::read(&link.name)));
+        let mut interface = Interface::new(link, true);
+        findings.push(hook(&interface));
+        interface.underlay = Some(addresses);
+        interfaces.push(interface);
     }
-    Ok(findings)
+    Ok((interfaces, findings))
+}
+
+fn hook(interface: &Interface) -> Finding {
+    let Interface { link, driver, mode, why, .. } = interface;
+    let hook = uplink::hook_label(*mode);
+    let meaning = format!("edge takes it, because {why}");
+    Finding::ok(format_args!("hook:{}", link.name), format_args!("{hook} on {driver}"), meaning)
 }
 
 fn judge(link: &Link, addresses: &[IpAddr], container_mtu: Option<u32>, exposed: bool) -> Finding {

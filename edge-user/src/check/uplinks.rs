@@ -1,6 +1,6 @@
 //! The interfaces: which hook edge would take on each, and why.
 
-use super::{Finding, Subject, offloads};
+use super::{Finding, Subject, hardware::Interface};
 use crate::{
     cli::{up::Datapath, values::Uplink as Wanted},
     host::{
@@ -12,14 +12,21 @@ use crate::{
 /// Links with smaller packets carry no IPv6, by its own rules.
 const SMALLEST_MTU: u32 = 1280;
 
-/// The uplinks that were named, or every interface that could be one.
-pub(super) async fn look(links: &Links, subject: &Subject) -> Result<Vec<Finding>, LinkError> {
+/// The uplinks that were named, or every interface that could be one, with what is found of them.
+pub(super) async fn look(
+    links: &Links,
+    subject: &Subject,
+) -> Result<(Vec<Interface>, Vec<Finding>), LinkError> {
     let all = links.list().await?;
-    let mut findings = Vec::new();
-    let mut candidates = Vec::new();
+    let (mut interfaces, mut findings) = (Vec::new(), Vec::new());
+    let mut take = |link: &Link, told| interfaces.push(Interface::new(link.clone(), told));
     for wanted in &subject.uplinks {
         match uplink::find(links, wanted, Datapath::Auto, subject.pool).await {
-            Ok(found) => candidates.extend(all.iter().filter(|link| link.index == found.index)),
+            Ok(found) => {
+                all.iter()
+                    .filter(|link| link.index == found.index)
+                    .for_each(|link| take(link, true));
+            }
             Err(UplinkError::Link(error)) => return Err(error),
             Err(error) => findings.push(unusable(wanted, &error)),
         }
@@ -27,17 +34,14 @@ pub(super) async fn look(links: &Links, subject: &Subject) -> Result<Vec<Finding
     if subject.uplinks.is_empty() {
         for link in &all {
             let is_own = link.name == "lo" || link.name.starts_with(&subject.veth_prefix);
-            if !is_own && !links.addresses(link.index).await?.is_empty() {
-                candidates.push(link);
+            let has_a_role = is_own || subject.underlays.contains(&link.name);
+            if !has_a_role && !links.addresses(link.index).await?.is_empty() {
+                take(link, false);
             }
         }
     }
-    for link in candidates {
-        let (driver, mode, why) = uplink::hook(link, Datapath::Auto);
-        findings.push(hook(link, &driver, uplink::hook_label(mode), &why));
-        findings.push(offloads::judge(&link.name, &driver, offloads::read(&link.name)));
-    }
-    Ok(findings)
+    findings.extend(interfaces.iter().map(hook));
+    Ok((interfaces, findings))
 }
 
 fn unusable(wanted: &Wanted, error: &UplinkError) -> Finding {
@@ -48,7 +52,8 @@ fn unusable(wanted: &Wanted, error: &UplinkError) -> Finding {
     Finding::broken(format_args!("uplink:{wanted}"), cause, meaning, remedy)
 }
 
-fn hook(link: &Link, driver: &str, hook: &str, why: &str) -> Finding {
+fn hook(interface: &Interface) -> Finding {
+    let Interface { link, driver, mode, why, .. } = interface;
     let Link { name, mtu, queues: (receive, transmit), .. } = link;
     let name = format!("uplink:{name}");
     let found = format!("{driver}, MTU {mtu}, {receive} rx and {transmit} tx queues");
@@ -60,24 +65,26 @@ fn hook(link: &Link, driver: &str, hook: &str, why: &str) -> Finding {
             format_args!("ip link set {} mtu {SMALLEST_MTU}, or more", link.name),
         );
     }
+    let hook = uplink::hook_label(*mode);
     Finding::ok(name, found, format_args!("edge takes {hook}, because {why}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::{super::State, *};
-
-    fn link(mtu: u32) -> Link {
-        Link { index: 2, name: "up0".into(), mtu, queues: (4, 2), ..Link::default() }
-    }
+    use crate::datapath::UplinkMode;
 
     #[test]
     fn a_hook_is_named_with_its_reason() {
-        let finding = hook(&link(1500), "ena", "xdp+tcx", "ena has native XDP");
+        let mut interface = Interface::named("up0", "ena");
+        (interface.link.mtu, interface.link.queues) = (1500, (4, 2));
+        (interface.mode, interface.why) = (Some(UplinkMode::Xdp), "ena has native XDP".into());
+        let finding = hook(&interface);
         assert_eq!((finding.name.as_str(), finding.state), ("uplink:up0", State::Ok));
         assert_eq!(finding.found, "ena, MTU 1500, 4 rx and 2 tx queues");
         assert_eq!(finding.meaning, "edge takes xdp+tcx, because ena has native XDP");
-        assert_eq!(hook(&link(1200), "ena", "tcx", "").state, State::Broken);
+        interface.link.mtu = 1200;
+        assert_eq!(hook(&interface).state, State::Broken);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{
     output,
 };
 use crate::{
-    check::{self, Finding, State, Subject},
+    check::{self, Finding, Fix, Mended, State, Subject},
     cli::{CheckArgs, Place},
     daemon::machine,
     error::{Error, Kind},
@@ -26,7 +26,7 @@ struct Row {
     found: String,
 }
 
-/// Looks, prints, and says by its exit code whether something is broken.
+/// Looks, mends if asked to, prints, and says by its exit code whether something is broken.
 pub async fn check(place: &Place, args: &CheckArgs) -> Result<ExitCode, Error> {
     let daemon = daemon(place).await;
     let subject = Subject {
@@ -42,16 +42,21 @@ pub async fn check(place: &Place, args: &CheckArgs) -> Result<ExitCode, Error> {
         veth_prefix: machine::veth_prefix(place.instance.as_str()),
         daemon: daemon.as_ref().ok().and_then(|(_status, pid)| *pid),
     };
-    let mut findings = check::look(&subject).await?;
-    match daemon {
-        Ok((status, _pid)) => findings.extend(took(status)),
+    let mut all = if args.fix {
+        check::mend(&subject).await?
+    } else {
+        check::look(&subject).await?.into_iter().map(Mended::from).collect()
+    };
+    let of_daemon = match daemon {
+        Ok((status, _pid)) => took(status),
         Err(error) => {
             let found = if error.kind() == Kind::Refused { "it refuses" } else { "none answers" };
-            findings.push(Finding::ok("daemon", found, error));
+            vec![Finding::ok("daemon", found, error)]
         }
-    }
-    print(&findings, args.json)?;
-    if findings.iter().any(|finding| finding.state == State::Broken) {
+    };
+    all.extend(of_daemon.into_iter().map(Mended::from));
+    print(&all, args)?;
+    if all.iter().any(|one| one.finding.state == State::Broken) {
         return Ok(ExitCode::from(Kind::Refused.exit_code()));
     }
     Ok(ExitCode::SUCCESS)
@@ -94,23 +99,33 @@ fn took(status: StatusResponse) -> Vec<Finding> {
     findings
 }
 
-fn print(findings: &[Finding], json: bool) -> Result<(), Error> {
-    if json {
-        return output::json(&findings);
+fn print(all: &[Mended], args: &CheckArgs) -> Result<(), Error> {
+    let findings = || all.iter().map(|one| &one.finding);
+    match (args.json, args.fix) {
+        (true, true) => return output::json(&all),
+        (true, false) => return output::json(&findings().collect::<Vec<_>>()),
+        _ => {}
     }
-    output::table(findings.iter().map(Row::from).collect(), "nothing was looked at")?;
-    for finding in findings {
+    output::table(findings().map(Row::from).collect(), "nothing was looked at")?;
+    for finding in findings() {
         let Finding { name, state, meaning, remedy, .. } = finding;
         // What is in order needs no words, but for what edge takes and why.
         if let Some(remedy) = remedy {
             output::print(format_args!("\n{} {name}: {meaning}\n  {remedy}", state.label()))?;
-        } else if name.starts_with("uplink:") || name.starts_with("daemon") {
+        } else if ["uplink:", "hook:", "daemon"].iter().any(|kind| name.starts_with(kind)) {
             output::print(format_args!("\n{name}: {meaning}"))?;
         }
     }
-    let broken = findings.iter().filter(|finding| finding.state == State::Broken).count();
-    let slower = findings.iter().filter(|finding| finding.state == State::Slower).count();
-    output::print(format_args!("\n{broken} broken, {slower} slower, of {}", findings.len()))
+    for Mended { finding, fix } in all {
+        if let Some(Fix { outcome, did, why }) = fix {
+            let (outcome, name) = (outcome.label(), &finding.name);
+            output::print(format_args!("\n{outcome} {name}: {why}"))?;
+            did.iter().try_for_each(|line| output::print(format_args!("  {line}")))?;
+        }
+    }
+    let count = |state| findings().filter(|finding| finding.state == state).count();
+    let (broken, slower) = (count(State::Broken), count(State::Slower));
+    output::print(format_args!("\n{broken} broken, {slower} slower, of {}", all.len()))
 }
 
 impl From<&Finding> for Row {

@@ -1,30 +1,11 @@
-//! Reading what the programs counted, summed over CPUs.
+//! Reading what the programs counted of tunnels, summed over CPUs.
 
 use aya::{maps::PerCpuValues, util::nr_cpus};
-use edge_common::{
-    tables::{Count, Traffic},
-    verdict::{Hook, Verdict},
-};
+use edge_common::tables::{Count, Traffic};
 
 use super::{Datapath, DatapathError, lock};
 
 impl Datapath {
-    /// Every hook's count of every verdict.
-    pub fn verdicts(&self) -> Result<Vec<(Hook, Verdict, Count)>, DatapathError> {
-        let mut rows = Vec::new();
-        for hook in Hook::ALL {
-            for verdict in Verdict::ALL {
-                let counts = self
-                    .verdicts
-                    .get(&hook.counter(*verdict), 0)
-                    .map_err(|error| DatapathError::Table("VERDICTS", Box::new(error)))?;
-                let sum = counts.iter().fold(Count::default(), |sum, count| plus(sum, *count));
-                rows.push((*hook, *verdict, sum));
-            }
-        }
-        Ok(rows)
-    }
-
     /// What the kernel carried for the tunnel of a slot.
     pub fn traffic(&self, slot: u32) -> Result<Traffic, DatapathError> {
         let rows = lock(&self.traffic)
@@ -47,6 +28,7 @@ impl Datapath {
     }
 }
 
-fn plus(a: Count, b: Count) -> Count {
+/// Both together.
+pub(super) fn plus(a: Count, b: Count) -> Count {
     Count { packets: a.packets + b.packets, bytes: a.bytes + b.bytes }
 }

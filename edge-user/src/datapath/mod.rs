@@ -1,9 +1,10 @@
 //! The kernel half, as userspace sees it. The only user of aya.
 //!
 //! [`Datapath::load`] verifies the programs and makes the tables; `attach` puts programs where
-//! packets pass; `tables` writes rows; `counters` reads what the programs counted, and `trace`
-//! what they tell of single decisions while somebody listens.
+//! packets pass; `tables` writes rows; `accounts` and `counters` read what the programs counted, and
+//! `trace` what they tell of single decisions while somebody listens.
 
+mod accounts;
 mod attach;
 mod counters;
 mod lists;
@@ -30,12 +31,13 @@ use edge_common::{
     address::{Address, Endpoint},
     admit::PaceRow,
     hosts::{BlockRow, HostRow, PeerRow, UnderlayRow},
-    tables::{AddressRow, Count, ForwardRow, ListenerRow, MemberRow, Settings, Traffic, TunnelRow},
+    tables::{AddressRow, ForwardRow, ListenerRow, MemberRow, Settings, Traffic, TunnelRow},
     verdict::Hook,
 };
 
-use self::{attach::Attached, lists::Lists, pins::Pins, tables::Table};
+use self::{accounts::Accounts, attach::Attached, lists::Lists, pins::Pins, tables::Table};
 pub use self::{
+    accounts::{Sum, Tally, Whose},
     attach::UplinkMode,
     pins::Inheritance,
     trace::{Heard, Trace, now},
@@ -63,7 +65,8 @@ pub struct Datapath {
     lists: Mutex<Lists>,
     paces: Mutex<Array<MapData, PaceRow>>,
     tunnel_buckets: Mutex<Array<MapData, u64>>,
-    verdicts: PerCpuArray<MapData, Count>,
+    /// Taken before tables of rows.
+    accounts: Mutex<Accounts>,
     traffic: Mutex<PerCpuArray<MapData, Traffic>>,
 }
 
@@ -159,13 +162,24 @@ impl Datapath {
         if log_decisions {
             log::follow(&mut ebpf)?;
         }
+        let addresses: Table<_, AddressRow> = Table::take(&mut ebpf, "ADDRESSES")?;
+        let tunnels: Table<_, TunnelRow> = Table::take(&mut ebpf, "TUNNELS")?;
+        let forwards: Table<_, ForwardRow> = Table::take(&mut ebpf, "FORWARDS")?;
+        let of_tunnels = [tunnels.all(|row| row.account)?, forwards.all(|row| row.account)?];
+        let accounts = Accounts::take(
+            tables::take(&mut ebpf, "VERDICTS")?,
+            addresses.all(|row| (row.account, row.workspace))?,
+            of_tunnels.concat(),
+            inheritance != Inheritance::Adopted,
+        )?;
         Ok(Self {
             inheritance,
             pins: Mutex::new(pins),
             settings: Mutex::new(tables::take(&mut ebpf, "SETTINGS")?),
-            addresses: Mutex::new(Table::take(&mut ebpf, "ADDRESSES")?),
-            tunnels: Mutex::new(Table::take(&mut ebpf, "TUNNELS")?),
-            forwards: Mutex::new(Table::take(&mut ebpf, "FORWARDS")?),
+            accounts: Mutex::new(accounts),
+            addresses: Mutex::new(addresses),
+            tunnels: Mutex::new(tunnels),
+            forwards: Mutex::new(forwards),
             listeners: Mutex::new(Table::take(&mut ebpf, "LISTENERS")?),
             raw_listeners: Mutex::new(tables::take(&mut ebpf, "RAW_LISTENERS")?),
             underlays: Mutex::new(Table::take(&mut ebpf, "UNDERLAYS")?),
@@ -176,7 +190,6 @@ impl Datapath {
             lists: Mutex::new(Lists::take(&mut ebpf)?),
             paces: Mutex::new(tables::take(&mut ebpf, "PACES")?),
             tunnel_buckets: Mutex::new(tables::take(&mut ebpf, "TUNNEL_BUCKETS")?),
-            verdicts: tables::take(&mut ebpf, "VERDICTS")?,
             traffic: Mutex::new(tables::take(&mut ebpf, "TRAFFIC")?),
             attached: Mutex::default(),
             trace: Mutex::new(trace::Tables::take(&mut ebpf)?),

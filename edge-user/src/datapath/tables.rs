@@ -175,6 +175,13 @@ impl<K: Pod + Eq + Hash, V: Pod> Table<K, V> {
         Ok(())
     }
 
+    /// Something of every row.
+    pub(super) fn all<R>(&self, of: impl Fn(V) -> R) -> Result<Vec<R>, DatapathError> {
+        let rows = self.rows.iter().map(|row| row.map(|(_, row)| of(row)));
+        rows.collect::<Result<_, _>>()
+            .map_err(|error| DatapathError::Table(self.name, Box::new(error)))
+    }
+
     fn put(&mut self, key: K, row: V) -> Result<(), DatapathError> {
         self.stale.remove(&key);
         let put = self.rows.insert(key, row, 0);

@@ -24,7 +24,7 @@ pub use self::{
 use super::{
     callers::{Callers, Peer},
     netns::NetNs,
-    wiring::{Plan, Wired, Wiring},
+    wiring::{Plan, Tenant, Wired, Wiring},
 };
 use crate::region::{
     addresses::Addresses,
@@ -237,13 +237,13 @@ impl Containers {
             namespace: &namespace,
             addresses: vec![addresses.ipv4.into(), addresses.i6pn.into()],
             flags: flags(request.egress, request.private),
-            workspace,
+            tenant: Tenant { number: workspace, name: &request.workspace },
             mtu: self.mtu,
         };
         let container = Container {
             id: id.to_owned(),
             name,
-            workspace: request.workspace,
+            workspace: request.workspace.clone(),
             ipv4: addresses.ipv4,
             i6pn: addresses.i6pn,
         };

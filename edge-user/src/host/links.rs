@@ -68,6 +68,10 @@ pub struct Link {
     pub peer: Option<u32>,
     /// Receive and transmit queues.
     pub queues: (u32, u32),
+    /// Bytes of the largest packet that is given to it to be cut.
+    pub gso_max: u32,
+    /// Bytes of the largest that segments are merged into.
+    pub gro_max: u32,
 }
 
 /// Both ends of a veth to be made.
@@ -290,6 +294,8 @@ fn describe(message: &LinkMessage) -> Link {
             LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
             LinkAttribute::Link(index) => link.peer = Some(*index),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::GsoMaxSize(bytes) => link.gso_max = *bytes,
+            LinkAttribute::GroMaxSize(bytes) => link.gro_max = *bytes,
             LinkAttribute::NumRxQueues(queues) => link.queues.0 = *queues,
             LinkAttribute::NumTxQueues(queues) => link.queues.1 = *queues,
             LinkAttribute::ParentDevBusName(name) => bus = Some(name.clone()),

@@ -21,7 +21,7 @@ use super::{
     netns::{self, NetNs, SocketFactory},
     sockets::{self, Listening},
     sysctl,
-    wiring::{self, PeerError, Plan, Wired, WiringError},
+    wiring::{self, PeerError, Plan, Tenant, Wired, WiringError},
 };
 use crate::region::tunnel::{Dial, DialError, Tunnel};
 
@@ -81,7 +81,7 @@ impl Service {
         let (namespace, wired, adopted) = match left(links, &veth, &pin, &addresses).await {
             Ok((namespace, ifindex)) => {
                 let wired = Wired::of(veth, ifindex, addresses);
-                wiring.adopt(&wired, AddressRow::SERVICE, 0).await?;
+                wiring.adopt(&wired, AddressRow::SERVICE, Tenant::NONE).await?;
                 (namespace, wired, true)
             }
             // It may be there all the same, and a predecessor's.
@@ -96,8 +96,8 @@ impl Service {
                 let namespace = NetNs::create().map_err(WiringError::Namespace)?;
                 namespace.pin(&pin).map_err(WiringError::Namespace)?;
                 let flags = AddressRow::SERVICE;
-                let plan =
-                    Plan { veth, namespace: &namespace, addresses, flags, workspace: 0, mtu };
+                let tenant = Tenant::NONE;
+                let plan = Plan { veth, namespace: &namespace, addresses, flags, tenant, mtu };
                 let wired = wiring.connect(&plan).await?;
                 (namespace, wired, false)
             }

@@ -97,7 +97,7 @@ impl KernelSteering {
         away.replies = replies;
         for tunnel in away.open.values() {
             let Some(slot) = self.rows.slot(tunnel) else { continue };
-            if let Err(error) = self.rows.write(&away.replies.rows(tunnel, slot)) {
+            if let Err(error) = self.rows.write(tunnel, away.replies.rows(tunnel, slot)) {
                 tracing::error!(
                     error = format!("{error:#}"),
                     tunnel = tunnel.id,
@@ -113,9 +113,9 @@ impl KernelSteering {
 
     fn write(&self, tunnel: &Arc<Tunnel>, attached: &Attached, slot: u32) -> anyhow::Result<()> {
         let Some(mut away) = self.away() else {
-            return self.rows.write(&self.rows.rows(tunnel, here(attached), slot));
+            return self.rows.write(tunnel, self.rows.rows(tunnel, here(attached), slot));
         };
-        self.rows.write(&away.replies.rows(tunnel, slot))?;
+        self.rows.write(tunnel, away.replies.rows(tunnel, slot))?;
         away.open.insert(tunnel.id.clone(), tunnel.clone());
         Ok(())
     }

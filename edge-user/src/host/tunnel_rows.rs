@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use edge_common::{
-    address::Endpoint,
+    address::{Address, Endpoint},
     admit::{Pace, PaceRow},
     tables::{ForwardRow, ListenerRow, MAX_TUNNELS, Traffic, TunnelRow},
 };
@@ -56,7 +56,7 @@ struct Slots {
     next: u32,
 }
 
-/// Every row of one tunnel.
+/// Every row of one tunnel; [`TunnelRows::write`] says in which account they count.
 #[derive(Default)]
 pub(super) struct Rows {
     pub(super) tunnels: Vec<(Endpoint, TunnelRow)>,
@@ -95,11 +95,10 @@ impl TunnelRows {
     /// If a table is full or the kernel refuses; then nothing of it is left.
     pub fn open(&self, tunnel: &Tunnel, target: Target) -> anyhow::Result<()> {
         let slot = self.counted(tunnel)?;
-        let rows = self.rows(tunnel, target, slot);
-        let written = self.write(&rows);
+        let written = self.write(tunnel, self.rows(tunnel, target, slot));
         if written.is_err() {
             // The first error is the one to tell.
-            let _second = self.erase(&rows);
+            let _second = self.erase(&self.rows(tunnel, target, slot));
             self.release(tunnel);
         }
         written
@@ -154,9 +153,11 @@ impl TunnelRows {
                     continue;
                 }
                 let own = Self::inner(tunnel, address.is_ipv4());
-                rows.tunnels
-                    .push((public, TunnelRow { container: own, host, ifindex, slot, flags, mac }));
-                let forward = ForwardRow { public, uplink: uplink.index, gateway: 0, slot };
+                let tunnel =
+                    TunnelRow { container: own, host, ifindex, slot, flags, account: 0, mac };
+                rows.tunnels.push((public, tunnel));
+                let forward =
+                    ForwardRow { public, uplink: uplink.index, gateway: 0, slot, account: 0 };
                 // One public address per family: the first that came is the one replies carry.
                 match rows.forwards.iter_mut().find(|(endpoint, _)| *endpoint == own) {
                     Some((_, row)) if row.uplink == 0 => *row = forward,
@@ -168,7 +169,14 @@ impl TunnelRows {
         rows
     }
 
-    pub(super) fn write(&self, rows: &Rows) -> anyhow::Result<()> {
+    /// Writes them, counted for the workspace of the tunnel's container.
+    pub(super) fn write(&self, tunnel: &Tunnel, mut rows: Rows) -> anyhow::Result<()> {
+        let container = &tunnel.container;
+        let earlier = self.datapath.forward(Self::inner(tunnel, true)).map(|row| row.account);
+        let workspace = Address::from(IpAddr::from(container.i6pn)).workspace();
+        let account = self.datapath.account(workspace, &container.workspace, earlier)?;
+        rows.forwards.iter_mut().for_each(|(_, row)| row.account = account);
+        rows.tunnels.iter_mut().for_each(|(_, row)| row.account = account);
         // Bounds first: there is no moment in which a tunnel is open to everybody.
         self.datapath.set_list(rows.slot, &rows.list)?;
         if let Some(pace) = rows.pace {

@@ -24,10 +24,24 @@ pub struct Plan<'a> {
     pub addresses: Vec<IpAddr>,
     /// [`AddressRow`]'s flags.
     pub flags: u32,
-    /// The tenant's number.
-    pub workspace: u32,
+    /// Whose it is.
+    pub tenant: Tenant<'a>,
     /// Bytes of an IP packet.
     pub mtu: u32,
+}
+
+/// A workspace.
+#[derive(Debug, Clone, Copy)]
+pub struct Tenant<'a> {
+    /// Its number; 0 for none.
+    pub number: u32,
+    /// Its name.
+    pub name: &'a str,
+}
+
+impl Tenant<'_> {
+    /// Of what is the daemon's own.
+    pub const NONE: Tenant<'static> = Tenant { number: 0, name: "" };
 }
 
 /// A namespace on the wire.
@@ -150,10 +164,10 @@ impl Wiring {
         &self,
         wired: &Wired,
         flags: u32,
-        workspace: u32,
+        tenant: Tenant<'_>,
     ) -> Result<(), WiringError> {
         self.configure_host_side(&wired.veth)?;
-        self.write_rows(wired, flags, workspace)?;
+        self.write_rows(wired, flags, tenant)?;
         self.add_neighbours(wired).await
     }
 
@@ -197,7 +211,7 @@ impl Wiring {
         let ifindex = self.links.find(&plan.veth).await?.ok_or_else(vanished)?.index;
         self.configure_host_side(&plan.veth)?;
         let wired = Wired::of(plan.veth.clone(), ifindex, plan.addresses.clone());
-        self.write_rows(&wired, plan.flags, plan.workspace)?;
+        self.write_rows(&wired, plan.flags, plan.tenant)?;
         self.datapath.attach_container(&plan.veth)?;
         self.configure_inside(plan, &inside, name).await?;
         self.links.up(ifindex).await?;
@@ -205,8 +219,10 @@ impl Wiring {
         Ok(wired)
     }
 
-    fn write_rows(&self, wired: &Wired, flags: u32, workspace: u32) -> Result<(), WiringError> {
-        let row = AddressRow { ifindex: wired.ifindex, flags, workspace, mac: padded(wired.mac) };
+    fn write_rows(&self, wired: &Wired, flags: u32, tenant: Tenant<'_>) -> Result<(), WiringError> {
+        let account = self.datapath.account(tenant.number, tenant.name, None)?;
+        let (ifindex, workspace, mac) = (wired.ifindex, tenant.number, padded(wired.mac));
+        let row = AddressRow { ifindex, flags, workspace, account, mac };
         for address in &wired.addresses {
             self.datapath.add_address((*address).into(), row)?;
         }

@@ -19,7 +19,7 @@ use crate::{
     packets::{
         bounds,
         kernel::{Kernel, shortest},
-        scene::{Region, endpoint, padded},
+        scene::{Region, endpoint},
     },
 };
 
@@ -57,7 +57,7 @@ struct Past {
 }
 
 /// Frames that the model sees one counter move for.
-type Group = (u32, Passage);
+type Group = (u32, u32, Passage);
 
 impl Lane {
     /// Loads it, with tunnels of all kinds; the name tells lanes apart.
@@ -93,7 +93,7 @@ impl Lane {
             if answer.is_in_turn {
                 in_turn.push((index, answer));
             } else if frame.len() >= shortest(hook, frame) {
-                let group = (answer.verdict as u32, answer.passage);
+                let group = (answer.place(), answer.verdict as u32, answer.passage);
                 groups.entry(group).or_default().push((index, answer));
             }
         }
@@ -118,7 +118,7 @@ impl Lane {
         let before = Counted::at(*hook, &self.kernel.datapath);
         self.check_kernel(*hook, *ingress, frame, &answer)?;
         let count = Count { packets: 1, bytes: frame.len() as u64 };
-        let expected = before.plus(answer.verdict, answer.passage, count);
+        let expected = before.plus(answer.place(), answer.verdict, answer.passage, count);
         let counted = Counted::at(*hook, &self.kernel.datapath);
         if counted == expected {
             return Ok(());
@@ -143,9 +143,10 @@ impl Lane {
                 self.report(hook, *ingress, frame, &difference);
             }
         }
-        let Some((_, Answer { verdict, passage, .. })) = members.first() else { return before };
+        let Some((_, answer)) = members.first() else { return before };
+        let Answer { verdict, passage, .. } = answer;
         let count = Count { packets: members.len() as u64, bytes };
-        let expected = before.plus(*verdict, *passage, count);
+        let expected = before.plus(answer.place(), *verdict, *passage, count);
         let counted = Counted::at(hook, &self.kernel.datapath);
         if counted == expected {
             return counted;
@@ -199,7 +200,9 @@ impl Lane {
         let mut answer = answer;
         if let Fate::Deliver { veth, mac } = answer.fate {
             if hook == Hook::XdpUplink {
-                let note = [&Judged::MAGIC.to_ne_bytes()[..], &veth.to_ne_bytes(), &padded(mac)];
+                let place = answer.place() as u16;
+                let (magic, place) = (Judged::MAGIC.to_ne_bytes(), place.to_ne_bytes());
+                let note = [&magic[..], &veth.to_ne_bytes(), &mac, &place];
                 after = after
                     .strip_prefix(&note.concat()[..])
                     .ok_or_else(|| format!("{name}: another note, or none: {:02x?}", out.frame))?;

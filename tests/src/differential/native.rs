@@ -35,8 +35,8 @@ pub fn compare_native(
         Hook::TcUplink => decide::uplink(&mut after, rows, ingress),
         Hook::TcContainer => decide::container(&mut after, rows, ingress),
     };
-    let found = (outcome.verdict, fate(&outcome, rows), passage(&outcome));
-    let expected = (answer.verdict, answer.fate, answer.passage);
+    let found = (outcome.verdict, fate(&outcome, rows), passage(&outcome), outcome.place);
+    let expected = (answer.verdict, answer.fate, answer.passage, answer.place());
     if found != expected {
         return Err(format!("natively: {found:?}, the model says {expected:?}"));
     }

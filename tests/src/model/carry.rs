@@ -29,6 +29,19 @@ pub(super) fn to<'a>(
     change: impl FnOnce() -> Rewrite<'a>,
 ) -> Answer {
     let region = host.region.as_ref().expect("a region of several hosts");
+    let answer = carried(region, number, frame, packet, verdict, passage, change);
+    Answer { lane: region.lane(), ..answer }
+}
+
+fn carried<'a>(
+    region: &Region,
+    number: u32,
+    frame: &'a [u8],
+    packet: &Packet,
+    verdict: Verdict,
+    passage: Passage,
+    change: impl FnOnce() -> Rewrite<'a>,
+) -> Answer {
     let Some(far) = region.hosts.get(&number) else {
         return Answer::refuse(frame, Verdict::NoSuchHost);
     };

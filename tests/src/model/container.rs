@@ -33,6 +33,27 @@ fn judged(host: &Host, ingress: u32, frame: &[u8], reach: usize, packet: &Packet
     let Some(sender) = host.owners.get(&packet.source).filter(|one| one.veth == ingress) else {
         return Answer::refuse(frame, Verdict::ForgedSource);
     };
+    let answer = beyond(host, frame, reach, packet, sender);
+    Answer { account: whose(host, packet, sender), ..answer }
+}
+
+/// The container's that sends it; and what the daemon itself sends is whose it is for.
+fn whose(host: &Host, packet: &Packet, sender: &Owner) -> u32 {
+    if !sender.is_service {
+        return sender.account;
+    }
+    if let Some(receiver) = host.owners.get(&packet.destination) {
+        return receiver.account;
+    }
+    // The relay dials a container elsewhere.
+    if host.is_inside(packet.destination) && elsewhere(host, packet, sender).is_ok() {
+        return host.accounts[&(packet.destination, packet.ports().1)];
+    }
+    0
+}
+
+/// What becomes of what its sender may say that it is.
+fn beyond(host: &Host, frame: &[u8], reach: usize, packet: &Packet, sender: &Owner) -> Answer {
     if let Some(receiver) = host.owners.get(&packet.destination) {
         return match neighbours(host, packet, sender, receiver) {
             Ok(verdict) => {

@@ -52,7 +52,8 @@ fn bare(host: &Host, region: &Region, frame: &[u8], packet: &Packet, hook: Hook)
         };
         let known = owner.and_then(|owner| Some((owner, region.hosts.get(&owner)?)));
         let Some((host, far)) = known else {
-            return Some(Answer::refuse(frame, Verdict::ForgedSource));
+            let forged = Answer::refuse(frame, Verdict::ForgedSource);
+            return Some(Answer { lane: region.lane(), ..forged });
         };
         Peer { host, is_self: false, is_gateway: far.is_gateway }
     } else {
@@ -129,6 +130,21 @@ fn judged(
     peer: Peer,
     hook: Hook,
 ) -> Answer {
+    let mut account = 0;
+    let answer = looked_at(host, region, outer, inner, peer, hook, &mut account);
+    Answer { account, lane: region.lane(), ..answer }
+}
+
+/// The same; `account` is told whose it is, as soon as that is known.
+fn looked_at(
+    host: &Host,
+    region: &Region,
+    outer: &[u8],
+    inner: &Inner,
+    peer: Peer,
+    hook: Hook,
+    account: &mut u32,
+) -> Answer {
     let reach = hook.reach - inner.around;
     let packet = match Packet::read(&inner.frame, reach) {
         Ok(packet) => packet,
@@ -149,7 +165,7 @@ fn judged(
         return Answer::refuse(outer, Verdict::ForgedSource);
     }
     if to_inside {
-        return match inward(host, region, &frame, &packet, peer, reach) {
+        return match inward(host, region, &frame, &packet, peer, reach, account) {
             Ok((verdict, passage)) => {
                 let owner = host.owners[&packet.destination];
                 let fate = Fate::Deliver { veth: owner.veth, mac: owner.mac };
@@ -158,7 +174,7 @@ fn judged(
             Err(verdict) => Answer::refuse(outer, verdict),
         };
     }
-    match to_client(host, &frame, &packet, reach) {
+    match to_client(host, &frame, &packet, reach, account) {
         Ok(_) if !hook.sends => Answer::deferred(outer),
         Ok(answer) => answer,
         Err(verdict) => Answer::refuse(outer, verdict),
@@ -173,6 +189,7 @@ fn inward(
     packet: &Packet,
     peer: Peer,
     reach: usize,
+    account: &mut u32,
 ) -> Result<(Verdict, Passage), Verdict> {
     let receiver = host.owners.get(&packet.destination);
     let (from, to) = packet.ports();
@@ -181,7 +198,7 @@ fn inward(
             if !peer.is_gateway || !is_far_end(source) {
                 return Err(Verdict::ForgedSource);
             }
-            receiver.ok_or(Verdict::NoSuchContainer)?;
+            *account = receiver.ok_or(Verdict::NoSuchContainer)?.account;
             if packet.protocol == IpNumber::TCP {
                 if let Some(verdict) = unfit(packet) {
                     return Err(verdict);
@@ -204,6 +221,7 @@ fn inward(
                 return Err(Verdict::OtherRegion);
             }
             let receiver = receiver.ok_or(Verdict::NoSuchContainer)?;
+            *account = receiver.account;
             if from.workspace != to.workspace || to.workspace != receiver.workspace {
                 return Err(Verdict::OtherWorkspace);
             }
@@ -219,7 +237,7 @@ fn inward(
             let from_relay = peer.is_gateway && far.is_some_and(|far| far.relay == packet.source);
             if !to_relay && !from_relay {
                 if host.are_fellows(packet.source, packet.destination) {
-                    receiver.ok_or(Verdict::NoSuchContainer)?;
+                    *account = receiver.ok_or(Verdict::NoSuchContainer)?.account;
                     return Ok((Verdict::I6pn, Passage::None));
                 }
                 return Err(Verdict::BetweenContainers);
@@ -228,6 +246,7 @@ fn inward(
             if !packet.is_tcp() || !host.forwards.contains_key(&inner) {
                 return Err(Verdict::NotForwarded);
             }
+            *account = host.accounts[&inner];
             if to_relay && packet.opens() {
                 return Err(Verdict::ServicePort);
             }
@@ -250,12 +269,19 @@ fn slot(host: &Host, inner: (IpAddr, u16)) -> Option<u32> {
 }
 
 /// A reply of a container elsewhere, which leaves here under the public address.
-fn to_client(host: &Host, frame: &[u8], packet: &Packet, reach: usize) -> Result<Answer, Verdict> {
+fn to_client(
+    host: &Host,
+    frame: &[u8],
+    packet: &Packet,
+    reach: usize,
+    account: &mut u32,
+) -> Result<Answer, Verdict> {
     if !is_far_end(packet.destination) {
         return Err(Verdict::Unroutable);
     }
-    let here = |inner| match host.forwards.get(&inner) {
+    let mut here = |inner| match host.forwards.get(&inner) {
         Some(Reply::Here { address, port, uplink, slot }) => {
+            *account = host.accounts[&inner];
             Ok((*address, *port, Fate::Send { uplink: *uplink, next_hop: None }, *slot))
         }
         _ => Err(Verdict::NotForwarded),

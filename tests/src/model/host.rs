@@ -24,6 +24,8 @@ pub struct Host {
     pub(super) owners: HashMap<IpAddr, Owner>,
     pub(super) tunnels: HashMap<(IpAddr, u16), Tunnel>,
     pub(super) forwards: HashMap<(IpAddr, u16), Reply>,
+    /// In which account a forwarded port counts.
+    pub(super) accounts: HashMap<(IpAddr, u16), u32>,
     pub(super) listeners: HashSet<(IpAddr, u16)>,
     /// Which cluster a container is of.
     clusters: HashMap<IpAddr, u64>,
@@ -45,6 +47,7 @@ pub(super) struct Owner {
     pub(super) has_egress: bool,
     pub(super) has_i6pn: bool,
     pub(super) workspace: u32,
+    pub(super) account: u32,
 }
 
 /// Where a public endpoint leads.
@@ -57,6 +60,7 @@ pub(super) struct Tunnel {
     pub(super) veth: u32,
     pub(super) mac: [u8; 6],
     pub(super) slot: u32,
+    pub(super) account: u32,
     pub(super) is_listed: bool,
     pub(super) is_paced: bool,
 }
@@ -121,6 +125,7 @@ impl From<&Rows> for Host {
                 veth: row.ifindex,
                 mac: mac(row.mac),
                 slot: row.slot,
+                account: row.account,
                 is_listed: row.flags & TunnelRow::LISTED != 0,
                 is_paced: row.flags & TunnelRow::PACED != 0,
             };
@@ -139,6 +144,7 @@ impl From<&Rows> for Host {
                 has_egress: row.flags & AddressRow::EGRESS != 0,
                 has_i6pn: row.flags & AddressRow::I6PN != 0,
                 workspace: row.workspace,
+                account: row.account,
             };
             (IpAddr::from(*address), owner)
         });
@@ -150,6 +156,7 @@ impl From<&Rows> for Host {
             owners: owners.collect(),
             tunnels: tunnels.collect(),
             forwards: forwards.collect(),
+            accounts: rows.forwards.iter().map(|(inner, row)| (end(inner), row.account)).collect(),
             bounds: bounds.collect(),
             complains: settings.complaints.interval != 0,
             region: Region::of(rows),

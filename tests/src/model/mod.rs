@@ -20,7 +20,7 @@ mod uplink;
 
 use std::net::Ipv6Addr;
 
-use edge_common::verdict::Verdict;
+use edge_common::{account::Lane, verdict::Verdict};
 
 pub use bounds::Ledger;
 pub use carry::{source_port, way};
@@ -37,6 +37,10 @@ pub struct Answer {
     pub fate: Fate,
     /// What it counts as for a tunnel.
     pub passage: Passage,
+    /// Whose it is: the account that the rows say; 0 if none does.
+    pub account: u32,
+    /// How it came, or goes, between machines.
+    pub lane: Lane,
     /// The frame afterwards.
     pub frame: Vec<u8>,
     /// Bytes of the largest packet that would have gone; 0 if that is not why it did not.
@@ -89,6 +93,11 @@ pub enum Passage {
 }
 
 impl Answer {
+    /// Where it is counted, as the kernel's tables have it.
+    pub fn place(&self) -> u32 {
+        self.lane.of(self.account)
+    }
+
     /// Whether a frame is the one afterwards.
     pub fn is_frame(&self, other: &[u8]) -> bool {
         if self.frame == other {
@@ -109,8 +118,17 @@ impl Answer {
     }
 
     fn unchanged(frame: &[u8], verdict: Verdict, fate: Fate) -> Self {
-        let (passage, frame, wrong_sums) = (Passage::None, frame.to_vec(), Vec::new());
-        Self { verdict, fate, passage, frame, largest: 0, wrong_sums, is_in_turn: false }
+        Self {
+            verdict,
+            fate,
+            passage: Passage::None,
+            account: 0,
+            lane: Lane::Local,
+            frame: frame.to_vec(),
+            largest: 0,
+            wrong_sums: Vec::new(),
+            is_in_turn: false,
+        }
     }
 
     /// The same verdict and fate, with a frame that was rewritten.

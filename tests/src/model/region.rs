@@ -6,6 +6,7 @@ use std::{
 };
 
 use edge_common::{
+    account::Lane,
     hosts::{HostRow, PeerRow},
     native::Rows,
     tables::Settings,
@@ -112,6 +113,11 @@ impl Region {
             blocks: rows.blocks.iter().map(|(network, row)| (v4(*network), row.host)).collect(),
             block_mask: u32::from(v4(settings.block_mask)),
         })
+    }
+
+    /// How packets go to other hosts.
+    pub(super) const fn lane(&self) -> Lane {
+        if self.is_direct { Lane::Direct } else { Lane::Encapsulated }
     }
 
     /// Whose an inner address is, by its block or by what it says itself.

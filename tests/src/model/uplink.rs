@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use edge_common::verdict::Verdict;
+use edge_common::{account::Lane, verdict::Verdict};
 
 use super::{
     Answer, Fate, Host, Ledger, Passage,
@@ -13,6 +13,7 @@ use super::{
     host::Tunnel,
     narrow,
     read::Packet,
+    region::Region,
     rewrite::{self, End},
 };
 
@@ -53,7 +54,7 @@ pub fn uplink(host: &Host, ledger: &mut Ledger, frame: &[u8], hook: Hook) -> Ans
     if packet.is_tcp()
         && let Some(tunnel) = host.tunnels.get(&to)
     {
-        return into_tunnel(host, ledger, frame, &packet, tunnel, hook);
+        return of(tunnel, host, into_tunnel(host, ledger, frame, &packet, tunnel, hook));
     }
     let quote = errors::quote(frame, hook.reach, &packet);
     if let Some(quote) = quote.filter(|quote| quote.source.0 == packet.destination)
@@ -62,7 +63,7 @@ pub fn uplink(host: &Host, ledger: &mut Ledger, frame: &[u8], hook: Hook) -> Ans
         let (address, port) = (tunnel.address, tunnel.port);
         let rewrite = || errors::rewritten(frame, &packet, &quote, End::Source, address, port);
         let verdict = Verdict::IcmpError;
-        return match tunnel.host {
+        let answer = match tunnel.host {
             Some(_) if !hook.sends => Answer::deferred(frame),
             Some(number) => {
                 carry::to(host, number, frame, &packet, verdict, Passage::None, rewrite)
@@ -72,11 +73,19 @@ pub fn uplink(host: &Host, ledger: &mut Ledger, frame: &[u8], hook: Hook) -> Ans
                 Answer::rewritten(rewrite(), verdict, fate)
             }
         };
+        return of(tunnel, host, answer);
     }
     if narrow::is_news(host, frame, &packet, hook) {
         return Answer::pass(frame, Verdict::IcmpError);
     }
     Answer::pass(frame, Verdict::NotOurs)
+}
+
+/// Whatever becomes of a packet to a tunnel counts for that.
+fn of(tunnel: &Tunnel, host: &Host, answer: Answer) -> Answer {
+    let region = host.region.as_ref().filter(|_| tunnel.host.is_some());
+    let lane = region.map_or(Lane::Local, Region::lane);
+    Answer { account: tunnel.account, lane, ..answer }
 }
 
 fn into_tunnel(

@@ -15,7 +15,7 @@ use super::{
     Case,
     plan::{ACK, FIN, Plan, RST, SYN, syn, syn_ack, tcp},
     refused,
-    scene::{self, CLIENT, CLIENT_V6, INNER, INNER_V6, Region, SERVER, endpoint, padded},
+    scene::{self, ACCOUNTS, CLIENT, CLIENT_V6, INNER, INNER_V6, Region, SERVER, endpoint, padded},
 };
 
 /// A tunnel with a list, both families.
@@ -86,7 +86,8 @@ pub fn rows_in(region: Region) -> Rows {
         for public in publics {
             let inner = if public.starts_with('[') { INNER_V6 } else { INNER };
             let (container, mac) = (endpoint(inner), padded(SERVER.mac));
-            let row = TunnelRow { container, host: 0, ifindex: SERVER.ifindex, slot, flags, mac };
+            let (ifindex, [account, ..]) = (SERVER.ifindex, ACCOUNTS);
+            let row = TunnelRow { container, host: 0, ifindex, slot, flags, account, mac };
             rows.tunnels.insert(endpoint(public), row);
         }
     }

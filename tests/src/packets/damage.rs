@@ -56,7 +56,7 @@ pub fn judged(hook: Hook, frame: &[u8], rows: &Rows) -> Case {
         Hook::TcContainer => decide::container(&mut after, rows, SENDER),
     };
     let next_hop = outcome.next_hop(rows).copied().unwrap_or_default();
-    let Outcome { verdict, action, ifindex, mac, passage, slot, .. } = outcome;
+    let Outcome { verdict, action, ifindex, mac, passage, slot, place, .. } = outcome;
     let [a, b, c, d, e, f, _, _] = mac;
     let receiver = Owner { ifindex, mac: [a, b, c, d, e, f] };
     Case {
@@ -70,6 +70,7 @@ pub fn judged(hook: Hook, frame: &[u8], rows: &Rows) -> Case {
         mtu: 0,
         is_deferred: false,
         tunnel: (passage != Passage::None).then_some((passage, slot)),
+        place,
         after: after.0,
     }
 }

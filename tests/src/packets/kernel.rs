@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf, process, sync::Arc};
 
 use edge_common::{
+    account::{Lane, NOBODY, SHARED},
     decide::Passage,
     native::Rows,
     tables::{Count, Traffic},
@@ -12,7 +13,7 @@ use edge_user::datapath::Datapath;
 
 use super::{
     Case, bounds,
-    scene::{self, BY_GATEWAY_SLOT, FAR_SLOT, Region, SLOT, SLOT_V6},
+    scene::{self, ACCOUNTS, BY_GATEWAY_SLOT, FAR_SLOT, Region, SLOT, SLOT_V6},
 };
 use crate::privilege;
 
@@ -76,6 +77,11 @@ impl Kernel {
         kernel
     }
 
+    /// What a daemon finds that comes after this one: the same tables.
+    pub fn successor(&self) -> Datapath {
+        Datapath::load(&self.pins).expect("the kernel takes the programs again")
+    }
+
     /// How many packets a hook has judged so since it was loaded.
     pub fn packets(&self, hook: Hook, verdict: Verdict) -> u64 {
         self.count(hook, verdict).packets
@@ -106,14 +112,21 @@ impl Kernel {
     }
 
     fn counted(&self, hook: Hook) -> Counted {
-        let verdicts = self.datapath.verdicts().expect("counters");
-        let verdicts = verdicts.into_iter().filter(|(one, ..)| *one == hook);
         let traffic = SLOTS.map(|slot| self.datapath.traffic(slot).expect("counters"));
-        Counted {
-            verdicts: verdicts.map(|(_, verdict, count)| (verdict, count)).collect(),
-            traffic,
-        }
+        Counted { verdicts: verdicts(&self.datapath, hook), traffic }
     }
+}
+
+/// What a hook has counted at the places of the scene, and of nobody: all that can move.
+pub(crate) fn verdicts(datapath: &Datapath, hook: Hook) -> Vec<(u32, Verdict, Count)> {
+    let accounts = [NOBODY, SHARED].into_iter().chain(ACCOUNTS);
+    let places = accounts.flat_map(|account| Lane::ALL.iter().map(move |lane| lane.of(account)));
+    let counted = places.flat_map(|place| {
+        let counts = datapath.counted_at(place, hook).expect("counters");
+        let of = move |one: &Verdict| (place, *one, counts[*one as usize]);
+        Verdict::ALL.iter().map(of)
+    });
+    counted.collect()
 }
 
 impl Drop for Kernel {
@@ -136,7 +149,8 @@ pub(super) struct Seen {
 /// What the counters say that a hook did.
 #[derive(Debug, PartialEq)]
 pub(super) struct Counted {
-    verdicts: Vec<(Verdict, Count)>,
+    /// By place.
+    verdicts: Vec<(u32, Verdict, Count)>,
     traffic: [Traffic; SLOTS.len()],
 }
 
@@ -145,7 +159,8 @@ impl Counted {
         let minus =
             |a: Count, b: Count| Count { packets: a.packets - b.packets, bytes: a.bytes - b.bytes };
         let verdicts = self.verdicts.iter().zip(&before.verdicts);
-        let verdicts = verdicts.map(|((verdict, a), (_, b))| (*verdict, minus(*a, *b)));
+        let verdicts =
+            verdicts.map(|((place, verdict, a), (.., b))| (*place, *verdict, minus(*a, *b)));
         let traffic = std::array::from_fn(|index| {
             let (a, b) = (self.traffic[index], before.traffic[index]);
             Traffic {
@@ -154,7 +169,7 @@ impl Counted {
                 outbound: minus(a.outbound, b.outbound),
             }
         });
-        Self { verdicts: verdicts.filter(|(_, count)| count.packets != 0).collect(), traffic }
+        Self { verdicts: verdicts.filter(|(.., count)| count.packets != 0).collect(), traffic }
     }
 
     /// What a hook counts if it does what the row says.
@@ -171,6 +186,6 @@ impl Counted {
                 Passage::Accept => *row = Traffic { connections: 1, outbound: count, ..*row },
             }
         }
-        Self { verdicts: vec![(case.verdict, count)], traffic }
+        Self { verdicts: vec![(case.place, case.verdict, count)], traffic }
     }
 }

@@ -52,6 +52,8 @@ pub struct Case {
     pub is_deferred: bool,
     /// What counts for a tunnel: which way, and its slot.
     pub tunnel: Option<(Passage, u32)>,
+    /// Where it is counted, as an outcome says it; filled in when the table runs.
+    pub place: u32,
     /// The frame afterwards.
     pub after: Vec<u8>,
 }
@@ -70,6 +72,7 @@ impl Case {
             mtu: 0,
             is_deferred: false,
             tunnel: None,
+            place: 0,
             after,
         }
     }

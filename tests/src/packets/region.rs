@@ -13,7 +13,7 @@ use edge_user::datapath::UplinkMode;
 use super::{
     kernel::Kernel,
     raw,
-    scene::{address, endpoint, padded},
+    scene::{ACCOUNTS, address, endpoint, padded},
 };
 use crate::{netns::NetNs, process::wait_for, wire::Wire};
 
@@ -178,7 +178,7 @@ fn rows(number: u32, carriage: Carriage) -> Rows {
     let flags = AddressRow::I6PN | AddressRow::EGRESS;
     let (workspace, mac) = (WORKSPACE, padded(CONTAINER_MAC));
     for own in inner(number) {
-        let row = AddressRow { ifindex: ct0, flags, workspace, mac };
+        let row = AddressRow { ifindex: ct0, flags, workspace, account: ACCOUNTS[0], mac };
         rows.addresses.insert(address(&own), row);
     }
     rows.underlays.insert(un0, UnderlayRow { flags: 0 });
@@ -205,13 +205,14 @@ fn rows(number: u32, carriage: Carriage) -> Rows {
         let own = if own.contains(':') { format!("[{own}]:8000") } else { format!("{own}:8000") };
         let (public, container) = (endpoint(public), endpoint(&own));
         let forward = if number == GATEWAY {
-            let row = TunnelRow { container, host: HOST, slot: SLOT, ..TunnelRow::default() };
-            rows.tunnels.insert(public, row);
+            let row = TunnelRow { slot: SLOT, account: ACCOUNTS[0], ..TunnelRow::default() };
+            rows.tunnels.insert(public, TunnelRow { container, host: HOST, ..row });
             rows.listeners.insert(public, ListenerRow { kind: ListenerRow::RAW });
-            ForwardRow { public, uplink: raw::index("up0"), gateway: 0, slot: SLOT }
+            ForwardRow { uplink: raw::index("up0"), ..ForwardRow::default() }
         } else {
-            ForwardRow { public, uplink: 0, gateway: GATEWAY, slot: SLOT }
+            ForwardRow { gateway: GATEWAY, ..ForwardRow::default() }
         };
+        let forward = ForwardRow { public, slot: SLOT, account: ACCOUNTS[0], ..forward };
         rows.forwards.insert(container, forward);
     }
     rows
@@ -264,7 +265,8 @@ impl Machine {
         let veth = self.netns.enter(|| raw::index("ct0"));
         let (workspace, mac) = (WORKSPACE, padded(CONTAINER_MAC));
         let flags = AddressRow::I6PN | AddressRow::EGRESS;
-        let mut row = AddressRow { ifindex: veth, flags, workspace, mac };
+        let account = ACCOUNTS[0];
+        let mut row = AddressRow { ifindex: veth, flags, workspace, account, mac };
         change(&mut row);
         for own in inner(number) {
             self.kernel.datapath.add_address(address(&own), row).expect("a row");

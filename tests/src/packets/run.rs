@@ -16,6 +16,7 @@ use super::{
     kernel::{Counted, Kernel, Seen},
     scene::{SENDER, padded},
 };
+use crate::model::{self, Host, Ledger};
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
@@ -25,7 +26,7 @@ const TC_ACT_REDIRECT: u32 = 7;
 
 /// Runs all rows of an uplink table.
 pub fn uplink(kernel: &Kernel, rows: &Rows, cases: &[Case]) {
-    check(cases, |case| {
+    check(Way::In, rows, cases, |case| {
         let native = native(case, rows, |frame| decide::uplink(frame, rows, SENDER));
         let xdp = differs(kernel.run(Hook::XdpUplink, case), || in_xdp(case));
         let tcx = differs(kernel.run(Hook::TcUplink, case), || in_tcx(case));
@@ -53,7 +54,7 @@ pub fn alike(kernel: &Kernel, rows: &Rows, way: Way, frame: &[u8]) -> Result<(),
 
 /// Runs rows whose frames fill several of XDP's buffers.
 pub fn jumbo(kernel: &Kernel, rows: &Rows, cases: &[Case]) {
-    check(cases, |case| {
+    check(Way::In, rows, cases, |case| {
         let native = native(case, rows, |frame| decide::uplink(frame, rows, SENDER));
         let xdp = differs(kernel.run(Hook::XdpUplink, case), || in_xdp(case));
         [("native", native), ("xdp_uplink", xdp)].to_vec()
@@ -62,7 +63,7 @@ pub fn jumbo(kernel: &Kernel, rows: &Rows, cases: &[Case]) {
 
 /// Runs all rows of a container table.
 pub fn container(kernel: &Kernel, rows: &Rows, cases: &[Case]) {
-    check(cases, |case| {
+    check(Way::Out, rows, cases, |case| {
         let native = native(case, rows, |frame| decide::container(frame, rows, SENDER));
         let tcx = differs(kernel.run(Hook::TcContainer, case), || in_tcx(case));
         [("native", native), ("tc_container", tcx)].to_vec()
@@ -74,7 +75,7 @@ pub fn container(kernel: &Kernel, rows: &Rows, cases: &[Case]) {
 pub fn in_turn(name: &str, cases: &[Case]) {
     let rows = bounds::rows();
     let [xdp, tcx] = ["xdp", "tcx"].map(|hook| Kernel::load_bounded(&format!("{name}-{hook}")));
-    check(cases, |case| {
+    check(Way::In, &rows, cases, |case| {
         let native = native(case, &rows, |frame| decide::uplink(frame, &rows, SENDER));
         let xdp = differs(xdp.run(Hook::XdpUplink, case), || in_xdp(case));
         let tcx = differs(tcx.run(Hook::TcUplink, case), || in_tcx(case));
@@ -82,10 +83,25 @@ pub fn in_turn(name: &str, cases: &[Case]) {
     });
 }
 
-/// Fails once, with every row that is not as expected.
-fn check(cases: &[Case], run: impl Fn(&Case) -> Vec<(&'static str, Option<String>)>) {
-    let mut report = String::new();
+/// Fails once, with every row that is not as expected. Whose a packet is, and how it travelled,
+/// the model says.
+fn check(
+    way: Way,
+    rows: &Rows,
+    cases: &[Case],
+    run: impl Fn(&Case) -> Vec<(&'static str, Option<String>)>,
+) {
+    let (host, mut report) = (Host::from(rows), String::new());
     for case in cases {
+        let (frame, reach) = (&case.frame, usize::MAX);
+        let answer = match way {
+            Way::In => {
+                let hook = model::Hook { ingress: SENDER, reach, sends: true };
+                model::uplink(&host, &mut Ledger::default(), frame, hook)
+            }
+            Way::Out => model::container(&host, SENDER, frame, reach),
+        };
+        let case = &Case { place: answer.place(), ..case.clone() };
         let mut found = run(case);
         if !matches!(case.action, Action::Pass | Action::PassToListener | Action::Drop) {
             found.push(("checksums", wrong_checksum(&case.after)));
@@ -112,7 +128,8 @@ fn native(case: &Case, rows: &Rows, decide: impl Fn(&mut Frame) -> Outcome) -> O
     // Which way it is the next hop says.
     let way = if next_hop == case.next_hop { outcome.way } else { u32::MAX };
     let (verdict, action) = (case.verdict, case.action);
-    let expected = Outcome { verdict, action, ifindex, mac, way, passage, slot };
+    let place = case.place;
+    let expected = Outcome { verdict, action, ifindex, mac, way, passage, slot, place };
     differs(Some((outcome, frame.0)), || (expected, case.after.clone()))
 }
 
@@ -123,12 +140,13 @@ fn in_xdp(case: &Case) -> Seen {
     if sends || case.is_deferred {
         // XDP cannot, and leaves it to TCX as it came.
         let deferred = Case::passes(&case.name, case.frame.clone(), Verdict::Deferred);
-        return in_xdp(&deferred);
+        return in_xdp(&Case { place: case.place, ..deferred });
     }
     let (code, frame) = match (case.action, case.receiver) {
         (Action::Deliver, Some(receiver)) => {
-            let (ifindex, mac) = (receiver.ifindex.to_ne_bytes(), padded(receiver.mac));
-            let meta = [&Judged::MAGIC.to_ne_bytes()[..], &ifindex, &mac].concat();
+            let place = u16::try_from(case.place).expect("a small number").to_ne_bytes();
+            let (magic, ifindex) = (Judged::MAGIC.to_ne_bytes(), receiver.ifindex.to_ne_bytes());
+            let meta = [&magic[..], &ifindex, &receiver.mac, &place].concat();
             (XDP_PASS, [meta, case.after.clone()].concat())
         }
         (Action::Drop, _) => (XDP_DROP, case.after.clone()),

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use edge_common::{
+    account::{Lane, NOBODY},
     address::{Address, Endpoint},
     admit::Pace,
     hosts::{BlockRow, HostRow, MAX_PATHS, Path, PeerRow, UnderlayRow},
@@ -88,6 +89,10 @@ pub const OWN_PORT_V6: &str = "[fdaa:0:1:5:1::2]:45000";
 pub const MSS: u16 = 1300;
 /// See [`MSS`].
 pub const MSS_V6: u16 = 1280;
+
+/// The accounts of workspace 1, of workspace 2, and of tunnels to [`FAR`]; the daemon would give
+/// the last the first's, but three tell more.
+pub const ACCOUNTS: [u32; 3] = [2 * Lane::COUNT, 3 * Lane::COUNT, 4 * Lane::COUNT];
 
 /// An address of a table.
 pub fn address(text: &str) -> Address {
@@ -188,21 +193,23 @@ pub fn rows_in(region: Region) -> Rows {
         (FELLOW, all, 1, &["100.64.0.7", "fdaa:0:1:5:1::7"]),
         (SERVICE, AddressRow::SERVICE, 0, &["169.254.20.10", "100.64.0.1", "fdaa:0:1:5:1::1"]),
     ] {
-        let row = AddressRow { ifindex: owner.ifindex, flags, workspace, mac: padded(owner.mac) };
+        let account = [NOBODY, ACCOUNTS[0], ACCOUNTS[1]][workspace as usize];
+        let (ifindex, mac) = (owner.ifindex, padded(owner.mac));
+        let row = AddressRow { ifindex, flags, workspace, account, mac };
         rows.addresses.extend(addresses.iter().map(|one| (address(one), row)));
     }
     for (public, inner, slot) in [(PUBLIC, INNER, SLOT), (PUBLIC_V6, INNER_V6, SLOT_V6)] {
         let (public, inner) = (endpoint(public), endpoint(inner));
         let (ifindex, mac) = (SERVER.ifindex, padded(SERVER.mac));
-        rows.tunnels.insert(
-            public,
-            TunnelRow { container: inner, ifindex, slot, mac, ..TunnelRow::default() },
-        );
-        rows.forwards
-            .insert(inner, ForwardRow { public, uplink: UPLINK, slot, ..ForwardRow::default() });
+        let [account, ..] = ACCOUNTS;
+        let row = TunnelRow { ifindex, slot, account, mac, ..TunnelRow::default() };
+        rows.tunnels.insert(public, TunnelRow { container: inner, ..row });
+        let row = ForwardRow { public, uplink: UPLINK, gateway: 0, slot, account };
+        rows.forwards.insert(inner, row);
     }
     for inner in [RELAYED, RELAYED_V6] {
-        rows.forwards.insert(endpoint(inner), ForwardRow { slot: 7, ..ForwardRow::default() });
+        let row = ForwardRow { slot: 7, account: ACCOUNTS[0], ..ForwardRow::default() };
+        rows.forwards.insert(endpoint(inner), row);
     }
     for (ends, mark) in [(&MEMBERS[..], 7), (&OTHER_MEMBERS, 8)] {
         for end in ends {
@@ -303,35 +310,42 @@ fn others(rows: &mut Rows, region: Region) {
     ] {
         rows.blocks.insert(address(network).last(), BlockRow { host });
     }
+    let [account, _, far_account] = ACCOUNTS;
     for (index, (far, own)) in
         [(FAR_INNER, BY_GATEWAY), (FAR_INNER_V6, BY_GATEWAY_V6)].into_iter().enumerate()
     {
         let (container, public) = (endpoint(far), endpoint(FAR_PUBLIC[index]));
-        let row = TunnelRow { container, host: FAR, slot: FAR_SLOT, ..TunnelRow::default() };
-        rows.tunnels.insert(public, row);
-        let row = ForwardRow { public, uplink: UPLINK, gateway: 0, slot: FAR_SLOT };
+        let row = TunnelRow { slot: FAR_SLOT, account: far_account, ..TunnelRow::default() };
+        rows.tunnels.insert(public, TunnelRow { container, host: FAR, ..row });
+        let row =
+            ForwardRow { public, uplink: UPLINK, gateway: 0, slot: FAR_SLOT, account: far_account };
         rows.forwards.insert(container, row);
-        let row = ForwardRow { public, uplink: 0, gateway: GATEWAY, slot: BY_GATEWAY_SLOT };
+        let row =
+            ForwardRow { public, uplink: 0, gateway: GATEWAY, slot: BY_GATEWAY_SLOT, account };
         rows.forwards.insert(endpoint(own), row);
     }
     // Only userspace serves this one, at whichever gateway.
-    let row = ForwardRow { slot: FAR_SLOT, ..ForwardRow::default() };
+    let row = ForwardRow { slot: FAR_SLOT, account: far_account, ..ForwardRow::default() };
     rows.forwards.insert(endpoint("100.64.0.131:9000"), row);
     // One whose host nobody knows, and one whose gateway nobody knows.
     let lost = TunnelRow {
         container: endpoint("100.64.9.2:8000"),
         host: 9,
         slot: FAR_SLOT,
+        account: far_account,
         ..TunnelRow::default()
     };
     rows.tunnels.insert(endpoint("192.0.2.10:20021"), lost);
-    let row = ForwardRow { gateway: 9, slot: BY_GATEWAY_SLOT, ..ForwardRow::default() };
+    let row = ForwardRow { gateway: 9, slot: BY_GATEWAY_SLOT, account, ..ForwardRow::default() };
     rows.forwards.insert(endpoint("100.64.0.2:8101"), row);
 }
 
 /// Writes the same rows into the kernel's tables.
 pub fn install(rows: &Rows, datapath: &Datapath) -> Result<(), DatapathError> {
     datapath.configure(&rows.settings)?;
+    for (number, account) in (1..).zip(ACCOUNTS) {
+        assert_eq!(datapath.account(number, &format!("workspace-{number}"), None)?, account);
+    }
     for (address, row) in &rows.addresses {
         datapath.add_address(*address, *row)?;
     }

@@ -13,7 +13,7 @@ use crate::{
     host::{
         links::{LinkError, Links},
         netns::{self, NetNs},
-        wiring::{self, PeerError, Wired, WiringError},
+        wiring::{self, PeerError, Tenant, Wired, WiringError},
     },
     region::{addresses::AddressPlan, roster, tunnel::Container},
 };
@@ -141,7 +141,8 @@ impl Containers {
         let addresses = vec![record.ipv4.into(), record.i6pn.into()];
         let wired = Wired::of(record.veth, record.ifindex, addresses);
         let flags = flags(record.egress, record.private);
-        if let Err(error) = self.wiring.adopt(&wired, flags, record.workspace_id).await {
+        let tenant = Tenant { number: record.workspace_id, name: &record.workspace };
+        if let Err(error) = self.wiring.adopt(&wired, flags, tenant).await {
             self.records.forget(&id).await;
             self.region.delete(&id).await;
             self.wiring.disconnect(&wired).await;
