@@ -44,7 +44,7 @@ const PORT: u16 = 9000;
 pub(crate) struct Attack {
     /// With its pace.
     pub(crate) name: &'static str,
-    run: fn(&Scene, &AtomicBool) -> Result<()>,
+    run: fn(&Scene, &Signals) -> Result<()>,
 }
 
 /// All attacks, and before them what anybody's work on the same processors does.
@@ -58,6 +58,32 @@ pub(crate) const ATTACKS: &[Attack] = &[
     Attack { name: "garbage on the API, 200 a second", run: api_garbage },
     Attack { name: "tunnels opened and closed, 100 a second", run: restless },
 ];
+
+/// What an attack and who measures it tell each other.
+#[derive(Default)]
+pub(crate) struct Signals {
+    /// The attack has all that it needs, and goes on.
+    begun: AtomicBool,
+    stop: AtomicBool,
+}
+
+impl Signals {
+    /// Whether the attack goes on by now.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// Ends the attack.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// The attack goes on, until this is no longer true.
+    fn go_on(&self) -> bool {
+        self.begun.store(true, Ordering::Relaxed);
+        !self.stop.load(Ordering::Relaxed)
+    }
+}
 
 /// Where attackers come from.
 pub(crate) struct Scene {
@@ -95,16 +121,16 @@ impl Scene {
 
     /// Attacks until it is told to stop, at the lowest priority: the bystander's own side has
     /// the processor when it wants it.
-    pub(crate) fn run(&self, attack: &Attack, stop: &AtomicBool) -> Result<()> {
+    pub(crate) fn run(&self, attack: &Attack, signals: &Signals) -> Result<()> {
         // SAFETY: it changes the priority of this thread and touches no memory.
         unsafe { libc::nice(19) };
-        (attack.run)(self, stop)
+        (attack.run)(self, signals)
     }
 }
 
 /// Calls again and again at a pace until told to stop.
-fn until(stop: &AtomicBool, a_second: u32, mut again: impl FnMut() -> Result<()>) -> Result<()> {
-    while !stop.load(Ordering::Relaxed) {
+fn until(signals: &Signals, a_second: u32, mut again: impl FnMut() -> Result<()>) -> Result<()> {
+    while signals.go_on() {
         // In bursts, for a thread cannot sleep shorter than this.
         for _ in 0..(a_second / 100).max(1) {
             again()?;
@@ -114,17 +140,17 @@ fn until(stop: &AtomicBool, a_second: u32, mut again: impl FnMut() -> Result<()>
     Ok(())
 }
 
-fn busy(_: &Scene, stop: &AtomicBool) -> Result<()> {
-    while !stop.load(Ordering::Relaxed) {
+fn busy(_: &Scene, signals: &Signals) -> Result<()> {
+    while signals.go_on() {
         std::hint::spin_loop();
     }
     Ok(())
 }
 
-fn half_hellos(scene: &Scene, stop: &AtomicBool) -> Result<()> {
+fn half_hellos(scene: &Scene, signals: &Signals) -> Result<()> {
     let half = &scene.greeting[..scene.greeting.len() / 2];
     let mut held = VecDeque::new();
-    until(stop, 500, || {
+    until(signals, 500, || {
         held.extend(scene.strangers.tries(1, gateway()?));
         if let Some(mut newest) = held.back() {
             // The gateway may have had enough.
@@ -137,10 +163,10 @@ fn half_hellos(scene: &Scene, stop: &AtomicBool) -> Result<()> {
     })
 }
 
-fn slowloris(scene: &Scene, stop: &AtomicBool) -> Result<()> {
+fn slowloris(scene: &Scene, signals: &Signals) -> Result<()> {
     let mut held = scene.strangers.tries(HELD, gateway()?);
     let mut bytes = scene.greeting.iter().cycle();
-    until(stop, 10, || {
+    until(signals, 10, || {
         let byte = *bytes.next().context("an empty greeting")?;
         // Those that met their deadline cannot send.
         held.iter_mut().for_each(|stream| stream.write_all(&[byte]).unwrap_or_default());
@@ -148,9 +174,9 @@ fn slowloris(scene: &Scene, stop: &AtomicBool) -> Result<()> {
     })
 }
 
-fn long_names(scene: &Scene, stop: &AtomicBool) -> Result<()> {
+fn long_names(scene: &Scene, signals: &Signals) -> Result<()> {
     let long = tests::strangers::long_hello();
-    until(stop, 50, || {
+    until(signals, 50, || {
         for mut stream in scene.strangers.tries(1, gateway()?) {
             // It may be over before all is sent.
             stream.write_all(&long).ok();
@@ -160,7 +186,7 @@ fn long_names(scene: &Scene, stop: &AtomicBool) -> Result<()> {
     })
 }
 
-fn idle(scene: &Scene, stop: &AtomicBool) -> Result<()> {
+fn idle(scene: &Scene, signals: &Signals) -> Result<()> {
     let config = scene.client.config();
     let name = ServerName::try_from(host(&scene.tunnel.url).to_owned())?;
     let opened = scene.strangers.each(IDLE, gateway()?, |mut tcp| -> Result<_> {
@@ -170,17 +196,17 @@ fn idle(scene: &Scene, stop: &AtomicBool) -> Result<()> {
         }
         Ok((tls, tcp))
     })?;
-    until(stop, 10, || Ok(()))?;
+    until(signals, 10, || Ok(()))?;
     drop(opened);
     Ok(())
 }
 
-fn syn_flood(scene: &Scene, stop: &AtomicBool) -> Result<()> {
+fn syn_flood(scene: &Scene, signals: &Signals) -> Result<()> {
     let to = (Lab::PUBLIC.parse::<Ipv4Addr>()?, scene.tunnel.raw_port());
     // Only now: it is shown all that passes, which costs.
     let tap = Tap::on(&scene.internet, "eth0");
     let mut source = 0_u32;
-    until(stop, 20_000, || {
+    until(signals, 20_000, || {
         source = source.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let from = Ipv4Addr::from_bits(0x0a00_0000 | source >> 8);
         let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], scene.mac)
@@ -194,10 +220,10 @@ fn syn_flood(scene: &Scene, stop: &AtomicBool) -> Result<()> {
     })
 }
 
-fn api_garbage(scene: &Scene, stop: &AtomicBool) -> Result<()> {
+fn api_garbage(scene: &Scene, signals: &Signals) -> Result<()> {
     let garbage: Vec<u8> = scene.greeting.iter().copied().cycle().take(10_000).collect();
     scene.hostile.netns.enter(|| {
-        until(stop, 200, || {
+        until(signals, 200, || {
             // Beyond the bound it is reset.
             if let Ok(mut stream) = TcpStream::connect(API_SOCKET) {
                 stream.write_all(&garbage).ok();
@@ -207,13 +233,13 @@ fn api_garbage(scene: &Scene, stop: &AtomicBool) -> Result<()> {
     })
 }
 
-fn restless(scene: &Scene, stop: &AtomicBool) -> Result<()> {
+fn restless(scene: &Scene, signals: &Signals) -> Result<()> {
     scene.hostile.netns.enter(|| {
         let runtime = Runtime::new()?;
         let channel = runtime.block_on(Endpoint::from_static(API).connect())?;
         let mut client = ModalClientClient::new(channel);
         let port = u32::from(PORT) + 1;
-        until(stop, 100, || {
+        until(signals, 100, || {
             let start = TunnelStartRequest { port, unencrypted: true, ..Default::default() };
             runtime.block_on(client.tunnel_start(start))?;
             let stopped = runtime.block_on(client.tunnel_stop(TunnelStopRequest { port }))?;

@@ -3,7 +3,6 @@
 
 use std::{
     net::SocketAddr,
-    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -17,7 +16,7 @@ use tests::{
 };
 
 use crate::{
-    attacks::{ATTACKS, Attack, Scene},
+    attacks::{ATTACKS, Attack, Scene, Signals},
     cpu,
     load::Server,
     machine::Machine,
@@ -75,14 +74,18 @@ fn bystander(
     scene: &Scene,
     attack: Option<&Attack>,
 ) -> Result<[f64; 2]> {
-    let stop = AtomicBool::new(false);
+    let signals = Signals::default();
     let (client, name) = (lab.tls(), host(&tunnel.url));
     thread::scope(|scope| {
-        let attacker = attack.map(|attack| scope.spawn(|| scene.run(attack, &stop)));
+        let attacker = attack.map(|attack| scope.spawn(|| scene.run(attack, &signals)));
+        // One that cannot begin ends, and says why below.
+        while attacker.as_ref().is_some_and(|it| !signals.has_begun() && !it.is_finished()) {
+            thread::sleep(PACE);
+        }
         let standing = scope.spawn(|| standing(&client, name));
         let new = scope.spawn(|| new(&client, name));
         let felt = [standing.join(), new.join()];
-        stop.store(true, Ordering::Relaxed);
+        signals.stop();
         if let Some(attacker) = attacker {
             attacker.join().map_err(|_panic| anyhow!("an attacker panicked"))??;
         }
