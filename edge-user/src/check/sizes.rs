@@ -30,10 +30,10 @@ pub(super) fn judge_mtu(link: &Link) -> Finding {
 }
 
 /// How large a packet the kernel makes of a stream before it is cut, or after it was merged. Above
-/// 64 KiB (BIG TCP) streams between containers were not faster: neither is raised.
+/// 64 KiB (BIG TCP) streams between containers were no faster beyond the noise: neither is raised.
 pub(super) fn judge_big(link: &Link) -> Finding {
     let found = format!("GSO {}, GRO {} bytes", link.gso_max, link.gro_max);
-    let meaning = "more than 65536 (BIG TCP) is taken, and was not faster when it was measured";
+    let meaning = "more than 65536 (BIG TCP) is taken, and was no faster when it was measured";
     Finding::ok(format_args!("big-tcp:{}", link.name), found, meaning)
 }
 
