@@ -9,8 +9,9 @@ use crate::{
     verdict::{Hook, Verdict},
 };
 
-/// Most accounts of a machine: [`NOBODY`], [`SHARED`] and the workspaces'.
-pub const MAX_ACCOUNTS: u32 = 256;
+/// Most accounts of a machine: [`NOBODY`], [`SHARED`] and the workspaces'. Each takes 9 KiB of every
+/// CPU, used or not.
+pub const MAX_ACCOUNTS: u32 = 64;
 /// How many rows the counters' table has: one for each place and hook; see [`row`].
 pub const MAX_ROWS: u32 = MAX_ACCOUNTS * Lane::COUNT * Hook::COUNT;
 /// The account of packets of which no row says whose they are.
