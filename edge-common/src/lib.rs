@@ -2,7 +2,7 @@
 //!
 //! A packet's way through these modules: [`packet`] reads its headers, [`tables`] and [`hosts`]
 //! say what the region knows, [`decide`] comes to a [`verdict`] (in `uplink`, `container` and
-//! `from_host`, by where the packet comes from), `carry` sends it to another host, [`rewrite`],
+//! `from_host`, by where the packet comes from), `carry` sends it to another host, `proxied` to a proxy's gateway, [`rewrite`],
 //! [`geneve`], [`refuse`] and `complain` change the bytes, and [`trace`] is what may be told of it.
 //! Everything is `no_std` and generic over the packet and the tables, so that the same code is
 //! verified by the kernel, run natively by the tests, and cannot disagree with itself.
@@ -24,6 +24,7 @@ pub mod hosts;
 pub mod icmp;
 mod narrow;
 pub mod packet;
+mod proxied;
 pub mod refuse;
 pub mod rewrite;
 pub mod tables;

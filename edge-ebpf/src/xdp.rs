@@ -104,7 +104,7 @@ impl Frame {
                 }
             }
             // Nothing is sent from here: see `Packet::SENDS`.
-            Action::Drop | Action::Send | Action::Bounce => XDP_DROP,
+            Action::Drop | Action::Send | Action::SendBare | Action::Bounce => XDP_DROP,
         };
         let counter = Hook::XdpUplink.counter(outcome.verdict);
         maps::count::<_, TRACED>(&self.ctx, Hook::XdpUplink, counter, &outcome, bytes);
