@@ -214,7 +214,7 @@ impl Lives {
         self.tunnels.container_ended(container).await;
         self.containers.detach(attached).await;
         if attached.proxy.is_some() {
-            self.proxies.settled().await;
+            self.proxies.soon();
         }
         tracing::info!(id = container.id, name = container.name, "ended");
     }

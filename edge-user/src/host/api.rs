@@ -1,8 +1,8 @@
 //! The API that containers see: the networking part of Modal's own, over plain HTTP/2.
 //!
 //! The unmodified `modal` package of PyPI speaks it. A container may start and stop its own
-//! tunnels, ask who is in its cluster and which proxies its workspace has, and nothing else; what is not here is answered
-//! UNIMPLEMENTED.
+//! tunnels, ask who is in its cluster and which proxies its workspace has, and nothing else; what
+//! is not here is answered UNIMPLEMENTED.
 
 mod connection;
 mod proxies;

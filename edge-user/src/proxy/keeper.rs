@@ -71,6 +71,11 @@ pub fn nudge() -> (Nudge, Nudges) {
 }
 
 impl Nudge {
+    /// Waits for nothing: a keeper that has much to do looks anyway.
+    pub fn soon(&self) {
+        self.0.try_send(oneshot::channel().0).ok();
+    }
+
     /// Returns when what is there now is in the tables; at once where nobody keeps them.
     pub async fn settled(&self) {
         let (done, waiting) = oneshot::channel();
