@@ -78,7 +78,7 @@ impl From<Refusal> for Outcome {
 
 /// Bytes of the IP packet on the wire: of the largest into which the kernel will cut it.
 #[inline(always)]
-fn size<P: Packet>(packet: &P, headers: &Headers) -> usize {
+pub(crate) fn size<P: Packet>(packet: &P, headers: &Headers) -> usize {
     let segment = packet.segment();
     if segment == 0 {
         return packet.frame_len() - NETWORK;

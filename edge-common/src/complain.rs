@@ -76,7 +76,7 @@ const fn message(verdict: Verdict, v4: bool) -> Option<[u8; 2]> {
     Some(match (verdict, v4) {
         (Verdict::TooBig, true) => [3, 4],
         (Verdict::NoEgress | Verdict::BetweenContainers | Verdict::NoSuchContainer, true)
-        | (Verdict::NoSuchHost, true) => [3, 13],
+        | (Verdict::NoSuchHost | Verdict::ProxyAway, true) => [3, 13],
         (Verdict::TooBig, false) => [2, 0],
         (Verdict::NoSuchHost, false) => [1, 0],
         (Verdict::NoSuchContainer, false) => [1, 3],

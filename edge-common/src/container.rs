@@ -9,7 +9,7 @@ use crate::{
     hosts::HostRow,
     icmp::Quote,
     packet::{Headers, Packet, TCP, UDP},
-    refuse,
+    proxied, refuse,
     rewrite::{self, End},
     tables::{AddressRow, ForwardRow, Settings, Tables},
     verdict::Verdict,
@@ -32,6 +32,9 @@ pub fn container<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32)
             carry(packet, &headers, tables, settings, host, &outcome, &mut mtu),
             Lane::between(settings),
         ),
+        None if outcome.verdict == Verdict::Proxied => {
+            (proxied::leave(packet, &headers, tables, &mut mtu), Lane::Local)
+        }
         None => (outcome, Lane::Local),
     };
     let outcome = if outcome.action == Action::Drop {
@@ -43,7 +46,7 @@ pub fn container<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32)
 }
 
 /// What becomes of the frame. If that is to go to another host as it is, its number is put into
-/// `host`; into `account` is put whose it is.
+/// `host`; into `account` is put whose it is. What is `Proxied` is still to be sent.
 #[inline(always)]
 fn judge<P: Packet, T: Tables>(
     packet: &mut P,
@@ -247,13 +250,17 @@ fn to_outside<P: Packet, T: Tables>(
     sender: &AddressRow,
     host: &mut Option<u32>,
 ) -> Outcome {
-    if headers.protocol() == TCP {
+    let is_proxied = sender.flags & AddressRow::PROXIED != 0;
+    // A proxied container's raw ports are userspace's to serve: what was taken for a reply of such
+    // a port could go to anybody, past the proxy.
+    if !is_proxied && headers.protocol() == TCP {
         if let Some(row) = tables.forward(&headers.sender())
             && row.is_raw()
         {
             return reply(packet, headers, settings, row, host);
         }
-    } else if headers.is_icmp_error()
+    } else if !is_proxied
+        && headers.is_icmp_error()
         && let Some(quote) = Quote::parse(packet, headers)
         && quote.destination.address == headers.source
         && quote.source.address == headers.destination
@@ -275,7 +282,7 @@ fn to_outside<P: Packet, T: Tables>(
     if sender.flags & AddressRow::EGRESS == 0 {
         return Outcome::drop(Verdict::NoEgress);
     }
-    Outcome::pass(Verdict::Egress)
+    Outcome::pass(if is_proxied { Verdict::Proxied } else { Verdict::Egress })
 }
 
 #[inline(always)]

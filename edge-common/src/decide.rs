@@ -22,7 +22,8 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// What becomes of the frame.
     pub action: Action,
-    /// Where it goes: a host-side veth for `Deliver`, an uplink for `Send`; else 0.
+    /// Where it goes: a host-side veth for `Deliver`, an uplink for `Send`, a WireGuard interface
+    /// for `SendBare`; else 0.
     pub ifindex: u32,
     /// For `Deliver`: the container's own MAC address, and two zero bytes.
     pub mac: [u8; 8],
@@ -50,6 +51,8 @@ pub enum Action {
     Deliver,
     /// Out by an interface, to the next hop.
     Send,
+    /// Out by an interface that has no link layer.
+    SendBare,
     /// Back where it came from: the frame has become its own answer.
     Bounce,
 }

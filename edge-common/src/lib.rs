@@ -2,9 +2,9 @@
 //!
 //! A packet's way through these modules: [`packet`] reads its headers, [`tables`] and [`hosts`]
 //! say what the region knows, [`decide`] comes to a [`verdict`] (in `uplink`, `container` and
-//! `from_host`, by where the packet comes from), `carry` sends it to another host, [`rewrite`],
-//! [`geneve`], [`refuse`] and `complain` change the bytes, [`account`] says whose packet is counted,
-//! and [`trace`] is what may be told of it.
+//! `from_host`, by where the packet comes from), `carry` sends it to another host and `proxied` to a
+//! proxy's gateway, [`rewrite`], [`geneve`], [`refuse`] and `complain` change the bytes,
+//! [`account`] says whose packet is counted, and [`trace`] is what may be told of it.
 //! Everything is `no_std` and generic over the packet and the tables, so that the same code is
 //! verified by the kernel, run natively by the tests, and cannot disagree with itself.
 
@@ -26,6 +26,7 @@ pub mod hosts;
 pub mod icmp;
 mod narrow;
 pub mod packet;
+mod proxied;
 pub mod refuse;
 pub mod rewrite;
 pub mod tables;

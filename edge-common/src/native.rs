@@ -14,7 +14,9 @@ use crate::{
     checksum::Difference,
     hosts::{BlockRow, HostRow, PathMtu, PeerRow, UnderlayRow},
     packet::{NETWORK, Packet},
-    tables::{AddressRow, ForwardRow, ListenerRow, MemberRow, Settings, Tables, TunnelRow},
+    tables::{
+        AddressRow, ForwardRow, ListenerRow, MemberRow, ProxyRow, Settings, Tables, TunnelRow,
+    },
 };
 
 /// A frame in memory.
@@ -162,6 +164,8 @@ pub struct Rows {
     pub blocks: HashMap<u32, BlockRow>,
     /// Members of clusters by IPv4 address.
     pub members: HashMap<u32, MemberRow>,
+    /// Ways of proxied containers' egress, by their addresses.
+    pub proxies: HashMap<Address, ProxyRow>,
     /// What is known of ways when the decision begins.
     pub path_mtus: HashMap<u32, PathMtu>,
     /// The clock, in nanoseconds.
@@ -243,6 +247,10 @@ impl Tables for Rows {
 
     fn member(&self, address: u32) -> Option<&MemberRow> {
         self.members.get(&address)
+    }
+
+    fn proxy(&self, container: &Address) -> Option<&ProxyRow> {
+        self.proxies.get(container)
     }
 
     fn path_mtu(&self, host: u32) -> Option<&PathMtu> {

@@ -188,7 +188,7 @@ fn holds(before: &[u8], after: &[u8], outcome: &Outcome) -> Result<(), TestCaseE
             let headers = Headers::parse(&Frame(after.to_vec())).unwrap();
             prop_assert!(sums(after, &headers).iter().all(|right| *right));
         }
-        Action::Deliver | Action::Send => {
+        Action::Deliver | Action::Send | Action::SendBare => {
             let parsed = Headers::parse(&Frame(before.to_vec())).unwrap();
             prop_assert_eq!(sums(before, &parsed), sums(after, &parsed));
             prop_assert_eq!(before.len(), after.len());
@@ -198,7 +198,10 @@ fn holds(before: &[u8], after: &[u8], outcome: &Outcome) -> Result<(), TestCaseE
             prop_assert_eq!(&before[headers..], &after[headers..], "payload changed");
         }
     }
-    prop_assert_eq!(outcome.ifindex != 0, matches!(outcome.action, Action::Deliver | Action::Send));
+    prop_assert_eq!(
+        outcome.ifindex != 0,
+        matches!(outcome.action, Action::Deliver | Action::Send | Action::SendBare)
+    );
     prop_assert!(outcome.passage == Passage::None || outcome.slot == 1);
     Ok(())
 }

@@ -20,6 +20,8 @@ pub const MAX_TUNNELS: u32 = 16_384;
 pub const MAX_ADDRESSES: u32 = 131_072;
 /// Most members of clusters that a host knows.
 pub const MAX_MEMBERS: u32 = 16_384;
+/// Most proxied containers of one host.
+pub const MAX_PROXIED: u32 = MAX_ADDRESSES / 2;
 /// Most (address, port) pairs that userspace listeners serve.
 pub const MAX_LISTENERS: u32 = 65_536;
 
@@ -85,7 +87,7 @@ impl Settings {
 pub struct AddressRow {
     /// The host-side veth.
     pub ifindex: u32,
-    /// `SERVICE`, `EGRESS`, `I6PN`.
+    /// `SERVICE`, `EGRESS`, `I6PN`, `PROXIED`.
     pub flags: u32,
     /// The tenant.
     pub workspace: u32,
@@ -102,6 +104,22 @@ impl AddressRow {
     pub const EGRESS: u32 = 2;
     /// May talk to containers of its workspace.
     pub const I6PN: u32 = 4;
+    /// What it sends to the internet goes by its proxy, as [`ProxyRow`] says, or not at all.
+    pub const PROXIED: u32 = 8;
+}
+
+/// The way to the gateway that has the address of a container's proxy, by the container's own
+/// address. Without a row there is none, and what would go by it is refused.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct ProxyRow {
+    /// The WireGuard interface that leads to it, one without a link layer; zero if it is this
+    /// machine itself.
+    pub ifindex: u32,
+    /// Bytes of the largest IP packet on that interface.
+    pub mtu: u32,
 }
 
 /// A raw tunnel, by its public endpoint.
@@ -259,6 +277,8 @@ pub trait Tables {
     fn block(&self, network: u32) -> Option<&BlockRow>;
     /// The cluster of a container, here or elsewhere, by its IPv4 address as it lies in a header.
     fn member(&self, address: u32) -> Option<&MemberRow>;
+    /// The way of a proxied container's egress.
+    fn proxy(&self, container: &Address) -> Option<&ProxyRow>;
     /// What was learnt of the way to a host.
     fn path_mtu(&self, host: u32) -> Option<&PathMtu>;
     /// Remembers it.
@@ -272,7 +292,7 @@ mod pod {
     //! Rows that may be copied to and from the kernel byte by byte.
     use super::{
         Address, AddressRow, BlockRow, Count, Endpoint, ForwardRow, HostRow, ListKey, ListenerRow,
-        MemberRow, PaceRow, PathMtu, PeerRow, Settings, Traffic, TunnelRow, UnderlayRow,
+        MemberRow, PaceRow, PathMtu, PeerRow, ProxyRow, Settings, Traffic, TunnelRow, UnderlayRow,
     };
     use crate::trace::{Filter, Notes};
 
@@ -300,6 +320,7 @@ mod pod {
         PaceRow,
         PathMtu,
         PeerRow,
+        ProxyRow,
         Settings,
         Traffic,
         TunnelRow,

@@ -39,47 +39,50 @@ verdicts! {
     IcmpError = 8, "icmp_error", "an ICMP error about a tunnel's packet: relayed to who must know";
     I6pn = 9, "i6pn", "between two containers of a workspace";
     Deferred = 10, "deferred", "left by XDP to TCX, which can carry it out";
-    Truncated = 11, "truncated", "refused: shorter than its own headers say";
-    NotIp = 12, "not_ip", "refused: a container sends IPv4 and IPv6 only";
-    ForgedSource = 13, "forged_source", "refused: the source address is not the sender's";
-    BareInner = 14, "bare_inner", "refused: addressed to a container from outside, without a tunnel";
-    BetweenContainers = 15, "between_containers", "refused: containers do not reach each other";
-    NoSuchContainer = 16, "no_such_container", "refused: no container has this address";
-    NotForwarded = 17, "not_forwarded", "refused: the port is not forwarded";
-    ConnectFromForwardedPort = 18, "connect_from_forwarded_port",
+    Proxied = 11, "proxied", "to the gateway that has the address of the container's proxy";
+    Truncated = 12, "truncated", "refused: shorter than its own headers say";
+    NotIp = 13, "not_ip", "refused: a container sends IPv4 and IPv6 only";
+    ForgedSource = 14, "forged_source", "refused: the source address is not the sender's";
+    BareInner = 15, "bare_inner", "refused: addressed to a container from outside, without a tunnel";
+    BetweenContainers = 16, "between_containers", "refused: containers do not reach each other";
+    NoSuchContainer = 17, "no_such_container", "refused: no container has this address";
+    NotForwarded = 18, "not_forwarded", "refused: the port is not forwarded";
+    ConnectFromForwardedPort = 19, "connect_from_forwarded_port",
         "refused with RST: a raw tunnel's port only answers, it does not connect out";
-    IpOptions = 19, "ip_options", "refused: IPv4 options or extension headers in a tunnel's packet";
-    Fragment = 20, "fragment", "refused: a tunnel's packet in fragments";
-    NoEgress = 21, "no_egress", "refused: the container was started without egress";
-    NoIpv6Egress = 22, "no_ipv6_egress", "refused: containers reach the internet by IPv4 only";
-    Unroutable = 23, "unroutable", "refused: link-local, loopback, multicast and broadcast stay inside a container";
-    ServicePort = 24, "service_port", "refused: the daemon serves containers DNS and the API only";
-    Unconfigured = 25, "unconfigured", "refused: the daemon has not written its settings yet";
-    Failed = 26, "failed", "refused: the kernel could not carry out the rewrite";
-    NotAllowed = 27, "not_allowed", "refused: the client's address is not on the tunnel's list";
-    SourceRate = 28, "source_rate",
+    IpOptions = 20, "ip_options", "refused: IPv4 options or extension headers in a tunnel's packet";
+    Fragment = 21, "fragment", "refused: a tunnel's packet in fragments";
+    NoEgress = 22, "no_egress", "refused: the container was started without egress";
+    NoIpv6Egress = 23, "no_ipv6_egress", "refused: containers reach the internet by IPv4 only";
+    Unroutable = 24, "unroutable", "refused: link-local, loopback, multicast and broadcast stay inside a container";
+    ServicePort = 25, "service_port", "refused: the daemon serves containers DNS and the API only";
+    Unconfigured = 26, "unconfigured", "refused: the daemon has not written its settings yet";
+    Failed = 27, "failed", "refused: the kernel could not carry out the rewrite";
+    NotAllowed = 28, "not_allowed", "refused: the client's address is not on the tunnel's list";
+    SourceRate = 29, "source_rate",
         "refused: the client opens connections faster than the tunnel allows one source";
-    TunnelRate = 29, "tunnel_rate",
+    TunnelRate = 30, "tunnel_rate",
         "refused: clients together open connections faster than the tunnel allows";
-    OtherWorkspace = 30, "other_workspace",
+    OtherWorkspace = 31, "other_workspace",
         "refused: containers of two workspaces never exchange a packet";
-    NoI6pn = 31, "no_i6pn", "refused: one of the two containers was started without --i6pn";
-    OtherRegion = 32, "other_region", "refused: the private network does not cross regions";
-    NoSuchHost = 33, "no_such_host", "refused: the region has no host with this number";
-    TooBig = 34, "too_big", "refused: larger than what the way to the other host carries";
-    Encapsulated = 35, "encapsulated",
+    NoI6pn = 32, "no_i6pn", "refused: one of the two containers was started without --i6pn";
+    OtherRegion = 33, "other_region", "refused: the private network does not cross regions";
+    NoSuchHost = 34, "no_such_host", "refused: the region has no host with this number";
+    TooBig = 35, "too_big", "refused: larger than what the way to the other host carries";
+    Encapsulated = 36, "encapsulated",
         "refused: a container's packet that looks like one between hosts";
-    NotUnderlay = 36, "not_underlay",
+    NotUnderlay = 37, "not_underlay",
         "refused: a packet between hosts, on an interface that is no underlay";
-    NotPeer = 37, "not_peer", "refused: a packet between hosts, from none of the region's";
-    WrongKey = 38, "wrong_key", "refused: a packet between hosts without the region's key";
-    BadEncapsulation = 39, "bad_encapsulation",
+    NotPeer = 38, "not_peer", "refused: a packet between hosts, from none of the region's";
+    WrongKey = 39, "wrong_key", "refused: a packet between hosts without the region's key";
+    BadEncapsulation = 40, "bad_encapsulation",
         "refused: a packet between hosts of a shape that edge does not make";
+    ProxyAway = 41, "proxy_away",
+        "refused: the container's proxy has no address for it that a gateway serves now";
 }
 
 impl Verdict {
     /// How many there are.
-    pub const COUNT: u32 = 40;
+    pub const COUNT: u32 = 42;
 
     /// Whether the packet ends here.
     pub const fn is_refusal(self) -> bool {

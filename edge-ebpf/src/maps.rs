@@ -21,7 +21,7 @@ use edge_common::{
     },
     tables::{
         AddressRow, Count, ForwardRow, ListenerRow, MAX_ADDRESSES, MAX_LISTENERS, MAX_MEMBERS,
-        MAX_TUNNELS, MemberRow, Settings, Tables, Traffic, TunnelRow,
+        MAX_PROXIED, MAX_TUNNELS, MemberRow, ProxyRow, Settings, Tables, Traffic, TunnelRow,
     },
     verdict::Hook,
 };
@@ -95,6 +95,11 @@ static BLOCKS: HashMap<u32, BlockRow> = HashMap::with_max_entries(MAX_BLOCKS, BP
 /// Members of clusters that have members here, by IPv4 address as it lies in a header.
 #[map]
 static MEMBERS: HashMap<u32, MemberRow> = HashMap::with_max_entries(MAX_MEMBERS, BPF_F_NO_PREALLOC);
+
+/// Ways of proxied containers' egress, by container address.
+#[map]
+static PROXIES: HashMap<Address, ProxyRow> =
+    HashMap::with_max_entries(MAX_PROXIED, BPF_F_NO_PREALLOC);
 
 /// What the underlay said of ways to hosts, by number; written here only.
 #[map]
@@ -201,6 +206,12 @@ impl Tables for Maps {
     fn member(&self, address: u32) -> Option<&MemberRow> {
         // SAFETY: as in `address`.
         unsafe { MEMBERS.get(&address) }
+    }
+
+    #[inline(always)]
+    fn proxy(&self, container: &Address) -> Option<&ProxyRow> {
+        // SAFETY: as in `address`.
+        unsafe { PROXIES.get(container) }
     }
 
     #[inline(always)]

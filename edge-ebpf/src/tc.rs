@@ -186,6 +186,9 @@ impl Skb {
                 }
             }
             Action::Send => send(&outcome),
+            // The kernel takes the Ethernet header away.
+            // SAFETY: a plain helper call without pointers.
+            Action::SendBare => unsafe { bpf_redirect(outcome.ifindex, 0) },
             // SAFETY: a plain helper call without pointers.
             Action::Bounce => unsafe { bpf_redirect(self.ifindex(), 0) },
         };

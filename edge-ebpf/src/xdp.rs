@@ -106,7 +106,7 @@ impl Frame {
                 }
             }
             // Nothing is sent from here: see `Packet::SENDS`.
-            Action::Drop | Action::Send | Action::Bounce => XDP_DROP,
+            Action::Drop | Action::Send | Action::SendBare | Action::Bounce => XDP_DROP,
         };
         let verdict = outcome.verdict as u32;
         maps::count::<_, TRACED>(&self.ctx, Hook::XdpUplink, verdict, &outcome, bytes);

@@ -6,6 +6,7 @@ mod connection;
 pub mod fuzzing;
 mod gather;
 mod life;
+mod proxies;
 mod region;
 mod trace;
 
@@ -23,6 +24,7 @@ use tracing::Instrument as _;
 use self::answers::{describe, describe_tunnel};
 pub use self::{
     life::Lives,
+    proxies::ProxyService,
     region::{GatewayPart, RegionPart},
 };
 use crate::{
@@ -39,6 +41,7 @@ use crate::{
         ListHostsRequest, ListHostsResponse, ListTunnelsRequest, ListTunnelsResponse,
         StatusRequest, StatusResponse, TraceEvent, TraceRequest,
         admin_server::{Admin, AdminServer},
+        proxies_server::ProxiesServer,
     },
 };
 
@@ -83,6 +86,7 @@ impl Leaver {
 /// Serves the commands on a socket until the shutdown.
 pub async fn serve(
     service: AdminService,
+    proxies: ProxyService,
     listener: UnixListener,
 ) -> Result<(), tonic::transport::Error> {
     let shutdown = service.lives.shutdown.clone();
@@ -90,6 +94,7 @@ pub async fn serve(
     let incoming = connection::incoming(listener, containers.clone());
     let from_host = move |request| caller::from_host(&containers, request);
     tonic::transport::Server::builder()
+        .add_service(ProxiesServer::with_interceptor(proxies, from_host.clone()))
         .add_service(AdminServer::with_interceptor(service, from_host))
         .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
         .await
@@ -187,7 +192,8 @@ impl Admin for AdminService {
     ) -> Result<Response<ListContainersResponse>, Status> {
         let host = self.lives.containers.region().host();
         let list = self.lives.containers.list();
-        let mut containers: Vec<_> = list.iter().map(|one| describe(one, host)).collect();
+        let mut containers: Vec<_> =
+            list.iter().map(|one| describe(one, host, self.lives.containers.proxies())).collect();
         if request.into_inner().region {
             containers.extend(self.region.other_containers());
         }
@@ -283,6 +289,7 @@ fn container_request(request: AttachRequest) -> Result<ContainerRequest, Status>
         place,
         egress: !request.no_egress,
         private: request.i6pn,
+        proxy: Some(request.proxy).filter(|name| !name.is_empty()),
     })
 }
 

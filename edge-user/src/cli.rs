@@ -2,6 +2,7 @@
 
 pub mod bounds;
 pub mod gang;
+pub mod proxy;
 pub mod region;
 pub mod trace;
 pub mod up;
@@ -14,6 +15,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 pub use self::{
     bounds::TunnelArgs,
     gang::GangArgs,
+    proxy::ProxyCommand,
     region::{GatewayArgs, HostArgs, HostsArgs, HostsCommand, TokenCommand},
     trace::TraceArgs,
     up::UpArgs,
@@ -79,6 +81,12 @@ pub enum Command {
     Containers(OwnListArgs),
     /// List the machines of the region
     Hosts(HostsArgs),
+    /// Static outbound addresses: make proxies, and look at them
+    ///
+    /// A container that is started with --proxy reaches the internet under one of the proxy's
+    /// addresses, or not at all.
+    #[command(subcommand)]
+    Proxy(ProxyCommand),
     /// Print what is decided about packets, a line each, until interrupted
     ///
     /// Who to whom, at which hook, the verdict and why. It costs nothing while nobody listens, and
@@ -156,6 +164,10 @@ pub struct ContainerArgs {
     /// No way out to the internet; tunnels and --i6pn still work
     #[arg(long)]
     pub no_egress: bool,
+    /// Reach the internet under an address of this proxy of its workspace (`edge proxy`), or not
+    /// at all
+    #[arg(long, value_name = "NAME", conflicts_with = "no_egress")]
+    pub proxy: Option<Name>,
     /// What holds for each of its tunnels.
     #[command(flatten)]
     pub tunnel: TunnelArgs,
@@ -331,6 +343,9 @@ mod tests {
             vec!["edge", "run", "--cluster", "4", "--here", "2"],
             vec!["edge", "run", "--here", "2", "--name", "train"],
             vec!["edge", "run", "--modal", "--", "train.py"],
+            vec!["edge", "run", "--proxy", "db", "--no-egress"],
+            vec!["edge", "proxy", "create", "db"],
+            vec!["edge", "proxy", "create", "db", "--ip", "2001:db8::1"],
         ] {
             assert!(Cli::try_parse_from(&words).is_err(), "{words:?}");
         }

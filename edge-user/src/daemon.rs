@@ -13,6 +13,7 @@ pub(crate) mod listeners;
 pub(crate) mod machine;
 mod membership;
 pub(crate) mod open_files;
+mod proxies;
 mod public;
 mod role;
 mod serve;

@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod host;
 pub mod metrics;
 mod places;
+pub mod proxy;
 pub mod region;
 mod watched;
 mod whole_files;

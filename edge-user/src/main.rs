@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Parser;
 use edge_user::{
     cli::{Cli, Command},
-    commands::{attach, ca, check, containers, down, forward, hosts, token, trace, tunnels},
+    commands::{attach, ca, check, containers, down, forward, hosts, proxy, token, trace, tunnels},
     daemon,
     error::{self, Error},
     host,
@@ -33,6 +33,7 @@ fn dispatch(Cli { place, command }: Cli) -> anyhow::Result<ExitCode> {
         Command::Tunnels(args) => done(tunnels::list(&place, args)),
         Command::Containers(args) => done(containers::list(&place, args)),
         Command::Hosts(args) => done(hosts::hosts(&place, args)),
+        Command::Proxy(command) => done(proxy::proxy(&place, command)),
         Command::Trace(args) => done(trace::trace(&place, &args)),
         Command::Token(command) => done(token::token(&place, command)),
         Command::Check(args) => wait(check::check(&place, &args)),

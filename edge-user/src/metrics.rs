@@ -2,6 +2,7 @@
 //! that it answers when everything else is busy.
 
 mod daemon;
+mod proxies;
 mod region;
 
 use std::{
@@ -29,7 +30,7 @@ use prometheus::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::{daemon::register as register_daemon, region::Membership};
+pub use self::{daemon::register as register_daemon, proxies::Addresses, region::Membership};
 use crate::{
     datapath::{Datapath, DatapathError, Tally, Whose},
     places::Turnover,

@@ -135,6 +135,7 @@ fn says(region: Region, from_uplink: &[Case], from_containers: &[Case]) {
             (Fate::Send { uplink, next_hop: hop }, Action::Send, _) => {
                 (uplink, hop.map(IpAddr::V6)) == (case.leaves_by, next_hop)
             }
+            (Fate::SendBare { interface }, Action::SendBare, _) => interface == case.leaves_by,
             (Fate::Pass, Action::Pass, _)
             | (Fate::PassToListener, Action::PassToListener, _)
             | (Fate::Drop, Action::Drop, _)

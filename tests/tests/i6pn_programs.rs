@@ -1,11 +1,10 @@
 //! Programs that people run, on several hosts, with each other's names.
 
-use std::{fs, os::unix::fs::chown, path::PathBuf};
-
 use tests::{
     edge::Edge,
     lab::PATIENCE,
-    process::{Output, Running, Start as _, wait_for},
+    postgres::Database,
+    process::{Output, Running, wait_for},
     region::{Plan, Region, Underlay},
 };
 
@@ -51,8 +50,10 @@ fn redis_replicates_by_name() {
 #[test]
 fn psql_finds_postgresql_on_another_host() {
     let region = Plan::over(Underlay::Direct).hosts(2).up();
-    let database = Database::new();
-    let _server = database.serve(&region.hosts[0].edge);
+    let database = Database::new("host all all fdaa::/16 trust");
+    let server = database.server();
+    let server: Vec<_> = server.iter().map(String::as_str).collect();
+    let _server = run(&region.hosts[0].edge, "pg", &server);
     let query = ["psql", "-h", "pg.main.edge.internal", "-U", "postgres", "-Atc"];
     let output = until_it_works(&region.hosts[1].edge, &[&query[..], &["select 6 * 7"]].concat());
     assert_eq!(output.stdout_str(), "42");
@@ -85,55 +86,4 @@ fn until_it_works(edge: &Edge, program: &[&str]) -> Output {
         works.then_some(())
     });
     last.expect("it ran at least once")
-}
-
-/// A cluster of PostgreSQL, owned by the user that the package made: the server refuses root.
-struct Database {
-    folder: tempfile::TempDir,
-    programs: PathBuf,
-    user: nix::unistd::User,
-}
-
-impl Database {
-    fn new() -> Self {
-        let user = nix::unistd::User::from_name("postgres").expect("the machine's users");
-        let user = user.expect("no user postgres; `cargo xtask setup` installs postgresql");
-        let versions = fs::read_dir("/usr/lib/postgresql").expect("postgresql is not installed");
-        let programs = versions.flatten().map(|version| version.path().join("bin"));
-        let programs = programs.max().expect("postgresql is not installed");
-        let folder = tempfile::tempdir().expect("a test's own step");
-        chown(folder.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw()))
-            .expect("a test's own step");
-        let database = Self { folder, programs, user };
-        let mut initdb = std::process::Command::new("setpriv");
-        initdb.args(database.become_postgres()).arg(database.programs.join("initdb"));
-        initdb.args(["--auth", "trust", "--no-sync", "--pgdata"]).arg(database.data());
-        initdb.output_of().ok();
-        let rules = database.data().join("pg_hba.conf");
-        let text = fs::read_to_string(&rules).expect("what initdb wrote");
-        fs::write(rules, format!("{text}\nhost all all fdaa::/16 trust\n"))
-            .expect("a test's own step");
-        database
-    }
-
-    fn serve(&self, edge: &Edge) -> Running {
-        let (program, data) = (self.programs.join("postgres"), self.data());
-        let sockets = self.folder.path().to_str().expect("a path").to_owned();
-        let [program, data] = [program, data].map(|path| path.to_str().expect("a path").to_owned());
-        let own = self.become_postgres();
-        let own = own.iter().map(String::as_str);
-        let words = ["-D", &data, "-k", &sockets, "-c", "listen_addresses=*", "-c", "fsync=off"];
-        let words: Vec<_> =
-            ["setpriv"].into_iter().chain(own).chain([&*program]).chain(words).collect();
-        run(edge, "pg", &words)
-    }
-
-    fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
-    }
-
-    fn become_postgres(&self) -> [String; 3] {
-        let (uid, gid) = (self.user.uid, self.user.gid);
-        [format!("--reuid={uid}"), format!("--regid={gid}"), "--clear-groups".to_owned()]
-    }
 }

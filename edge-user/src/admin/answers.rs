@@ -7,15 +7,22 @@ use crate::{
         containers::{AttachError, Attached, ClaimError, Place},
         steering::KernelSteering,
     },
+    proxy::{board::Board, plan::Standing},
     region::{affiliation::AffiliationError, tunnel::Tunnel, tunnels::StartError},
     wire::admin as wire,
 };
 
-pub(super) fn describe(attached: &Attached, host: Option<u16>) -> wire::Container {
+pub(super) fn describe(attached: &Attached, host: Option<u16>, proxies: &Board) -> wire::Container {
     let container = &attached.container;
     let (pid, netns) = match &attached.place {
         Place::Process(pid) => (*pid, format!("/proc/{pid}/ns/net")),
         Place::Path(path) => (0, path.display().to_string()),
+    };
+    let standing = proxies.standing(&container.id);
+    let egress = match (attached.egress, &attached.proxy) {
+        (false, _) => "none",
+        (true, Some(_)) => "proxy",
+        (true, None) => "nat",
     };
     wire::Container {
         id: container.id.clone(),
@@ -26,9 +33,11 @@ pub(super) fn describe(attached: &Attached, host: Option<u16>) -> wire::Containe
         netns,
         ipv4: container.ipv4.to_string(),
         i6pn: container.i6pn.to_string(),
-        proxy: String::new(),
-        egress: if attached.egress { "nat" } else { "none" }.into(),
+        proxy: attached.proxy.as_ref().map(|proxy| proxy.name.clone()).unwrap_or_default(),
+        egress: egress.into(),
         private: attached.private,
+        proxy_ip: standing.and_then(Standing::address).map(|ip| ip.to_string()),
+        proxy_problem: standing.and_then(Standing::problem),
     }
 }
 
@@ -62,7 +71,7 @@ pub(super) fn attach_status(error: &AttachError) -> Status {
             Code::InvalidArgument
         }
         AttachError::Region(AffiliationError::Region(error)) => error.code(),
-        AttachError::NoNamespace(..) => Code::NotFound,
+        AttachError::NoNamespace(..) | AttachError::NoProxy(..) => Code::NotFound,
         AttachError::Address(_) => Code::ResourceExhausted,
         AttachError::Wiring(_) | AttachError::Record(_) => Code::Internal,
     };

@@ -13,6 +13,7 @@ use crate::{
         containers::{Attached, Containers, Orphan, Request},
         steering::KernelSteering,
     },
+    proxy::{keeper::Nudge, plan::Standing},
     region::{
         clusters::Clusters,
         gate::{Gate, Pass, TakenOver},
@@ -21,6 +22,11 @@ use crate::{
     },
     wire::admin::{self as wire, AttachEvent, Resume, attach_event::Event},
 };
+
+/// How long a container's start waits for its proxy.
+const WAY_OUT: Duration = Duration::from_secs(5);
+/// How often it looks.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// What the caller of Attach is told.
 pub(super) type Events = mpsc::Sender<Result<AttachEvent, Status>>;
@@ -38,6 +44,8 @@ pub struct Lives {
     pub clusters: Arc<Clusters>,
     /// What the kernel carries for them.
     pub steering: Arc<KernelSteering>,
+    /// Keeps the ways of those that have a proxy.
+    pub proxies: Nudge,
     /// Whether they are still this daemon's.
     pub gate: Gate,
     /// Where the daemon's keys and its store are.
@@ -76,8 +84,30 @@ impl Lives {
                 return;
             }
         };
+        if attached.proxy.is_some() {
+            self.way_out(&attached).await;
+        }
         tracing::info!(id = attached.container.id, name = attached.container.name, "attached");
         self.hold(&attached, self.start(&attached, &ports).await, &events, pass).await;
+    }
+
+    /// Waits until what a new container sends leaves by its proxy: at once where the daemon knows
+    /// the proxy and the way, else for a short time.
+    async fn way_out(&self, attached: &Attached) {
+        let through = async {
+            loop {
+                self.proxies.settled().await;
+                let standing = self.containers.proxies().standing(&attached.container.id);
+                match standing {
+                    Some(Standing::Through(_) | Standing::NotServed(_)) => return,
+                    _ => tokio::time::sleep(AGAIN).await,
+                }
+            }
+        };
+        if tokio::time::timeout(WAY_OUT, through).await.is_err() {
+            let name = &attached.container.name;
+            tracing::warn!(name, "a container begins without egress; `edge containers` tells why");
+        }
     }
 
     /// One that outlived an earlier daemon, from the call that claims it.
@@ -183,6 +213,9 @@ impl Lives {
         self.clusters.end_member(&container.id, Some("is gone; see what started it")).await;
         self.tunnels.container_ended(container).await;
         self.containers.detach(attached).await;
+        if attached.proxy.is_some() {
+            self.proxies.soon();
+        }
         tracing::info!(id = container.id, name = container.name, "ended");
     }
 
@@ -238,7 +271,11 @@ impl Lives {
 
     fn attached(&self, attached: &Attached) -> wire::Attached {
         wire::Attached {
-            container: Some(describe(attached, self.containers.region().host())),
+            container: Some(describe(
+                attached,
+                self.containers.region().host(),
+                self.containers.proxies(),
+            )),
             environment: api::environment(&attached.container)
                 .into_iter()
                 .map(|(name, value)| wire::Variable { name, value })

@@ -66,6 +66,7 @@ impl RegionPart {
                 ipv4: one.ipv4.to_string(),
                 i6pn: one.i6pn.to_string(),
                 private: one.private,
+                proxy: one.proxy.as_ref().map(|proxy| proxy.name.clone()).unwrap_or_default(),
                 ..wire::Container::default()
             })
             .collect();

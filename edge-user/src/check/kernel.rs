@@ -11,6 +11,7 @@ use crate::host::{netns::NetNs, sysctl};
 /// The first kernel with TCX, which every container's packets pass.
 const NEEDED: (u32, u32) = (6, 6);
 const BTF: &str = "/sys/kernel/btf/vmlinux";
+const TUN: &str = "/dev/net/tun";
 const BPFFS: &str = "/sys/fs/bpf";
 
 /// Everything of the kernel and its tools.
@@ -23,6 +24,7 @@ pub(super) fn look(daemon: Option<u32>) -> Vec<Finding> {
         jit(jit_setting()),
         privilege(daemon.is_some()),
         nftables(),
+        wireguard(Path::new(TUN).exists()),
     ]
 }
 
@@ -57,6 +59,25 @@ fn btf(exists: bool) -> Finding {
         "edge's programs read no kernel types and load without it, but tools such as bpftool and \
          bpftrace cannot explain them",
         "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, as distributions' kernels are",
+    )
+}
+
+/// Edge's own is in userspace, whatever the kernel has.
+fn wireguard(exists: bool) -> Finding {
+    const NAME: &str = "wireguard";
+    if exists {
+        return Finding::ok(
+            NAME,
+            format_args!("in userspace, by {TUN}"),
+            "proxied containers of a region's hosts reach the gateway of their address",
+        );
+    }
+    Finding::slower(
+        NAME,
+        format_args!("no {TUN}"),
+        "in a region, proxied containers reach no other machine's address; on one machine nothing \
+         is amiss",
+        "load the kernel's module tun: modprobe tun",
     )
 }
 

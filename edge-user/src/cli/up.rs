@@ -63,6 +63,11 @@ pub struct UpArgs {
           value_parser = humantime::parse_duration, help_heading = "Network")]
     pub idle_half_closed: Duration,
 
+    /// Addresses of proxies that edge may put on the first uplink where the machine does not have
+    /// them itself (repeatable)
+    #[arg(long, value_name = "CIDR", requires = "uplinks", help_heading = "Network")]
+    pub proxy_addresses: Vec<Ipv4Net>,
+
     /// What holds for a tunnel whose owner says nothing; a container cannot go beyond it.
     #[command(flatten)]
     pub bounds: BoundsArgs,

@@ -16,6 +16,11 @@ use crate::{
 
 /// Connects to the daemon that is meant.
 pub async fn connect(place: &Place) -> Result<AdminClient<Channel>, Error> {
+    channel(place).await.map(AdminClient::new)
+}
+
+/// The same, for whatever it serves.
+pub async fn channel(place: &Place) -> Result<Channel, Error> {
     let socket = place.socket();
     let unusable = |cause: &dyn StdError| {
         Error::failure(socket.display(), cause, "give --run-dir a plain absolute path")
@@ -23,7 +28,7 @@ pub async fn connect(place: &Place) -> Result<AdminClient<Channel>, Error> {
     let endpoint =
         Endpoint::from_shared(format!("unix://{}", socket.display())).map_err(|e| unusable(&e))?;
     match endpoint.connect().await {
-        Ok(channel) => Ok(AdminClient::new(channel)),
+        Ok(channel) => Ok(channel),
         Err(error) => Err(unreachable_daemon(&socket, place, &error)),
     }
 }
@@ -67,6 +72,7 @@ pub fn attach_request(args: &ContainerArgs) -> AttachRequest {
         native_ipv6: args.native_ipv6,
         no_egress: args.no_egress,
         i6pn: args.i6pn,
+        proxy: args.proxy.as_ref().map(ToString::to_string).unwrap_or_default(),
         options: Some((&args.tunnel.asked()).into()),
         ..AttachRequest::default()
     }

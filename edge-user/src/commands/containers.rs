@@ -25,6 +25,8 @@ struct Record {
     ipv4: String,
     i6pn: String,
     proxy: Option<String>,
+    proxy_ip: Option<String>,
+    proxy_problem: Option<String>,
     egress: String,
     private: bool,
 }
@@ -74,6 +76,8 @@ impl From<Container> for Record {
             ipv4: container.ipv4,
             i6pn: container.i6pn,
             proxy: non_empty(container.proxy),
+            proxy_ip: container.proxy_ip,
+            proxy_problem: container.proxy_problem,
             egress: container.egress,
             private: container.private,
         }
@@ -92,8 +96,16 @@ impl From<Container> for Row {
             i6pn: container.i6pn,
             egress: container.egress,
             private: container.private,
-            proxy: or_dash(Some(&container.proxy)),
+            proxy: proxy(&container.proxy, container.proxy_ip, container.proxy_problem),
         }
+    }
+}
+
+/// Its name, and the address, or why there is no egress.
+fn proxy(name: &str, ip: Option<String>, problem: Option<String>) -> String {
+    match problem.or(ip) {
+        Some(more) => format!("{name} ({more})"),
+        None => or_dash(Some(name)),
     }
 }
 
@@ -106,8 +118,8 @@ mod tests {
         let record = Record::from(Container { id: "co-1".into(), ..Container::default() });
         let expected = serde_json::json!({
             "id": "co-1", "name": "", "workspace": "", "host": "", "pid": null, "netns": "",
-            "ipv4": "", "i6pn": "", "proxy": null, "egress": "",
-            "private": false,
+            "ipv4": "", "i6pn": "", "proxy": null, "proxy_ip": null, "proxy_problem": null,
+            "egress": "", "private": false,
         });
         assert_eq!(serde_json::to_value(record).unwrap(), expected);
     }

@@ -11,6 +11,7 @@ pub mod gather;
 pub mod hold;
 pub mod hosts;
 pub mod output;
+pub mod proxy;
 pub mod token;
 pub mod trace;
 pub mod tunnels;

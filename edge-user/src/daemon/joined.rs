@@ -1,8 +1,8 @@
 //! What a daemon of a region of several machines has more than one that is alone.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, path::Path, sync::Arc};
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -21,8 +21,14 @@ use crate::{
         underlay::{Own, Underlay},
         uplink::{self, Uplink},
     },
+    proxy::{
+        plan::Way as Interface,
+        snat::Interfaces,
+        wireguard::{self, Keys, Mesh},
+    },
     region::{
         member::Member,
+        proxies::Proxies,
         roster::{self, About, RegionSettings, Role},
         server::ControlPlane,
         tunnel::Directory as _,
@@ -93,8 +99,41 @@ impl Joined {
         Ok(Self { member, settings, underlays, public, stop })
     }
 
+    /// The region's proxies, if this machine may change them.
+    pub(super) fn proxies(&self) -> Option<Proxies> {
+        Some(Proxies::new(self.public.as_ref()?.plane.store().clone()))
+    }
+
+    /// What keeps WireGuard interfaces to the region's gateways, and on a gateway to its hosts.
+    ///
+    /// # Errors
+    /// If the keys cannot be read.
+    pub(super) fn mesh(
+        &self,
+        state_dir: &Path,
+        names: Interfaces,
+        machine: &super::machine::Machine,
+        ways: watch::Sender<BTreeMap<u16, Interface>>,
+    ) -> anyhow::Result<Mesh> {
+        let mtu = self.underlays.iter().map(|underlay| underlay.mtu).min().unwrap_or(1500);
+        Ok(Mesh {
+            own: self.member.host(),
+            keys: Keys::open(state_dir)?,
+            port: self.wireguard_port(),
+            mtu: wireguard::mtu(mtu),
+            underlay: underlay::addresses(&self.underlays),
+            names,
+            links: machine.links.clone(),
+            ways,
+        })
+    }
+
+    fn wireguard_port(&self) -> Option<u16> {
+        self.public.as_ref().map(|_gateway| wireguard::PORT)
+    }
+
     /// Says what this machine is; the others hear of it with the next session.
-    pub(super) fn announce(&self, uplinks: &[Uplink]) {
+    pub(super) fn announce(&self, uplinks: &[Uplink], keys: &Keys) {
         let both =
             self.underlays.iter().chain(uplinks.iter().filter(|uplink| {
                 self.underlays.iter().all(|underlay| underlay.index != uplink.index)
@@ -111,6 +150,10 @@ impl Joined {
             uplinks: both.map(uplink).collect(),
             public: if self.public.is_some() { public.collect() } else { Vec::new() },
             control: self.public.as_ref().map_or_else(Vec::new, |own| own.endpoints.clone()),
+            wireguard: Some(roster::WireGuard {
+                key: keys.public(),
+                port: self.wireguard_port().unwrap_or(0),
+            }),
         });
     }
 

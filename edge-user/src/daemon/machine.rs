@@ -21,6 +21,10 @@ use crate::{
         service::Service,
         sysctl::{RESERVED_PORTS, Sysctls, with_range},
     },
+    proxy::{
+        serving::Record,
+        snat::{Interfaces, Snat},
+    },
     region::embedded::Embedded,
 };
 
@@ -78,6 +82,7 @@ pub(super) fn close_door(place: &Place, orders: &Orders) -> anyhow::Result<()> {
         pool: args.ipv4_pool,
         raw_ports: args.raw_ports.first..=args.raw_ports.last,
         underlays: orders.underlays().to_vec(),
+        ways: wireguard(place).ways,
     }
     .install()?;
     let mut sysctls = sysctls(place)?;
@@ -110,10 +115,22 @@ pub(crate) async fn undo(place: &Place) -> Vec<anyhow::Error> {
         Ok(links) => remove_veths(&links, &prefix, &HashSet::new()).await,
         Err(error) => Err(error).context("netlink cannot be opened"),
     });
+    note(match Links::here() {
+        Ok(links) => remove_tuns(&links, &wireguard(place)).await,
+        Err(error) => Err(error).context("netlink cannot be opened"),
+    });
     note(gone(fs::remove_dir_all(&pins), &pins));
     // The directory of all instances goes with the last.
     fs::remove_dir(PINS).ok();
     note(Service::unpin(&run_dir).context("the service namespace cannot be let go"));
+    note(match Links::here() {
+        Ok(links) => match Record::open(&run_dir) {
+            Ok(record) => record.undo(&links).await,
+            Err(error) => Err(error).context("proxy-addresses.json in the run directory"),
+        },
+        Err(error) => Err(error).context("netlink cannot be opened"),
+    });
+    note(nft::remove(&proxy_table(place)).context("nftables table of proxies"));
     note(nft::remove(&table(place)).context("nftables table"));
     note(sysctls(place).map(|mut sysctls| sysctls.restore()));
     for path in [Embedded::leased_path(&run_dir), place.socket(), handover::socket_path(&run_dir)] {
@@ -128,6 +145,27 @@ fn pins(place: &Place) -> PathBuf {
 
 fn table(place: &Place) -> String {
     format!("edge_{}", place.instance.as_str().replace('-', "_"))
+}
+
+/// The table of proxies' source NAT.
+pub(super) fn snat(place: &Place, orders: &Orders) -> Snat {
+    let raw_ports = orders.args.raw_ports.first..=orders.args.raw_ports.last;
+    Snat {
+        name: proxy_table(place),
+        veth_prefix: veth_prefix(place.instance.as_str()),
+        wireguard: wireguard(place),
+        ports: nft::nat_ports(&raw_ports),
+    }
+}
+
+fn proxy_table(place: &Place) -> String {
+    format!("{}_proxy", table(place))
+}
+
+/// The names of WireGuard interfaces, which are not those of veths.
+pub(super) fn wireguard(place: &Place) -> Interfaces {
+    let prefix = veth_prefix(place.instance.as_str()).replacen("ed", "ew", 1);
+    Interfaces { gateway: format!("{prefix}in"), ways: format!("{prefix}g") }
 }
 
 fn sysctls(place: &Place) -> anyhow::Result<Sysctls> {
@@ -174,6 +212,16 @@ async fn remove_veths(links: &Links, prefix: &str, keep: &HashSet<&str>) -> anyh
     for link in links.list().await? {
         let is_ours = link.name.starts_with(prefix) && link.kind.as_deref() == Some("veth");
         if is_ours && !keep.contains(link.name.as_str()) {
+            links.remove(&link.name).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn remove_tuns(links: &Links, names: &Interfaces) -> anyhow::Result<()> {
+    for link in links.list().await? {
+        let is_ours = link.name == names.gateway || link.name.starts_with(&names.ways);
+        if is_ours && link.kind.as_deref() == Some("tun") {
             links.remove(&link.name).await?;
         }
     }

@@ -114,6 +114,7 @@ impl From<HostArgs> for Orders {
             raw_ports: PortRange { first: u16::MAX, last: u16::MAX },
             ipv4_pool: values::DEFAULT_POOL,
             datapath,
+            proxy_addresses: Vec::new(),
             idle_half_closed: Duration::MAX,
             bounds,
             total_connections: None,

@@ -18,6 +18,7 @@ use super::{
     joined::{self, Joined, Way, located, region_part},
     listeners,
     machine::Machine,
+    proxies,
     public::PublicSide,
     role::{Orders, Role},
     tunnels::{TunnelBasis, tunnels},
@@ -38,6 +39,7 @@ use crate::{
         wiring::Wiring,
     },
     metrics::{self, KernelCounters},
+    proxy::{keeper, wireguard::Keys},
     region::{
         addresses::{AddressPlan, Addresses},
         affiliation::Affiliation,
@@ -143,7 +145,7 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
         _ => None,
     };
     if let Some(joined) = &mut joined {
-        joined.announce(&uplinks);
+        joined.announce(&uplinks, &Keys::open(&state_dir)?);
         // A predecessor has a session of its own, and the control plane's clients.
         if predecessor.is_none() {
             joined.begin(&tasks);
@@ -188,6 +190,8 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
         mtu,
         clusters.clone(),
     ));
+    let addresses = metrics::Addresses::new(containers.proxies().clone(), host)?;
+    registry.register(Box::new(addresses))?;
     metrics::register_daemon(&registry, orders.role.label(), containers.clone())?;
     // A segment has to fit the way in and out, too.
     let segment = uplinks.iter().map(|uplink| uplink.mtu).min().map_or(mtu, |out| out.min(mtu));
@@ -219,7 +223,7 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
         joined.as_ref(),
         &steering,
         TunnelBasis {
-            store,
+            store: store.clone(),
             lent: left.raw_ports(),
             settings: TunnelSettings {
                 domain: args.domain.clone(),
@@ -260,14 +264,16 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
     let (down, downs) = mpsc::channel(1);
     let mut watch = Watch::new(downs)?;
     let gate = Gate::default();
+    let (nudge, nudges) = keeper::nudge();
     let lives = Lives {
         containers: containers.clone(),
         tunnels: tunnels.clone(),
         clusters: clusters.clone(),
         steering,
+        proxies: nudge.clone(),
         gate: gate.clone(),
         // Under the name that all mount namespaces of the machine have in common.
-        state_dir: state_dir.canonicalize().unwrap_or(state_dir),
+        state_dir: state_dir.canonicalize().unwrap_or_else(|_absent| state_dir.clone()),
         dns_suffix: operation.dns_suffix.clone(),
         shutdown: shutdown.clone(),
         ending: ending.clone(),
@@ -296,6 +302,18 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
         tasks.spawn(converging.follow(link, gate.clone(), shutdown.clone()));
     }
     tasks.spawn(clusters.follow(shutdown.clone()));
+    let proxies = proxies::Ground {
+        place,
+        orders,
+        machine,
+        joined: joined.as_ref(),
+        uplinks: &uplinks,
+        state_dir: &state_dir,
+        durable: store,
+        containers: containers.clone(),
+        host,
+    };
+    let proxies = proxies.begin((nudge, nudges), &tasks, &shutdown).await?;
     for orphan in adopted {
         tracker.spawn(lives.clone().orphan(orphan, operation.lease));
     }
@@ -326,7 +344,7 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
     }
     let (region, datapath) = (Arc::new(region), machine.datapath.clone());
     let commands = AdminService { lives, region, datapath, status, tasks: tracker.clone(), down };
-    tasks.spawn(logged("commands", admin::serve(commands, socket)));
+    tasks.spawn(logged("commands", admin::serve(commands, proxies, socket)));
     exposition.set_ready(true);
     println!("ready");
     supervisor(&[NotifyState::Ready, NotifyState::MainPid(std::process::id())]);

@@ -31,7 +31,9 @@ use edge_common::{
     address::{Address, Endpoint},
     admit::PaceRow,
     hosts::{BlockRow, HostRow, PeerRow, UnderlayRow},
-    tables::{AddressRow, ForwardRow, ListenerRow, MemberRow, Settings, Traffic, TunnelRow},
+    tables::{
+        AddressRow, ForwardRow, ListenerRow, MemberRow, ProxyRow, Settings, Traffic, TunnelRow,
+    },
     verdict::Hook,
 };
 
@@ -62,6 +64,7 @@ pub struct Datapath {
     hosts: Mutex<Table<u32, HostRow>>,
     blocks: Mutex<Table<u32, BlockRow>>,
     members: Mutex<Table<u32, MemberRow>>,
+    proxies: Mutex<Table<Address, ProxyRow>>,
     lists: Mutex<Lists>,
     paces: Mutex<Array<MapData, PaceRow>>,
     tunnel_buckets: Mutex<Array<MapData, u64>>,
@@ -187,6 +190,7 @@ impl Datapath {
             hosts: Mutex::new(Table::take(&mut ebpf, "HOSTS")?),
             blocks: Mutex::new(Table::take(&mut ebpf, "BLOCKS")?),
             members: Mutex::new(Table::take(&mut ebpf, "MEMBERS")?),
+            proxies: Mutex::new(Table::take(&mut ebpf, "PROXIES")?),
             lists: Mutex::new(Lists::take(&mut ebpf)?),
             paces: Mutex::new(tables::take(&mut ebpf, "PACES")?),
             tunnel_buckets: Mutex::new(tables::take(&mut ebpf, "TUNNEL_BUCKETS")?),

@@ -11,7 +11,9 @@ use edge_common::{
     address::{Address, Endpoint},
     admit::PaceRow,
     hosts::{BlockRow, HostRow, PeerRow, UnderlayRow},
-    tables::{AddressRow, ForwardRow, LAYOUT, ListenerRow, MemberRow, Settings, TunnelRow},
+    tables::{
+        AddressRow, ForwardRow, LAYOUT, ListenerRow, MemberRow, ProxyRow, Settings, TunnelRow,
+    },
 };
 
 impl Datapath {
@@ -128,14 +130,29 @@ impl Datapath {
         lock(&self.members).remove(address)
     }
 
+    /// Says which way the egress of a proxied container goes.
+    pub fn add_proxy(&self, container: Address, row: ProxyRow) -> Result<(), DatapathError> {
+        lock(&self.proxies).put(container, row)
+    }
+
+    /// From now on it goes nowhere; fine if it did not.
+    pub fn remove_proxy(&self, container: Address) -> Result<(), DatapathError> {
+        lock(&self.proxies).remove(container)
+    }
+
     /// Ends the adoption of members, which may be later than that of all else: of what clusters
     /// there are, a machine hears with its first session.
     pub fn settle_members(&self) -> Result<(), DatapathError> {
         lock(&self.members).settle()
     }
 
+    /// The same of the ways of proxied egress.
+    pub fn settle_proxies(&self) -> Result<(), DatapathError> {
+        lock(&self.proxies).settle()
+    }
+
     /// How many rows each table has, by its name.
-    pub fn occupancy(&self) -> [(&'static str, usize); 9] {
+    pub fn occupancy(&self) -> [(&'static str, usize); 10] {
         [
             ("ADDRESSES", lock(&self.addresses).len()),
             ("TUNNELS", lock(&self.tunnels).len()),
@@ -146,6 +163,7 @@ impl Datapath {
             ("HOSTS", lock(&self.hosts).len()),
             ("BLOCKS", lock(&self.blocks).len()),
             ("MEMBERS", lock(&self.members).len()),
+            ("PROXIES", lock(&self.proxies).len()),
         ]
     }
 }

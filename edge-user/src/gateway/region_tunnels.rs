@@ -119,8 +119,10 @@ impl RegionTunnels {
             )));
         }
         let tunnel = Arc::new(tunnel(record, container));
+        // A proxied container's raw ports are userspace's, so that no reply goes past the proxy.
+        let native = self.is_home(record, home) && container.proxy.is_none();
         let target = (record.host != self.place.host)
-            .then(|| Target::Host { number: record.host, native: self.is_home(record, home) });
+            .then_some(Target::Host { number: record.host, native });
         if let Some(target) = target {
             let opened = self.rows.open(&tunnel, target);
             opened.map_err(|error| Refusal::Failed(format!("the kernel's tables: {error:#}")))?;

@@ -1,10 +1,11 @@
 //! The API that containers see: the networking part of Modal's own, over plain HTTP/2.
 //!
 //! The unmodified `modal` package of PyPI speaks it. A container may start and stop its own
-//! tunnels and ask who is in its cluster, and nothing else; what is not here is answered
-//! UNIMPLEMENTED.
+//! tunnels, ask who is in its cluster and which proxies its workspace has, and nothing else; what
+//! is not here is answered UNIMPLEMENTED.
 
 mod connection;
+mod proxies;
 #[cfg(test)]
 mod tests;
 
@@ -24,14 +25,15 @@ use crate::{
         gate::{Gate, TakenOver},
         member::CallError,
         ports::PortError,
+        proxy::Proxy,
         steering::Steering,
         tunnel::{Container, TunnelOptions},
         tunnels::{Owner, StartError, Tunnels},
     },
     wire::modal::{
-        ClientHelloResponse, ClusterGetRequest, ClusterGetResponse, ClusterStats,
-        TaskClusterHelloRequest, TaskClusterHelloResponse, TunnelStartRequest, TunnelStartResponse,
-        TunnelStopRequest, TunnelStopResponse, TunnelType,
+        ClientHelloResponse, ClusterGetRequest, ClusterGetResponse, ClusterStats, ProxyGetRequest,
+        ProxyGetResponse, ProxyListResponse, TaskClusterHelloRequest, TaskClusterHelloResponse,
+        TunnelStartRequest, TunnelStartResponse, TunnelStopRequest, TunnelStopResponse, TunnelType,
         modal_client_server::{ModalClient, ModalClientServer},
     },
 };
@@ -222,9 +224,39 @@ impl<C: Callers, S: Steering> ModalClient for Api<C, S> {
         };
         Ok(Response::new(ClusterGetResponse { cluster: Some(cluster) }))
     }
+
+    async fn proxy_get(
+        &self,
+        request: Request<ProxyGetRequest>,
+    ) -> Result<Response<ProxyGetResponse>, Status> {
+        let found = self.proxies(&request)?;
+        let ProxyGetRequest { name, environment_name } = request.into_inner();
+        let proxy = found.iter().find(|proxy| proxy.record.name == name).ok_or_else(|| {
+            Status::not_found(format!(
+                "the container's workspace has no proxy {name:?}; its operator makes one with `edge proxy create`"
+            ))
+        })?;
+        let proxy = Some(proxies::told(proxy, &environment_name));
+        Ok(Response::new(ProxyGetResponse { proxy }))
+    }
+
+    async fn proxy_list(
+        &self,
+        request: Request<()>,
+    ) -> Result<Response<ProxyListResponse>, Status> {
+        let found = self.proxies(&request)?;
+        let proxies = found.iter().map(|proxy| proxies::told(proxy, "")).collect();
+        Ok(Response::new(ProxyListResponse { proxies }))
+    }
 }
 
 impl<C: Callers, S> Api<C, S> {
+    /// The proxies of the caller's workspace.
+    fn proxies<T>(&self, request: &Request<T>) -> Result<Vec<Arc<Proxy>>, Status> {
+        let (container, _) = self.caller(request)?;
+        Ok(self.callers.proxies_of(&container.workspace))
+    }
+
     /// The caller's cluster, and its rank.
     fn cluster(&self, container: &Container) -> Result<(Arc<ClusterRecord>, usize), Status> {
         self.callers.cluster(&container.id).ok_or_else(|| {

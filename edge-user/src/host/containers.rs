@@ -22,18 +22,22 @@ pub use self::{
     place::Place,
 };
 use super::{
-    callers::{Callers, Peer},
+    callers::{Callers, OwnWay, Peer},
     netns::NetNs,
     wiring::{Plan, Tenant, Wired, Wiring},
 };
-use crate::region::{
-    addresses::Addresses,
-    affiliation::{Affiliation, AffiliationError, Tenancy},
-    cluster::ClusterRecord,
-    clusters::Clusters,
-    names,
-    records::Records,
-    tunnel::Container,
+use crate::{
+    proxy::board::Board,
+    region::{
+        addresses::Addresses,
+        affiliation::{Affiliation, AffiliationError, Tenancy},
+        cluster::ClusterRecord,
+        clusters::Clusters,
+        names,
+        proxy::{Membership, Proxy},
+        records::Records,
+        tunnel::Container,
+    },
 };
 
 /// What is asked for.
@@ -48,6 +52,8 @@ pub struct Request {
     pub egress: bool,
     /// It may talk to the others of its workspace that may.
     pub private: bool,
+    /// The proxy by which all egress goes.
+    pub proxy: Option<String>,
 }
 
 /// A container on the wire.
@@ -64,6 +70,8 @@ pub struct Attached {
     pub egress: bool,
     /// It may talk to the others of its workspace that may.
     pub private: bool,
+    /// What it is to its proxy, if it has one.
+    pub proxy: Option<Membership>,
     /// Proves to the next daemon whose it is.
     pub token: String,
 }
@@ -81,6 +89,7 @@ pub struct Containers {
     starting: RwLock<HashMap<String, Reservation>>,
     orphans: Orphans,
     clusters: Arc<Clusters>,
+    proxies: Arc<Board>,
 }
 
 /// What no two containers have in common.
@@ -102,7 +111,7 @@ impl Containers {
         mtu: u32,
         clusters: Arc<Clusters>,
     ) -> Self {
-        let (attached, starting, orphans) = Default::default();
+        let (attached, starting, orphans, proxies) = Default::default();
         Self {
             wiring,
             addresses,
@@ -114,11 +123,18 @@ impl Containers {
             starting,
             orphans,
             clusters,
+            proxies,
         }
     }
 
     /// Makes a namespace a container.
     pub async fn attach(&self, request: Request) -> Result<Arc<Attached>, AttachError> {
+        if let Some(proxy) = &request.proxy
+            && self.proxies.is_complete()
+            && self.proxies.proxy(&request.workspace, proxy).is_none()
+        {
+            return Err(AttachError::NoProxy(proxy.clone(), request.workspace));
+        }
         let workspace = self.region.workspace(&request.workspace).await?;
         let namespace = request
             .place
@@ -236,7 +252,7 @@ impl Containers {
             veth: format!("{}{}", self.veth_prefix, &id[id.len() - 7..]),
             namespace: &namespace,
             addresses: vec![addresses.ipv4.into(), addresses.i6pn.into()],
-            flags: flags(request.egress, request.private),
+            flags: flags(request.egress, request.private, request.proxy.is_some()),
             tenant: Tenant { number: workspace, name: &request.workspace },
             mtu: self.mtu,
         };
@@ -247,7 +263,9 @@ impl Containers {
             ipv4: addresses.ipv4,
             i6pn: addresses.i6pn,
         };
-        let tenancy = Tenancy { workspace_id: workspace, private: request.private };
+        let proxy = request.proxy.map(|name| self.membership(&container.workspace, name));
+        let tenancy =
+            Tenancy { workspace_id: workspace, private: request.private, proxy: proxy.clone() };
         let made =
             match tokio::join!(self.wiring.connect(&plan), self.region.put(&container, tenancy)) {
                 (Ok(wired), Ok(())) => Ok(wired),
@@ -274,6 +292,7 @@ impl Containers {
             wired,
             egress: request.egress,
             private: request.private,
+            proxy,
             token: names::secret(),
         });
         let record = ContainerRecord::of(&attached, workspace);
@@ -288,6 +307,29 @@ impl Containers {
     }
 }
 
+impl Containers {
+    /// What a new container is to its proxy. One that is not known yet, as on a host that runs its
+    /// workspace's first container, gives it an address later.
+    fn membership(&self, workspace: &str, name: String) -> Membership {
+        let known = self.proxies.proxy(workspace, &name);
+        let users = |ip| {
+            let attached = read(&self.attached);
+            let has = |one: &&Arc<Attached>| {
+                one.container.workspace == workspace
+                    && one.proxy.as_ref().is_some_and(|own| own.name == name && own.ip == Some(ip))
+            };
+            attached.values().filter(has).count()
+        };
+        let ip = known.and_then(|proxy| proxy.record.least_used(users));
+        Membership { name, ip }
+    }
+
+    /// What is known of proxies.
+    pub fn proxies(&self) -> &Arc<Board> {
+        &self.proxies
+    }
+}
+
 impl Callers for Containers {
     fn by_address(&self, address: IpAddr) -> Option<Arc<Container>> {
         Some(self.attached_at(address)?.container.clone())
@@ -295,6 +337,15 @@ impl Callers for Containers {
 
     fn may_ask_outside(&self, address: IpAddr) -> bool {
         self.attached_at(address).is_some_and(|attached| attached.egress)
+    }
+
+    fn own_way(&self, address: IpAddr) -> Option<OwnWay> {
+        let attached = self.attached_at(address).filter(|attached| attached.proxy.is_some())?;
+        Some(OwnWay::new(attached))
+    }
+
+    fn proxies_of(&self, workspace: &str) -> Vec<Arc<Proxy>> {
+        self.proxies.of_workspace(workspace)
     }
 
     fn is_private(&self, address: IpAddr) -> bool {
@@ -325,9 +376,11 @@ impl Callers for Containers {
 }
 
 /// What a container's address rows say of it.
-fn flags(egress: bool, private: bool) -> u32 {
+fn flags(egress: bool, private: bool, proxied: bool) -> u32 {
     let flag = |holds, flag| if holds { flag } else { 0 };
-    flag(egress, AddressRow::EGRESS) | flag(private, AddressRow::I6PN)
+    flag(egress, AddressRow::EGRESS)
+        | flag(private, AddressRow::I6PN)
+        | flag(proxied, AddressRow::PROXIED)
 }
 
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {

@@ -1,7 +1,8 @@
 //! DNS for containers: their own names here, all others through the host's resolvers.
 //!
 //! Queries arrive on sockets of the service namespace; what is forwarded leaves by ordinary
-//! sockets of the host, so that a resolver on the host's loopback works too.
+//! sockets of the host, so that a resolver on the host's loopback works too; that of a proxied
+//! container leaves by its proxy, from sockets in its own namespace.
 
 pub mod fuzzing;
 mod question;
@@ -32,7 +33,7 @@ use tracing::Instrument;
 
 use self::{
     question::Question,
-    upstream::{Transport, Upstreams},
+    upstream::{Transport, UpstreamError, Upstreams},
 };
 use super::callers::{Callers, Peer};
 use crate::{places::Places, region::tunnel::Container};
@@ -255,7 +256,7 @@ where
                 question.refuse(ResponseCode::Refused)
             }
             None if !self.callers.may_ask_outside(source) => question.refuse(ResponseCode::Refused),
-            None => match self.upstreams.ask(query, &question, transport).await {
+            None => match self.ask(query, &question, transport, source).await {
                 Ok(reply) => Some(reply),
                 Err(error) => {
                     tracing::warn!(%error, "a name could not be resolved");
@@ -263,6 +264,19 @@ where
                 }
             },
         }
+    }
+
+    /// Asks the host's resolvers: for a proxied container from its own namespace, so that its
+    /// questions leave by the proxy as all else does.
+    async fn ask(
+        &self,
+        query: &[u8],
+        question: &Question,
+        transport: Transport,
+        source: IpAddr,
+    ) -> Result<Vec<u8>, UpstreamError> {
+        let way = self.callers.own_way(source);
+        self.upstreams.ask(query, question, transport, way.as_ref()).await
     }
 
     fn local(&self, container: &Container, source: IpAddr, name: &Name) -> Option<Local> {

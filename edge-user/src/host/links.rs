@@ -7,16 +7,18 @@ use std::{
     os::fd::{AsFd, AsRawFd},
     pin::pin,
     sync::Arc,
+    time::Duration,
 };
 
 use futures::{TryStream, TryStreamExt};
+use ipnet::IpNet;
 use rtnetlink::{
     Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
-        address::{AddressAttribute, AddressFlags},
+        address::{AddressAttribute, AddressFlags, CacheInfo},
         link::{InfoData, InfoVeth, LinkAttribute, LinkMessage},
         neighbour::NeighbourState,
-        route::RouteScope,
+        route::{RouteMessage, RouteScope},
     },
 };
 use tokio::sync::Mutex;
@@ -188,6 +190,16 @@ impl Links {
 
     /// Gives an interface an address of its own, without a network behind it.
     pub async fn add_address(&self, index: u32, address: IpAddr) -> Result<(), LinkError> {
+        self.lend_address(index, address, None).await
+    }
+
+    /// The same, for so long from now if that is said.
+    pub async fn lend_address(
+        &self,
+        index: u32,
+        address: IpAddr,
+        term: Option<Duration>,
+    ) -> Result<(), LinkError> {
         let prefix = if address.is_ipv4() { 32 } else { 128 };
         let mut request = self.handle.address().add(index, address, prefix).replace();
         // There is nobody on the link to collide with.
@@ -195,10 +207,32 @@ impl Links {
             .message_mut()
             .attributes
             .push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute));
+        if let Some(term) = term {
+            let mut times = CacheInfo::default();
+            let seconds = u32::try_from(term.as_secs()).unwrap_or(u32::MAX);
+            (times.ifa_preferred, times.ifa_valid) = (seconds, seconds);
+            request.message_mut().attributes.push(AddressAttribute::CacheInfo(times));
+        }
         request
             .execute()
             .await
             .map_err(|source| LinkError { what: format!("adding address {address}"), source })
+    }
+
+    /// Takes an address from an interface; fine if it is not there.
+    pub async fn remove_address(&self, index: u32, address: IpAddr) -> Result<(), LinkError> {
+        let prefix = if address.is_ipv4() { 32 } else { 128 };
+        // The same message as for adding it.
+        let message = self.handle.address().add(index, address, prefix).message_mut().clone();
+        match self.handle.address().del(message).execute().await {
+            Err(rtnetlink::Error::NetlinkError(error))
+                if error.raw_code() == -libc::EADDRNOTAVAIL =>
+            {
+                Ok(())
+            }
+            Err(source) => Err(LinkError { what: format!("removing address {address}"), source }),
+            Ok(()) => Ok(()),
+        }
     }
 
     /// The addresses of an interface that others may use.
@@ -251,6 +285,24 @@ impl Links {
             .map_err(failed)
     }
 
+    /// Routes a network to an interface that has no link layer.
+    pub async fn add_route(&self, index: u32, network: IpNet) -> Result<(), LinkError> {
+        let failed = |source| LinkError { what: format!("routing {network}"), source };
+        let request = self.handle.route().add(route_to(index, network)).replace();
+        request.execute().await.map_err(failed)
+    }
+
+    /// Undoes it; fine if it is gone.
+    pub async fn remove_route(&self, index: u32, network: IpNet) -> Result<(), LinkError> {
+        match self.handle.route().del(route_to(index, network)).execute().await {
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ESRCH => {
+                Ok(())
+            }
+            Err(source) => Err(LinkError { what: format!("no longer routing {network}"), source }),
+            Ok(()) => Ok(()),
+        }
+    }
+
     /// Sends everything else from `source` to the gateway; by a rule of its own if the namespace
     /// has a default route already.
     pub async fn add_default(&self, index: u32, source: IpAddr) -> Result<(), LinkError> {
@@ -282,6 +334,20 @@ impl Links {
             .map_err(failed)?;
         }
         Ok(())
+    }
+}
+
+fn route_to(index: u32, network: IpNet) -> RouteMessage {
+    match network {
+        IpNet::V4(net) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(net.network(), net.prefix_len())
+            .output_interface(index)
+            .scope(RouteScope::Link)
+            .build(),
+        IpNet::V6(net) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(net.network(), net.prefix_len())
+            .output_interface(index)
+            .build(),
     }
 }
 

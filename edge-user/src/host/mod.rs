@@ -28,6 +28,6 @@ pub mod names;
 mod pid1;
 pub mod run;
 pub mod signals;
-mod sys;
+pub(crate) mod sys;
 mod terminal;
 pub mod view;

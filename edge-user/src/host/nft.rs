@@ -28,6 +28,9 @@ pub struct Table {
     pub raw_ports: RangeInclusive<u16>,
     /// The interfaces towards the region's other machines.
     pub underlays: Vec<String>,
+    /// What the names of WireGuard interfaces to proxies' gateways begin with: what comes by them
+    /// is judged in a table of its own.
+    pub ways: String,
 }
 
 /// `nft` did not do it.
@@ -44,13 +47,13 @@ pub enum NftError {
 impl Table {
     /// Puts the table in place, replacing in one step whatever has its name.
     pub fn install(&self) -> Result<(), NftError> {
-        nft(&self.script())
+        run(&self.script())
     }
 
     fn script(&self) -> String {
-        let Self { name, veth_prefix, pool, .. } = self;
+        let Self { name, veth_prefix, pool, ways, .. } = self;
         let veth = format!("\"{veth_prefix}*\"");
-        let ports = self.nat_ports();
+        let ports = nat_ports(&self.raw_ports);
         let (first, last) = (ports.start(), ports.end());
         let (from_containers, from_here) = self.between_machines();
         format!(
@@ -68,7 +71,7 @@ table inet {name} {{
         iifname {veth} oifname {veth} drop
 {from_containers}        iifname {veth} meta nfproto ipv6 drop
         iifname {veth} ip saddr != {pool} drop
-        oifname {veth} ct state != {{ established, related }} drop
+        iifname != \"{ways}*\" oifname {veth} ct state != {{ established, related }} drop
     }}
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
@@ -99,29 +102,41 @@ table inet {name} {{
         );
         (forward, output)
     }
+}
 
-    /// The larger side of the unprivileged ports that the raw range leaves.
-    fn nat_ports(&self) -> RangeInclusive<u16> {
-        let below = self.raw_ports.start().saturating_sub(1024);
-        let above = u16::MAX - self.raw_ports.end();
-        if above >= below {
-            self.raw_ports.end().saturating_add(1)..=u16::MAX
-        } else {
-            1024..=self.raw_ports.start() - 1
-        }
+/// Where source NAT may take its ports from: the larger side of the unprivileged ones that the raw
+/// range leaves.
+pub fn nat_ports(raw_ports: &RangeInclusive<u16>) -> RangeInclusive<u16> {
+    let below = raw_ports.start().saturating_sub(1024);
+    let above = u16::MAX - raw_ports.end();
+    if above >= below {
+        raw_ports.end().saturating_add(1)..=u16::MAX
+    } else {
+        1024..=raw_ports.start() - 1
     }
 }
 
 /// Removes a table wholly; fine if it is not there.
 pub fn remove(name: &str) -> Result<(), NftError> {
-    nft(&format!("table inet {name}\ndelete table inet {name}\n"))
+    run(&format!("table inet {name}\ndelete table inet {name}\n"))
 }
 
-fn nft(script: &str) -> Result<(), NftError> {
+/// Carries out a script, in one transaction.
+pub fn run(script: &str) -> Result<(), NftError> {
+    nft(&["-f", "-"], script).map(drop)
+}
+
+/// A table as it is, in the JSON of libnftables.
+pub fn list(name: &str) -> Result<serde_json::Value, NftError> {
+    let listed = nft(&["-j", "list", "table", "inet", name], "")?;
+    serde_json::from_slice(&listed).map_err(|error| NftError::Refused(error.to_string()))
+}
+
+fn nft(arguments: &[&str], script: &str) -> Result<Vec<u8>, NftError> {
     let mut child = Command::new("nft")
-        .args(["-f", "-"])
+        .args(arguments)
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(NftError::Missing)?;
@@ -130,7 +145,7 @@ fn nft(script: &str) -> Result<(), NftError> {
     }
     let output = child.wait_with_output().map_err(NftError::Missing)?;
     if output.status.success() {
-        return Ok(());
+        return Ok(output.stdout);
     }
     Err(NftError::Refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
@@ -146,6 +161,7 @@ mod tests {
             pool: "100.64.0.0/10".parse().unwrap(),
             raw_ports,
             underlays: Vec::new(),
+            ways: "ew12-g".into(),
         }
     }
 
@@ -160,7 +176,7 @@ mod tests {
 
     #[test]
     fn source_nat_keeps_off_the_raw_ports() {
-        assert_eq!(table(20000..=29999).nat_ports(), 30000..=65535);
-        assert_eq!(table(40000..=65535).nat_ports(), 1024..=39999);
+        assert_eq!(nat_ports(&(20000..=29999)), 30000..=65535);
+        assert_eq!(nat_ports(&(40000..=65535)), 1024..=39999);
     }
 }

@@ -115,6 +115,10 @@ impl KernelSteering {
         let Some(mut away) = self.away() else {
             return self.rows.write(tunnel, self.rows.rows(tunnel, here(attached), slot));
         };
+        if attached.proxy.is_some() {
+            // No reply goes past the proxy: a gateway's relay serves it.
+            return self.rows.write(tunnel, Replies::default().rows(tunnel, slot));
+        }
         self.rows.write(tunnel, away.replies.rows(tunnel, slot))?;
         away.open.insert(tunnel.id.clone(), tunnel.clone());
         Ok(())
@@ -183,7 +187,12 @@ impl Replies {
 }
 
 fn here(attached: &Attached) -> Target {
-    Target::Here { ifindex: attached.wired.ifindex, mac: padded(attached.wired.mac) }
+    Target::Here {
+        ifindex: attached.wired.ifindex,
+        mac: padded(attached.wired.mac),
+        // What the kernel took for a reply could go to anybody, past the proxy.
+        native: attached.proxy.is_none(),
+    }
 }
 
 impl Steering for KernelSteering {

@@ -2,11 +2,12 @@
 
 use std::{
     io,
+    net::Ipv4Addr,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd},
 };
 
 use nix::sys::signalfd::SignalFd;
-use socket2::Socket;
+use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// Takes over a socket that was inherited across exec. Call it once per number, before the
@@ -23,6 +24,25 @@ pub(super) fn inherited_socket(number: i32) -> io::Result<Socket> {
     // SAFETY: the number is open, was passed to this process for this one purpose, and nothing
     // else in the process owns it.
     Ok(unsafe { Socket::from_raw_fd(number) })
+}
+
+/// Sends an ARP announcement by an interface (RFC 826, RFC 5227).
+pub(crate) fn announce(index: u32, mac: [u8; 6], ip: Ipv4Addr) -> io::Result<()> {
+    const ARP: u16 = 0x0806;
+    let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: the storage is large enough and aligned for every kind of address, and any bits are a
+    // value of this one.
+    let link = unsafe { storage.view_as::<libc::sockaddr_ll>() };
+    link.sll_family = libc::AF_PACKET as libc::sa_family_t;
+    link.sll_protocol = ARP.to_be();
+    link.sll_ifindex = index.cast_signed();
+    // SAFETY: the family says what the storage holds, and so does the length.
+    let to = unsafe { SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t) };
+    let request: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
+    let parts = [&[0xff; 6][..], &mac, &ARP.to_be_bytes(), &request, &mac, &ip.octets(), &[0; 6]];
+    let frame = [&parts.concat()[..], &ip.octets()].concat();
+    socket.send_to(&frame, &to).map(drop)
 }
 
 /// Removes a capability from the bounding set by its number. `false`: the kernel has no such

@@ -39,6 +39,8 @@ pub enum Target {
         ifindex: u32,
         /// The container's MAC address, and two zero bytes.
         mac: [u8; 8],
+        /// Whether the kernel serves a raw port; else userspace does.
+        native: bool,
     },
     /// On the host with this number.
     Host {
@@ -141,7 +143,7 @@ impl TunnelRows {
             flags |= TunnelRow::PACED;
         }
         let (host, ifindex, mac, native) = match target {
-            Target::Here { ifindex, mac } => (0, ifindex, mac, true),
+            Target::Here { ifindex, mac, native } => (0, ifindex, mac, native),
             Target::Host { number, native } => (number.into(), 0, [0; 8], native),
         };
         for uplink in &self.uplinks {

@@ -4,6 +4,7 @@ use std::{net::Ipv6Addr, sync::Arc};
 
 use super::{
     member::{CallError, Known, Member},
+    proxy::Membership,
     roster::ContainerRecord,
     tunnel::Container,
     workspaces::{WorkspaceError, Workspaces},
@@ -18,12 +19,14 @@ pub enum Affiliation {
 }
 
 /// What a container is to its workspace.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Tenancy {
     /// The workspace's id.
     pub workspace_id: u32,
     /// Whether it may talk to the others of it that may.
     pub private: bool,
+    /// Its proxy, if it has one.
+    pub proxy: Option<Membership>,
 }
 
 /// Why the region does not take a container.
@@ -64,6 +67,7 @@ impl Affiliation {
             ipv4: container.ipv4,
             i6pn: container.i6pn,
             private: about.private,
+            proxy: about.proxy,
         };
         if member.put_container(record).await? == Known::Later {
             let (id, name) = (&container.id, &container.name);

@@ -10,9 +10,10 @@ use tonic::Status;
 use super::{
     bounds::{Asked, Bounds, Defaults},
     cluster::{ClusterMember, ClusterRecord},
+    proxy::{Membership, Proxy, ProxyAddress, ProxyRecord, key},
     roster::{
         About, Allotted, Carriage, ContainerRecord, HostRecord, RegionSettings, Role, TunnelRecord,
-        Uplink,
+        Uplink, WireGuard,
     },
     tunnel::{RawSocket, TunnelOptions},
     view::{Difference, Host, Rows, View},
@@ -62,7 +63,17 @@ pub(super) fn announcement(about: &About, containers: Vec<wire::Container>) -> w
         public: texts(&about.public),
         containers,
         control: about.control.clone(),
+        wireguard: about.wireguard.as_ref().map(wireguard),
     }
+}
+
+fn wireguard(WireGuard { key, port }: &WireGuard) -> wire::WireGuard {
+    wire::WireGuard { key: key.clone(), port: (*port).into() }
+}
+
+fn read_wireguard(sent: Option<&wire::WireGuard>) -> Result<Option<WireGuard>, Malformed> {
+    let Some(wire::WireGuard { key, port }) = sent else { return Ok(None) };
+    Ok(Some(WireGuard { key: key.clone(), port: short("WireGuard port", *port)? }))
 }
 
 /// What a machine says of itself.
@@ -73,6 +84,7 @@ pub(super) fn about(announced: &wire::Announcement) -> Result<About, Malformed> 
         uplinks: announced.uplinks.iter().map(read_uplink).collect(),
         public: parse_all("public address", &announced.public)?,
         control: announced.control.clone(),
+        wireguard: read_wireguard(announced.wireguard.as_ref())?,
     })
 }
 
@@ -95,6 +107,8 @@ pub(super) fn container(record: &ContainerRecord) -> wire::Container {
         ipv4: record.ipv4.to_string(),
         i6pn: record.i6pn.to_string(),
         private: record.private,
+        proxy: record.proxy.as_ref().map(|proxy| proxy.name.clone()),
+        proxy_ip: record.proxy.as_ref().and_then(|proxy| Some(proxy.ip?.to_string())),
     }
 }
 
@@ -109,6 +123,13 @@ pub(super) fn read_container(sent: &wire::Container) -> Result<ContainerRecord, 
         ipv4: parse("IPv4 address", &sent.ipv4)?,
         i6pn: parse("i6pn address", &sent.i6pn)?,
         private: sent.private,
+        proxy: match &sent.proxy {
+            None => None,
+            Some(name) => {
+                let ip = sent.proxy_ip.as_ref().map(|ip| parse("proxy's address", ip));
+                Some(Membership { name: name.clone(), ip: ip.transpose()? })
+            }
+        },
     })
 }
 
@@ -213,6 +234,39 @@ pub(super) fn read_cluster(sent: wire::Cluster) -> Result<ClusterRecord, Malform
     })
 }
 
+/// A proxy.
+fn proxy(proxy: &Proxy) -> wire::Proxy {
+    let record = &proxy.record;
+    let address = |one: &ProxyAddress| wire::ProxyAddress {
+        ip: one.ip.to_string(),
+        created: one.created,
+        served: one.served,
+        leaves: one.leaves,
+        gateway: proxy.holders.get(&one.ip).copied().unwrap_or(0).into(),
+    };
+    wire::Proxy {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        workspace: record.workspace.clone(),
+        created: record.created,
+        addresses: record.addresses.iter().map(address).collect(),
+    }
+}
+
+fn read_proxy(sent: wire::Proxy) -> Result<Proxy, Malformed> {
+    let (mut addresses, mut holders) = (Vec::new(), std::collections::BTreeMap::new());
+    for one in sent.addresses {
+        let ip = parse("proxy's address", &one.ip)?;
+        let wire::ProxyAddress { created, served, leaves, gateway, .. } = one;
+        addresses.push(ProxyAddress { ip, created, served, leaves });
+        if gateway != 0 {
+            holders.insert(ip, short("gateway", gateway)?);
+        }
+    }
+    let wire::Proxy { id, name, workspace, created, .. } = sent;
+    Ok(Proxy { record: ProxyRecord { id, name, workspace, created, addresses }, holders })
+}
+
 fn settings(settings: &RegionSettings) -> wire::Settings {
     wire::Settings {
         region: settings.region.clone(),
@@ -254,6 +308,7 @@ fn host(Host { record, alive }: &Host) -> wire::Host {
         control: record.about.control.clone(),
         blocks: texts(&record.blocks),
         key: record.key.clone(),
+        wireguard: record.about.wireguard.as_ref().map(wireguard),
     }
 }
 
@@ -269,6 +324,7 @@ fn read_host(sent: &wire::Host) -> Result<Host, Malformed> {
             uplinks: sent.uplinks.iter().map(read_uplink).collect(),
             public: parse_all("public address", &sent.public)?,
             control: sent.control.clone(),
+            wireguard: read_wireguard(sent.wireguard.as_ref())?,
         },
     };
     Ok(Host { record, alive: sent.alive })
@@ -282,14 +338,15 @@ pub(super) fn snapshot(view: &View) -> wire::Snapshot {
         containers: view.containers.values().map(|one| container(one)).collect(),
         tunnels: view.tunnels.values().map(|one| tunnel(one)).collect(),
         clusters: view.clusters.values().map(|one| cluster(one)).collect(),
+        proxies: view.proxies.values().map(|one| proxy(one)).collect(),
     }
 }
 
 /// All of a view.
 pub(super) fn read_snapshot(revision: u64, sent: wire::Snapshot) -> Result<View, Malformed> {
-    let wire::Snapshot { settings, hosts, containers, tunnels, clusters } = sent;
+    let wire::Snapshot { settings, hosts, containers, tunnels, clusters, proxies } = sent;
     let none = wire::Changes::default();
-    let all = wire::Changes { settings, hosts, containers, tunnels, clusters, ..none };
+    let all = wire::Changes { settings, hosts, containers, tunnels, clusters, proxies, ..none };
     let mut view = View::default();
     view.apply(read_changes(revision, all)?);
     Ok(view)
@@ -297,7 +354,8 @@ pub(super) fn read_snapshot(revision: u64, sent: wire::Snapshot) -> Result<View,
 
 /// What makes a view the next one.
 pub(super) fn changes(difference: &Difference) -> wire::Changes {
-    let Difference { settings: new, hosts, containers, tunnels, clusters, .. } = difference;
+    let Difference { settings: new, hosts, containers, tunnels, clusters, proxies, .. } =
+        difference;
     wire::Changes {
         settings: new.as_deref().map(settings),
         hosts: hosts.put.iter().map(|(_, one)| host(one)).collect(),
@@ -308,6 +366,8 @@ pub(super) fn changes(difference: &Difference) -> wire::Changes {
         tunnels_gone: tunnels.gone.clone(),
         clusters: clusters.put.iter().map(|(_, one)| cluster(one)).collect(),
         clusters_gone: clusters.gone.clone(),
+        proxies: proxies.put.iter().map(|(_, one)| proxy(one)).collect(),
+        proxies_gone: proxies.gone.clone(),
     }
 }
 
@@ -329,6 +389,10 @@ pub(super) fn read_changes(revision: u64, sent: wire::Changes) -> Result<Differe
         let cluster = read_cluster(sent)?;
         Ok((format!("{}/{}", cluster.workspace, cluster.name), Arc::new(cluster)))
     });
+    let proxies = sent.proxies.into_iter().map(|sent| {
+        let proxy = read_proxy(sent)?;
+        Ok((key(&proxy.record.workspace, &proxy.record.name), Arc::new(proxy)))
+    });
     let hosts_gone = sent.hosts_gone.iter().map(|id| short("host", *id));
     Ok(Difference {
         revision,
@@ -346,5 +410,6 @@ pub(super) fn read_changes(revision: u64, sent: wire::Changes) -> Result<Differe
             put: clusters.collect::<Result<_, Malformed>>()?,
             gone: sent.clusters_gone,
         },
+        proxies: Rows { put: proxies.collect::<Result<_, Malformed>>()?, gone: sent.proxies_gone },
     })
 }

@@ -3,6 +3,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::Ipv4Addr,
+    str::FromStr,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -15,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     cluster::ClusterRecord,
+    proxy::{Proxy, ProxyRecord},
     roster::{
         self, About, ContainerRecord, HostRecord, Presence, RegionSettings, Role, TunnelRecord,
     },
@@ -40,6 +43,10 @@ pub struct State {
     tunnels: BTreeMap<String, Arc<TunnelRecord>>,
     /// By key: workspace and name.
     clusters: BTreeMap<String, Arc<ClusterRecord>>,
+    /// The same.
+    proxies: BTreeMap<String, Arc<ProxyRecord>>,
+    /// The gateways that serve addresses of proxies.
+    holders: BTreeMap<Ipv4Addr, u16>,
 }
 
 /// The copy.
@@ -170,6 +177,14 @@ impl State {
             .iter()
             .filter(|(_, cluster)| all || workspaces.contains(cluster.workspace.as_str()));
         let clusters = clusters.map(|(key, cluster)| (key.clone(), cluster.clone())).collect();
+        let proxies = self
+            .proxies
+            .iter()
+            .filter(|(_, proxy)| all || workspaces.contains(proxy.workspace.as_str()));
+        let proxies = proxies.map(|(key, record)| {
+            (key.clone(), Arc::new(Proxy::of(ProxyRecord::clone(record), &self.holders)))
+        });
+        let proxies = proxies.collect();
         let mine = workspaces.into_iter().filter_map(|name| self.by_workspace.get(name)).flatten();
         let ids: Box<dyn Iterator<Item = &String>> =
             if all { Box::new(self.containers.keys()) } else { Box::new(mine) };
@@ -188,6 +203,7 @@ impl State {
                 .map(|tunnel| (tunnel.id.clone(), tunnel.clone()))
                 .collect(),
             clusters,
+            proxies,
         }
     }
 
@@ -202,6 +218,8 @@ impl State {
             "container" => self.put_container(id, read(&key, value)),
             "tunnel" => keyed(&mut self.tunnels, &key, id, value),
             "cluster" => keyed(&mut self.clusters, &key, id, value),
+            "proxy" => keyed(&mut self.proxies, &key, id, value),
+            "proxy-holder" => number(&mut self.holders, &key, id, value),
             _ => {}
         }
     }
@@ -219,8 +237,8 @@ impl State {
     }
 }
 
-fn number<T: DeserializeOwned>(
-    table: &mut BTreeMap<u16, T>,
+fn number<K: FromStr + Ord, T: DeserializeOwned>(
+    table: &mut BTreeMap<K, T>,
     key: &str,
     id: &str,
     value: Option<Value>,

@@ -22,6 +22,8 @@ pub mod member;
 pub mod mirror;
 pub mod names;
 pub mod ports;
+pub mod proxies;
+pub mod proxy;
 pub mod records;
 pub mod registry;
 pub mod rest;

@@ -15,6 +15,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    proxy::Membership,
     store::{LeaseId, StoreError, Write},
     tunnel::{RawSocket, TunnelOptions},
 };
@@ -188,6 +189,19 @@ pub struct About {
     /// host:port where a gateway's control plane is found.
     #[serde(default)]
     pub control: Vec<String>,
+    /// How it is spoken to by WireGuard, if it can be.
+    #[serde(default)]
+    pub wireguard: Option<WireGuard>,
+}
+
+/// A machine's end of WireGuard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireGuard {
+    /// Its public key, in base64.
+    pub key: String,
+    /// The UDP port that a gateway listens on, on all addresses of its underlay; 0 for a host,
+    /// which is where its packets come from.
+    pub port: u16,
 }
 
 impl About {
@@ -238,6 +252,9 @@ pub struct ContainerRecord {
     /// Whether it may talk to the others of its workspace that may.
     #[serde(default)]
     pub private: bool,
+    /// What it is to its proxy, if it has one.
+    #[serde(default)]
+    pub proxy: Option<Membership>,
 }
 
 /// A tunnel.

@@ -153,6 +153,11 @@ impl<R: Registry> ControlPlane<R> {
         Ok(self.service.claims.forget(host).await?)
     }
 
+    /// Where the region's state is.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        self.service.claims.store()
+    }
+
     /// The region's state: what `edge hosts` shows comes from here.
     pub fn mirror(&self) -> &Arc<Mirror> {
         &self.service.mirror

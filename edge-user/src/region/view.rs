@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     cluster::ClusterRecord,
+    proxy::Proxy,
     roster::{ContainerRecord, HostRecord, RegionSettings, TunnelRecord},
 };
 
@@ -25,6 +26,9 @@ pub struct View {
     /// The clusters of the workspaces that this host runs containers of, by workspace and name;
     /// all for a gateway.
     pub clusters: BTreeMap<String, Arc<ClusterRecord>>,
+    /// The proxies of the workspaces that this host runs containers of, by workspace and name; all
+    /// for a gateway.
+    pub proxies: BTreeMap<String, Arc<Proxy>>,
 }
 
 /// A machine of the region.
@@ -51,6 +55,8 @@ pub struct Difference {
     pub tunnels: Rows<String, TunnelRecord>,
     /// The same of clusters.
     pub clusters: Rows<String, ClusterRecord>,
+    /// The same of proxies.
+    pub proxies: Rows<String, Proxy>,
 }
 
 /// Rows of one table that differ.
@@ -78,6 +84,7 @@ impl View {
             containers: rows(&self.containers, &next.containers),
             tunnels: rows(&self.tunnels, &next.tunnels),
             clusters: rows(&self.clusters, &next.clusters),
+            proxies: rows(&self.proxies, &next.proxies),
         }
     }
 
@@ -91,6 +98,7 @@ impl View {
         change(&mut self.containers, difference.containers);
         change(&mut self.tunnels, difference.tunnels);
         change(&mut self.clusters, difference.clusters);
+        change(&mut self.proxies, difference.proxies);
     }
 }
 

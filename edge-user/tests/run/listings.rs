@@ -24,6 +24,7 @@ fn json_has_the_promised_fields() {
     let containers = serde_json::json!([{
         "id": "co-1", "name": "box", "workspace": "main", "host": "here", "pid": null,
         "netns": "/run/netns/box", "ipv4": "100.64.0.2", "i6pn": "fdaa::2", "proxy": null,
+        "proxy_ip": null, "proxy_problem": null,
         "egress": "nat", "private": true,
     }]);
     assert_eq!(json("containers"), containers);

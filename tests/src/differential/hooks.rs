@@ -256,6 +256,8 @@ fn expected(hook: Hook, fate: Fate) -> (u32, u32) {
         (_, Fate::Pass) => (TC_ACT_OK, 0),
         (_, Fate::PassToListener) => (TC_ACT_OK, LISTENER_MARK),
         (_, Fate::Drop) => (TC_ACT_SHOT, 0),
-        (_, Fate::Deliver { .. } | Fate::Send { .. } | Fate::Bounce) => (TC_ACT_REDIRECT, 0),
+        (_, Fate::Deliver { .. } | Fate::Send { .. } | Fate::SendBare { .. } | Fate::Bounce) => {
+            (TC_ACT_REDIRECT, 0)
+        }
     }
 }

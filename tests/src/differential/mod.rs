@@ -90,6 +90,8 @@ pub fn reachable(hook: Hook) -> &'static [Verdict] {
             Verdict::Service,
             Verdict::Listener,
             Verdict::Egress,
+            Verdict::Proxied,
+            Verdict::ProxyAway,
             Verdict::IcmpError,
             Verdict::I6pn,
             Verdict::Truncated,

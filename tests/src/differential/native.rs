@@ -80,6 +80,7 @@ fn fate(outcome: &Outcome, rows: &Rows) -> Fate {
             });
             Fate::Send { uplink: outcome.ifindex, next_hop }
         }
+        Action::SendBare => Fate::SendBare { interface: outcome.ifindex },
         Action::Bounce => Fate::Bounce,
     }
 }

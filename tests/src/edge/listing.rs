@@ -17,6 +17,10 @@ pub struct Container {
     pub ipv4: String,
     pub i6pn: String,
     pub proxy: Option<String>,
+    #[serde(default)]
+    pub proxy_ip: Option<String>,
+    #[serde(default)]
+    pub proxy_problem: Option<String>,
     pub egress: String,
     #[serde(default)]
     pub private: bool,

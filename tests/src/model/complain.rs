@@ -75,7 +75,8 @@ fn message(verdict: Verdict, v6: bool) -> Option<(u8, u8)> {
             Verdict::NoEgress
             | Verdict::BetweenContainers
             | Verdict::NoSuchContainer
-            | Verdict::NoSuchHost,
+            | Verdict::NoSuchHost
+            | Verdict::ProxyAway,
             false,
         ) => (icmpv4::TYPE_DEST_UNREACH, prohibited),
         (Verdict::TooBig, true) => (icmpv6::TYPE_PACKET_TOO_BIG, 0),

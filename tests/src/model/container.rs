@@ -91,13 +91,16 @@ fn beyond(host: &Host, frame: &[u8], reach: usize, packet: &Packet, sender: &Own
             Answer::refuse(frame, Verdict::NoEgress)
         };
     }
-    if packet.is_tcp()
+    if !sender.is_proxied
+        && packet.is_tcp()
         && let Some(reply) = host.forwards.get(&(packet.source, from))
         && let Some(answer) = answer(host, frame, packet, *reply)
     {
         return answer;
     }
-    if let Some(answer) = complaint(host, frame, reach, packet) {
+    if !sender.is_proxied
+        && let Some(answer) = complaint(host, frame, reach, packet)
+    {
         return answer;
     }
     if packet.source.is_ipv6() {
@@ -106,7 +109,31 @@ fn beyond(host: &Host, frame: &[u8], reach: usize, packet: &Packet, sender: &Own
     if !sender.has_egress {
         return Answer::refuse(frame, Verdict::NoEgress);
     }
+    if sender.is_proxied {
+        return proxied(host, frame, packet);
+    }
     Answer::pass(frame, Verdict::Egress)
+}
+
+/// To the gateway of the sender's proxy.
+fn proxied(host: &Host, frame: &[u8], packet: &Packet) -> Answer {
+    let (interface, largest) = match host.proxies.get(&packet.source) {
+        None => return Answer::refuse(frame, Verdict::ProxyAway),
+        Some(None) => return Answer::pass(frame, Verdict::Proxied),
+        Some(Some(way)) => *way,
+    };
+    if frame.len() - 14 > largest {
+        let largest = largest as u32;
+        return Answer { largest, ..Answer::refuse(frame, Verdict::TooBig) };
+    }
+    // Headers of IPv4 and TCP.
+    let segment = (largest - 40) as u16;
+    let rewrite = if packet.is_tcp() {
+        rewrite::clamp_to(frame, packet, segment)
+    } else {
+        Rewrite::new(frame)
+    };
+    Answer::rewritten(rewrite, Verdict::Proxied, Fate::SendBare { interface })
 }
 
 /// Which host has an inner address that nobody here has, and as what the packet goes there.

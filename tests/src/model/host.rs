@@ -32,6 +32,9 @@ pub struct Host {
     pub(super) bounds: HashMap<u32, Bounds>,
     /// Whether senders are told why they are refused.
     pub(super) complains: bool,
+    /// Interfaces to gateways of proxies, by container: index and largest packet; none if it is
+    /// this machine.
+    pub(super) proxies: HashMap<IpAddr, Option<(u32, usize)>>,
     /// The other hosts, if there are any.
     pub(super) region: Option<Region>,
     pool: Ipv4Net,
@@ -46,6 +49,7 @@ pub(super) struct Owner {
     pub(super) is_service: bool,
     pub(super) has_egress: bool,
     pub(super) has_i6pn: bool,
+    pub(super) is_proxied: bool,
     pub(super) workspace: u32,
     pub(super) account: u32,
 }
@@ -143,10 +147,15 @@ impl From<&Rows> for Host {
                 is_service: row.flags & AddressRow::SERVICE != 0,
                 has_egress: row.flags & AddressRow::EGRESS != 0,
                 has_i6pn: row.flags & AddressRow::I6PN != 0,
+                is_proxied: row.flags & AddressRow::PROXIED != 0,
                 workspace: row.workspace,
                 account: row.account,
             };
             (IpAddr::from(*address), owner)
+        });
+        let proxies = rows.proxies.iter().map(|(container, row)| {
+            let way = (row.ifindex != 0).then_some((row.ifindex, row.mtu as usize));
+            (IpAddr::from(*container), way)
         });
         Self {
             is_configured: settings.layout == LAYOUT,
@@ -159,6 +168,7 @@ impl From<&Rows> for Host {
             accounts: rows.forwards.iter().map(|(inner, row)| (end(inner), row.account)).collect(),
             bounds: bounds.collect(),
             complains: settings.complaints.interval != 0,
+            proxies: proxies.collect(),
             region: Region::of(rows),
             listeners: rows.listeners.keys().map(end).collect(),
             clusters: rows.members.iter().map(|(at, row)| (v4(*at), row.mark)).collect(),

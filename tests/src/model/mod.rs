@@ -75,6 +75,11 @@ pub enum Fate {
         /// The next hop, if the routing table is not to name it.
         next_hop: Option<Ipv6Addr>,
     },
+    /// Out by an interface without a link layer.
+    SendBare {
+        /// Its index.
+        interface: u32,
+    },
     /// Back to its sender.
     Bounce,
 }

@@ -76,7 +76,7 @@ pub(super) fn tcp<'a>(
     port: u16,
 ) -> Rewrite<'a> {
     let at = packet.transport;
-    let mut rewrite = clamped(frame, packet, host);
+    let mut rewrite = clamped(frame, packet, limit(packet, host));
     rewrite.address(end, address);
     rewrite.write(at + 2 * usize::from(end == End::Destination), &port.to_be_bytes());
     rewrite.finish_tcp(frame, packet);
@@ -85,26 +85,32 @@ pub(super) fn tcp<'a>(
 
 /// The same packet, if it is no SYN with too large a segment.
 pub(super) fn clamp<'a>(frame: &'a [u8], packet: &Packet, host: &Host) -> Rewrite<'a> {
-    let mut rewrite = clamped(frame, packet, host);
+    clamp_to(frame, packet, limit(packet, host))
+}
+
+/// The same with a limit of its own.
+pub(super) fn clamp_to<'a>(frame: &'a [u8], packet: &Packet, limit: u16) -> Rewrite<'a> {
+    let mut rewrite = clamped(frame, packet, limit);
     if rewrite.after != frame {
         rewrite.finish_tcp(frame, packet);
     }
     rewrite
 }
 
+/// The largest segment that fits the way between uplink and container.
+fn limit(packet: &Packet, host: &Host) -> u16 {
+    if packet.source.is_ipv4() { host.largest_segment_v4 } else { host.largest_segment_v6 }
+}
+
 /// With its checksum still to be mended.
-fn clamped<'a>(frame: &'a [u8], packet: &Packet, host: &Host) -> Rewrite<'a> {
+fn clamped<'a>(frame: &'a [u8], packet: &Packet, limit: u16) -> Rewrite<'a> {
     let Body::Tcp { syn, length, .. } = packet.body else { panic!("not TCP: {packet:?}") };
     let at = packet.transport;
     let mut rewrite = Rewrite::new(frame);
-    if syn {
-        let limit =
-            if packet.source.is_ipv4() { host.largest_segment_v4 } else { host.largest_segment_v6 };
-        if let Some(option) = largest_segment(&frame[at + 20..at + length]) {
-            let option = at + 20 + option;
-            let size = u16::from_be_bytes([frame[option], frame[option + 1]]);
-            rewrite.write(option, &size.min(limit).to_be_bytes());
-        }
+    if syn && let Some(option) = largest_segment(&frame[at + 20..at + length]) {
+        let option = at + 20 + option;
+        let size = u16::from_be_bytes([frame[option], frame[option + 1]]);
+        rewrite.write(option, &size.min(limit).to_be_bytes());
     }
     rewrite
 }

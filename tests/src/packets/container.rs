@@ -10,10 +10,11 @@ use super::{
     private, refused,
     scene::{
         CLIENT, CLIENT_V6, FELLOW, INNER, INNER_V6, MEMBERS, MSS, MSS_V6, OTHER, OTHER_MEMBERS,
-        OWN_LISTENER, OWN_PORT, OWN_PORT_V6, Owner, PUBLIC, PUBLIC_V6, QUIET, RELAY, RELAY_V6,
-        RELAYED, RELAYED_V6, SERVER, SERVICE, SLOT, SLOT_V6,
+        OWN_LISTENER, OWN_PORT, OWN_PORT_V6, Owner, PROXIED, PROXIED_RAW, PROXIED_V6, PUBLIC,
+        PUBLIC_V6, QUIET, RELAY, RELAY_V6, RELAYED, RELAYED_V6, SERVER, SERVICE, SLOT, SLOT_V6,
+        WIREGUARD,
     },
-    told,
+    told, told_of,
 };
 
 /// DNS and the API.
@@ -30,6 +31,7 @@ pub fn all() -> Vec<Case> {
         neighbours(),
         private::on_one_host(),
         outside(),
+        proxied(),
         errors::from_containers(),
     ]
     .concat()
@@ -284,5 +286,51 @@ pub fn outside() -> Vec<Case> {
         Case::to_listener("TLS", syn(OWN_PORT, OWN_LISTENER, &mss(1460)).build()),
         Case::to_listener("its own raw port", tcp(INNER, PUBLIC).build()),
         told("a raw port over UDP, no egress", &udp(quiet, PUBLIC), Verdict::NoEgress),
+    ]
+}
+
+/// What leaves by a proxy, and what has to.
+pub fn proxied() -> Vec<Case> {
+    let [by_gateway, here, nobody] = PROXIED;
+    let (address, server) = ("100.64.0.20", "198.51.100.7:443");
+    let mtu = u16::try_from(WIREGUARD.1).expect("an MTU");
+    let bare = |name: &str, sent: &Plan| {
+        Case::sent_bare(name, sent.build(), sent.build(), Verdict::Proxied)
+    };
+    let passes = |name: &str, plan: &Plan| Case::passes(name, plan.build(), Verdict::Proxied);
+    let away = |name: &str, plan: &Plan| told(name, plan, Verdict::ProxyAway);
+    // IPv4 and UDP headers.
+    let filled = |bytes: u16| udp(by_gateway, server).payload(&vec![0; usize::from(bytes - 28)]);
+    vec![
+        bare("a segment", &tcp(by_gateway, server)),
+        bare("a SYN that asks for little", &syn(by_gateway, server, &mss(mtu - 40))),
+        Case::sent_bare(
+            "a SYN that asks for too much",
+            syn(by_gateway, server, &mss(1460)).build(),
+            syn(by_gateway, server, &mss(mtu - 40)).build(),
+            Verdict::Proxied,
+        ),
+        bare("UDP", &udp(by_gateway, server)),
+        bare("DNS to another server", &udp(by_gateway, "198.51.100.7:53")),
+        bare("ping", &icmp(address, "198.51.100.7", 8, 0, b"ping")),
+        bare("a later fragment", &udp(by_gateway, server).fragment(8, false)),
+        bare("a private network", &tcp(by_gateway, "10.1.2.3:80")),
+        bare("just fits", &filled(mtu)),
+        told_of("too big", &filled(mtu + 1).build(), Verdict::TooBig, WIREGUARD.1),
+        // Neither an answer nor a complaint: it is not the kernel that serves the port.
+        bare("from what looks like a raw tunnel's port", &tcp(PROXIED_RAW, CLIENT)),
+        bare("SYN from there", &syn(PROXIED_RAW, CLIENT, &mss(536))),
+        bare(
+            "a complaint about a client",
+            &icmp(address, "198.51.100.7", 3, 3, &tcp(CLIENT, PROXIED_RAW).build()[14..42]),
+        ),
+        passes("the gateway is this machine", &syn(here, server, &mss(1460))),
+        passes("UDP, here", &udp(here, server)),
+        away("nobody serves its address", &syn(nobody, server, &mss(1460))),
+        away("UDP, nobody", &udp(nobody, "198.51.100.7:53")),
+        away("ping, nobody", &icmp("100.64.0.22", "198.51.100.7", 8, 0, b"ping")),
+        told("IPv6", &tcp(PROXIED_V6, CLIENT_V6), Verdict::NoIpv6Egress),
+        Case::to_listener("a raw port of the machine", syn(nobody, PUBLIC, &mss(1460)).build()),
+        delivered("DNS", &udp(nobody, DNS), Verdict::Service, SERVICE),
     ]
 }

@@ -27,7 +27,7 @@ use edge_common::{
 };
 
 use plan::{Plan, icmp};
-use scene::{Owner, UPLINK};
+use scene::{Owner, UPLINK, WIREGUARD};
 
 /// One row of a packet table.
 #[derive(Debug, Clone)]
@@ -107,6 +107,12 @@ impl Case {
     /// It leaves by the uplink.
     pub fn sent(name: &str, frame: Vec<u8>, after: Vec<u8>, verdict: Verdict) -> Self {
         Self { after, ..Self::same(name, frame, verdict, Action::Send) }
+    }
+
+    /// It leaves by a WireGuard interface.
+    pub fn sent_bare(name: &str, frame: Vec<u8>, after: Vec<u8>, verdict: Verdict) -> Self {
+        let same = Self::same(name, frame, verdict, Action::SendBare);
+        Self { after, leaves_by: WIREGUARD.0, ..same }
     }
 
     /// It goes back as its own answer.

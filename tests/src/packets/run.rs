@@ -119,7 +119,7 @@ fn native(case: &Case, rows: &Rows, decide: impl Fn(&mut Frame) -> Outcome) -> O
     let mut frame = Frame(case.frame.clone());
     let outcome = decide(&mut frame);
     let (ifindex, mac) = match (case.action, case.receiver) {
-        (Action::Send, _) => (case.leaves_by, [0; 8]),
+        (Action::Send | Action::SendBare, _) => (case.leaves_by, [0; 8]),
         (_, Some(receiver)) => (receiver.ifindex, padded(receiver.mac)),
         _ => (0, [0; 8]),
     };
@@ -136,7 +136,7 @@ fn native(case: &Case, rows: &Rows, decide: impl Fn(&mut Frame) -> Outcome) -> O
 /// What XDP leaves to the kernel, or to `tc_uplink`, whose `BPF_PROG_TEST_RUN` cannot be given
 /// metadata: that it delivers what is marked is the end-to-end tests' to show.
 fn in_xdp(case: &Case) -> Seen {
-    let sends = matches!(case.action, Action::Send | Action::Bounce);
+    let sends = matches!(case.action, Action::Send | Action::SendBare | Action::Bounce);
     if sends || case.is_deferred {
         // XDP cannot, and leaves it to TCX as it came.
         let deferred = Case::passes(&case.name, case.frame.clone(), Verdict::Deferred);
@@ -159,7 +159,7 @@ fn in_tcx(case: &Case) -> Seen {
     let code = match case.action {
         Action::Pass | Action::PassToListener => TC_ACT_OK,
         Action::Drop => TC_ACT_SHOT,
-        Action::Deliver | Action::Send | Action::Bounce => TC_ACT_REDIRECT,
+        Action::Deliver | Action::Send | Action::SendBare | Action::Bounce => TC_ACT_REDIRECT,
     };
     let mut frame = case.after.clone();
     if let Some(receiver) = case.receiver {

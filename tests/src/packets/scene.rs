@@ -9,7 +9,9 @@ use edge_common::{
     admit::Pace,
     hosts::{BlockRow, HostRow, MAX_PATHS, Path, PeerRow, UnderlayRow},
     native::Rows,
-    tables::{AddressRow, ForwardRow, LAYOUT, ListenerRow, MemberRow, Settings, TunnelRow},
+    tables::{
+        AddressRow, ForwardRow, LAYOUT, ListenerRow, MemberRow, ProxyRow, Settings, TunnelRow,
+    },
 };
 use edge_user::datapath::{Datapath, DatapathError};
 
@@ -39,6 +41,8 @@ pub const STRANGER: Owner = Owner { ifindex: SENDER, mac: [2, 0, 0, 0, 0, 0x0e] 
 pub const MEMBER: Owner = Owner { ifindex: SENDER, mac: [2, 0, 0, 0, 0, 0x0f] };
 /// See [`MEMBER`].
 pub const FELLOW: Owner = Owner { ifindex: 9, mac: [2, 0, 0, 0, 0, 0x10] };
+/// A container whose proxy another gateway serves; see [`PROXIED`].
+pub const CLIENT_OF_PROXY: Owner = Owner { ifindex: SENDER, mac: [2, 0, 0, 0, 0, 0x11] };
 /// The daemon's service namespace.
 pub const SERVICE: Owner = Owner { ifindex: SENDER, mac: [2, 0, 0, 0, 0, 0x0d] };
 
@@ -60,6 +64,15 @@ pub const SLOT_V6: u32 = 5;
 pub const MEMBERS: [&str; 3] = ["100.64.0.6:45000", "100.64.0.7:29500", "100.64.0.140:29500"];
 /// Ports of [`OTHER`] and of its fellow on [`FAR`], of another cluster.
 pub const OTHER_MEMBERS: [&str; 2] = ["100.64.0.4:29500", "100.64.0.141:29500"];
+
+/// Ports of containers whose proxies another gateway serves, this machine, and nobody.
+pub const PROXIED: [&str; 3] = ["100.64.0.20:45000", "100.64.0.21:45000", "100.64.0.22:45000"];
+/// The same, IPv6, of the first.
+pub const PROXIED_V6: &str = "[fdaa:0:1:5:1::8]:45000";
+/// A port of the first that has a row as a raw tunnel's, which it should not.
+pub const PROXIED_RAW: &str = "100.64.0.20:8000";
+/// The WireGuard interface to the gateway, and bytes of the largest packet on it.
+pub const WIREGUARD: (u32, u32) = (11, 1250);
 
 /// A public port that a socket of its own serves (TLS).
 pub const OWN_LISTENER: &str = "192.0.2.10:443";
@@ -184,6 +197,7 @@ pub fn rows() -> Rows {
 pub fn rows_in(region: Region) -> Rows {
     let mut rows = Rows { settings: settings(region), ..Rows::default() };
     let all = AddressRow::EGRESS | AddressRow::I6PN;
+    let proxied = AddressRow::EGRESS | AddressRow::PROXIED;
     for (owner, flags, workspace, addresses) in [
         (SERVER, all, 1, &["100.64.0.2", "fdaa:0:1:5:1::2"][..]),
         (QUIET, 0, 1, &["100.64.0.3", "fdaa:0:1:5:1::3"]),
@@ -191,6 +205,8 @@ pub fn rows_in(region: Region) -> Rows {
         (STRANGER, all, 2, &["100.64.0.5", "fdaa:0:2:5:1::5"]),
         (MEMBER, all, 1, &["100.64.0.6", "fdaa:0:1:5:1::6"]),
         (FELLOW, all, 1, &["100.64.0.7", "fdaa:0:1:5:1::7"]),
+        (CLIENT_OF_PROXY, proxied, 1, &["100.64.0.20", "fdaa:0:1:5:1::8"]),
+        (CLIENT_OF_PROXY, proxied, 1, &["100.64.0.21", "100.64.0.22"]),
         (SERVICE, AddressRow::SERVICE, 0, &["169.254.20.10", "100.64.0.1", "fdaa:0:1:5:1::1"]),
     ] {
         let account = [NOBODY, ACCOUNTS[0], ACCOUNTS[1]][workspace as usize];
@@ -216,6 +232,18 @@ pub fn rows_in(region: Region) -> Rows {
             rows.members.insert(endpoint(end).address.last(), MemberRow { mark });
         }
     }
+    let (ifindex, mtu) = WIREGUARD;
+    for (end, row) in [(PROXIED[0], ProxyRow { ifindex, mtu }), (PROXIED[1], ProxyRow::default())] {
+        rows.proxies.insert(endpoint(end).address, row);
+    }
+    let row = ForwardRow {
+        public: endpoint(PUBLIC),
+        uplink: UPLINK,
+        slot: 7,
+        gateway: 0,
+        account: ACCOUNTS[0],
+    };
+    rows.forwards.insert(endpoint(PROXIED_RAW), row);
     for (public, kind) in [
         (PUBLIC, ListenerRow::RAW),
         (PUBLIC_V6, ListenerRow::RAW),
@@ -372,6 +400,9 @@ pub fn install(rows: &Rows, datapath: &Datapath) -> Result<(), DatapathError> {
     }
     for (address, row) in &rows.members {
         datapath.add_member(*address, *row)?;
+    }
+    for (container, row) in &rows.proxies {
+        datapath.add_proxy(*container, *row)?;
     }
     Ok(())
 }

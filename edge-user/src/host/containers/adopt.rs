@@ -15,7 +15,7 @@ use crate::{
         netns::{self, NetNs},
         wiring::{self, PeerError, Tenant, Wired, WiringError},
     },
-    region::{addresses::AddressPlan, roster, tunnel::Container},
+    region::{addresses::AddressPlan, proxy::Membership, roster, tunnel::Container},
 };
 
 /// A container as it is recorded, under its id.
@@ -39,6 +39,9 @@ pub struct ContainerRecord {
     /// It may talk to the others of its workspace that may; absent in what older versions wrote.
     #[serde(default)]
     pub private: bool,
+    /// What it is to its proxy; absent in what older versions wrote.
+    #[serde(default)]
+    pub proxy: Option<Membership>,
     /// The host-side veth's name.
     pub veth: String,
     /// The host-side veth's index.
@@ -140,7 +143,7 @@ impl Containers {
         let Survivor { id, record, namespace } = survivor;
         let addresses = vec![record.ipv4.into(), record.i6pn.into()];
         let wired = Wired::of(record.veth, record.ifindex, addresses);
-        let flags = flags(record.egress, record.private);
+        let flags = flags(record.egress, record.private, record.proxy.is_some());
         let tenant = Tenant { number: record.workspace_id, name: &record.workspace };
         if let Err(error) = self.wiring.adopt(&wired, flags, tenant).await {
             self.records.forget(&id).await;
@@ -162,6 +165,7 @@ impl Containers {
             wired,
             egress: record.egress,
             private: record.private,
+            proxy: record.proxy,
             token: record.token,
         });
         write(&self.attached).insert(id, attached.clone());
@@ -186,6 +190,7 @@ impl ContainerRecord {
             ipv4: self.ipv4,
             i6pn: self.i6pn,
             private: self.private,
+            proxy: self.proxy.clone(),
         }
     }
 
@@ -200,6 +205,7 @@ impl ContainerRecord {
             place: attached.place.clone(),
             egress: attached.egress,
             private: attached.private,
+            proxy: attached.proxy.clone(),
             veth: attached.wired.veth.clone(),
             ifindex: attached.wired.ifindex,
             token: attached.token.clone(),

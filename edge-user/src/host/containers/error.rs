@@ -24,6 +24,11 @@ pub enum AttachError {
     /// The namespace cannot be opened.
     #[error("{0}: {1}; name a network namespace, as /run/netns/NAME")]
     NoNamespace(String, #[source] io::Error),
+    /// Its workspace has no such proxy.
+    #[error(
+        "workspace {1:?} has no proxy {0:?}; make it with `edge proxy create`, or name another: `edge proxy list`"
+    )]
+    NoProxy(String, String),
     /// The region does not take it: its name or that of its workspace will not do.
     #[error(transparent)]
     Region(#[from] AffiliationError),

@@ -24,7 +24,7 @@ use tokio::{
     time::{timeout, timeout_at},
 };
 
-use super::question::Question;
+use super::{super::callers::OwnWay, question::Question};
 
 /// How long a container waits for an answer at most.
 const TOTAL: Duration = Duration::from_secs(5);
@@ -47,6 +47,10 @@ pub(super) enum Transport {
 pub(super) enum UpstreamError {
     #[error("{0} names no resolver; add a `nameserver` line to it")]
     NoResolver(PathBuf),
+    #[error(
+        "{0} names no resolver beyond the machine itself, and a proxied container's questions go by its proxy; add a `nameserver` line with a public one to it"
+    )]
+    NoneOutside(PathBuf),
     #[error("none of the resolvers {servers:?} answered: {last}; check that the host reaches them")]
     Unanswered { servers: Arc<[SocketAddr]>, last: io::Error },
 }
@@ -86,8 +90,15 @@ impl Upstreams {
         message: &[u8],
         question: &Question,
         transport: Transport,
+        way: Option<&OwnWay>,
     ) -> Result<Vec<u8>, UpstreamError> {
-        let servers = self.servers();
+        let mut servers = self.servers();
+        if way.is_some() && !servers.is_empty() {
+            servers = servers.iter().copied().filter(is_outside).collect();
+            if servers.is_empty() {
+                return Err(UpstreamError::NoneOutside(self.resolv_conf.clone()));
+            }
+        }
         if servers.is_empty() {
             return Err(UpstreamError::NoResolver(self.resolv_conf.clone()));
         }
@@ -96,7 +107,8 @@ impl Upstreams {
         let mut second_best = None;
         for _ in 0..ROUNDS {
             for server in &*servers {
-                let attempt = timeout(ATTEMPT, exchange(*server, message, question, transport));
+                let attempt =
+                    timeout(ATTEMPT, exchange(*server, message, question, transport, way));
                 match timeout_at(deadline, attempt).await {
                     Ok(Ok(Ok(reply))) if is_final(&reply) => return Ok(named(reply, question)),
                     Ok(Ok(Ok(reply))) => second_best = Some(reply),
@@ -159,11 +171,20 @@ pub(super) fn framed(message: &[u8]) -> io::Result<Vec<u8>> {
     Ok([&length.to_be_bytes(), message].concat())
 }
 
+/// Whether a resolver is reached by IPv4, and not on the machine or its links only.
+fn is_outside(server: &SocketAddr) -> bool {
+    match server {
+        SocketAddr::V4(v4) => !v4.ip().is_loopback() && !v4.ip().is_link_local(),
+        SocketAddr::V6(_) => false,
+    }
+}
+
 async fn exchange(
     server: SocketAddr,
     message: &[u8],
     question: &Question,
     transport: Transport,
+    way: Option<&OwnWay>,
 ) -> io::Result<Vec<u8>> {
     let id = rand::random();
     let asked = with_id(message.to_vec(), id);
@@ -173,7 +194,10 @@ async fn exchange(
                 SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
                 SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
             };
-            let socket = UdpSocket::bind(any).await?;
+            let socket = match way {
+                Some(way) => way.udp().await?,
+                None => UdpSocket::bind(any).await?,
+            };
             socket.connect(server).await?;
             socket.send(&asked).await?;
             loop {
@@ -186,7 +210,10 @@ async fn exchange(
             }
         }
         Transport::Tcp => {
-            let mut stream = TcpStream::connect(server).await?;
+            let mut stream = match way {
+                Some(way) => way.tcp().await?.connect(server).await?,
+                None => TcpStream::connect(server).await?,
+            };
             stream.write_all(&framed(&asked)?).await?;
             let mut reply = vec![0; stream.read_u16().await?.into()];
             stream.read_exact(&mut reply).await?;

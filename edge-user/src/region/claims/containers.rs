@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ClaimError, Claims, Found, Transaction};
 use crate::region::{
+    proxy,
     roster::{self, ContainerRecord, RegionSettings, TunnelRecord},
     store::StoreError,
 };
@@ -50,6 +51,16 @@ impl Claims {
                 if known.record == container {
                     return Ok(());
                 }
+            }
+            // Of one that lives already, the proxy may have been deleted since.
+            if let (None, Some(proxy)) = (&known, &container.proxy)
+                && self
+                    .store
+                    .get(&proxy::record_key(&container.workspace, &proxy.name))
+                    .await?
+                    .is_none()
+            {
+                return Err(ClaimError::NoProxy(proxy.name.clone(), container.workspace));
             }
             if let Some(Found { record: NameRecord { container: other, host }, .. }) = &holder
                 && *other != container.id

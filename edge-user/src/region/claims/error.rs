@@ -37,6 +37,11 @@ pub enum ClaimError {
         /// Who has it.
         host: u16,
     },
+    /// Its workspace has no such proxy.
+    #[error(
+        "workspace {1:?} has no proxy {0:?}; make it on a gateway, with `edge proxy create`, or name another"
+    )]
+    NoProxy(String, String),
     /// The name cannot be part of a DNS name.
     #[error("{0:?} cannot name a container; use 1 to 63 characters of a-z, 0-9 and '-'")]
     BadName(String),
@@ -116,7 +121,7 @@ impl From<ClaimError> for Status {
             | ClaimError::BadAddress { .. }
             | ClaimError::Workspace(WorkspaceError::InvalidName(_)) => Code::InvalidArgument,
             ClaimError::Cluster(error) => error.code(),
-            ClaimError::NoContainer(_) => Code::NotFound,
+            ClaimError::NoContainer(_) | ClaimError::NoProxy(..) => Code::NotFound,
             ClaimError::BlockInUse { .. } | ClaimError::Outside { .. } => Code::FailedPrecondition,
             ClaimError::PortTaken(_) | ClaimError::Store(_) | ClaimError::Workspace(_) => {
                 Code::Unavailable

@@ -107,6 +107,7 @@ fn container(id: u8, name: u8) -> (String, Arc<ContainerRecord>) {
         ipv4: [100, 64, 0, id].into(),
         i6pn: "fdaa::1".parse().unwrap(),
         private: true,
+        proxy: None,
     };
     (record.id.clone(), Arc::new(record))
 }

@@ -218,6 +218,7 @@ impl Host {
             ipv4: block.hosts().nth(1).unwrap(),
             i6pn: i6pn.into(),
             private: true,
+            proxy: None,
         }
     }
 }
@@ -257,6 +258,7 @@ fn about(dir: &Path) -> About {
         uplinks: Vec::new(),
         public: Vec::new(),
         control: Vec::new(),
+        wireguard: None,
     }
 }
 

@@ -1,0 +1,94 @@
+//! What a daemon has of proxies: on a machine that may serve addresses their service, in a region
+//! WireGuard, and everywhere what keeps tables and source NAT.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    joined::Joined,
+    machine::{self, Machine},
+    role::{Orders, Role},
+};
+use crate::{
+    admin::ProxyService,
+    cli::Place,
+    host::{containers::Containers, uplink::Uplink},
+    proxy::{
+        keeper::{Keeper, Nudge, Nudges, Source},
+        serving::{Lent, Record, Serving},
+    },
+    region::{proxies::Proxies, store::Store},
+};
+
+/// What it is made of.
+pub(super) struct Ground<'d> {
+    pub(super) place: &'d Place,
+    pub(super) orders: &'d Orders,
+    pub(super) machine: &'d Machine,
+    pub(super) joined: Option<&'d Joined>,
+    pub(super) uplinks: &'d [Uplink],
+    pub(super) state_dir: &'d Path,
+    /// The state of a machine that is alone.
+    pub(super) durable: Arc<dyn Store>,
+    pub(super) containers: Arc<Containers>,
+    /// This machine's number.
+    pub(super) host: u16,
+}
+
+impl Ground<'_> {
+    /// Begins all of it; when this returns, what is known is in the tables.
+    ///
+    /// # Errors
+    /// If the state, the keys or what an earlier daemon recorded cannot be read.
+    pub(super) async fn begin(
+        self,
+        (nudge, nudges): (Nudge, Nudges),
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<ProxyService> {
+        let store = match self.joined {
+            None => Some(Proxies::new(self.durable.clone())),
+            Some(joined) => joined.proxies(),
+        };
+        let serving = match &store {
+            Some(proxies) => Some(self.serving(proxies.clone()).await?),
+            None => None,
+        };
+        let (told, ways) = watch::channel(BTreeMap::new());
+        if let Some(joined) = self.joined {
+            let names = machine::wireguard(self.place);
+            let mesh = joined.mesh(self.state_dir, names, self.machine, told)?;
+            tasks.spawn(mesh.follow(joined.member.view(), shutdown.clone()));
+        }
+        let keeper = Keeper {
+            datapath: self.machine.datapath.clone(),
+            snat: machine::snat(self.place, self.orders),
+            board: self.containers.proxies().clone(),
+            containers: self.containers.clone(),
+            own: self.host,
+            source: match self.joined {
+                None => Source::Alone(Proxies::new(self.durable)),
+                Some(joined) => Source::Region(joined.member.view()),
+            },
+            serving,
+            ways,
+            whole: false,
+        };
+        tasks.spawn(keeper.keep(nudges, shutdown.clone()));
+        nudge.settled().await;
+        Ok(ProxyService { store, containers: self.containers, keeper: nudge })
+    }
+
+    async fn serving(&self, proxies: Proxies) -> anyhow::Result<Serving> {
+        let lent = Lent {
+            networks: self.orders.args.proxy_addresses.clone(),
+            uplink: self.uplinks.first().map(|uplink| (uplink.name.clone(), uplink.index)),
+            record: Record::open(&self.place.run_dir())?,
+        };
+        let several = matches!(&self.orders.role, Role::Gateway(gateway) if gateway.etcd.is_some());
+        let links = self.machine.links.clone();
+        Ok(Serving::open(proxies, self.host, links, lent, several).await?)
+    }
+}

@@ -1,0 +1,94 @@
+//! An "internet" server that records who came, by TCP, UDP and ICMP.
+
+use std::{
+    collections::BTreeSet,
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    time::Duration,
+};
+
+use crate::{echo::Echo, lab::PATIENCE, netns::NetNs, process::Start as _, tap::Tap};
+
+/// The server, and whatever else comes in by its interface.
+#[derive(Debug)]
+pub struct Visitors {
+    address: Ipv4Addr,
+    tcp: Echo,
+    udp: UdpSocket,
+    tap: Tap,
+}
+
+const TCP: u16 = 7777;
+const UDP: u16 = 7778;
+
+impl Visitors {
+    /// On an address of a namespace's `eth0`.
+    #[track_caller]
+    pub fn at(netns: &NetNs, address: Ipv4Addr) -> Self {
+        let udp = netns.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, UDP)).expect("a port"));
+        udp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        Self { address, tcp: Echo::serve(netns, TCP), udp, tap: Tap::on(netns, "eth0") }
+    }
+
+    /// Where TCP is answered.
+    pub fn tcp(&self) -> SocketAddr {
+        (self.address, TCP).into()
+    }
+
+    /// A namespace comes by TCP so often, by UDP and by ping once; as whom it was seen.
+    #[track_caller]
+    pub fn visited_by(&self, netns: &NetNs, times: usize) -> BTreeSet<IpAddr> {
+        let before = self.tcp.clients().len();
+        for _ in 0..times {
+            netns.enter(|| {
+                let stream = TcpStream::connect_timeout(&self.tcp(), PATIENCE);
+                drop(stream.unwrap_or_else(|error| panic!("no way out: {error}")));
+                let socket = UdpSocket::bind("0.0.0.0:0").expect("a port");
+                socket.send_to(b"datagram", (self.address, UDP)).expect("a way out");
+            });
+        }
+        let address = self.address.to_string();
+        netns.command("ping").args(["-c", "1", "-W", "10", &address]).output_of().ok();
+        let mut seen = BTreeSet::new();
+        for _ in 0..times {
+            seen.insert(self.udp.recv_from(&mut [0; 64]).expect("a datagram").1.ip());
+        }
+        crate::process::wait_for("the server to have accepted all", PATIENCE, || {
+            (self.tcp.clients().len() >= before + times).then_some(())
+        });
+        seen.extend(self.tcp.clients()[before..].iter().map(SocketAddr::ip));
+        seen
+    }
+
+    /// A namespace has no way out, and is told so at once.
+    #[track_caller]
+    pub fn refuse(&self, netns: &NetNs) {
+        let before = self.tcp.clients().len();
+        let error = netns.enter(|| TcpStream::connect_timeout(&self.tcp(), Duration::from_secs(5)));
+        let error = error.expect_err("it has a way out").kind();
+        assert_ne!(error, ErrorKind::TimedOut, "it was not told");
+        assert_ne!(error, ErrorKind::ConnectionRefused, "somebody answered");
+        assert_eq!(self.tcp.clients().len(), before);
+    }
+
+    /// Whether a text came in by whatever protocol.
+    pub fn saw(&self, text: &str) -> bool {
+        self.tap.saw(text)
+    }
+
+    /// The IPv4 sources of the frames that held a text.
+    pub fn sources_of(&self, text: &str) -> BTreeSet<Ipv4Addr> {
+        let sources = std::cell::RefCell::new(BTreeSet::new());
+        self.tap.any(|frame| {
+            let holds = frame.windows(text.len()).any(|window| window == text.as_bytes());
+            if let ([8, 0], Some(source)) = (&frame[12..14], frame.get(26..30))
+                && holds
+            {
+                let source: [u8; 4] = source.try_into().expect("four bytes");
+                sources.borrow_mut().insert(source.into());
+            }
+            false
+        });
+        sources.into_inner()
+    }
+}

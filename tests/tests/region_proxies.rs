@@ -1,0 +1,126 @@
+//! Static outbound addresses in a region: containers of hosts leave by WireGuard and the gateway
+//! that serves their address.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
+
+use tests::{
+    echo::round_trip,
+    lab::PATIENCE,
+    process::wait_for,
+    region::{Plan, Region, Scene, Underlay},
+    visitors::Visitors,
+};
+
+const NETWORK: &str = "192.0.2.64/28";
+const ONE: &str = "192.0.2.65";
+const TWO: &str = "192.0.2.66";
+/// More than any buffer on the way holds.
+const DOWNLOAD: usize = 10 << 20;
+
+fn only(address: &str) -> BTreeSet<IpAddr> {
+    BTreeSet::from([address.parse().expect("an address")])
+}
+
+fn region(plan: Plan) -> Region {
+    plan.gateway_arguments_more(&["--proxy-addresses", NETWORK]).up()
+}
+
+#[test]
+fn containers_of_hosts_are_seen_under_their_address() {
+    for underlay in Underlay::ALL {
+        let region = region(Plan::over(underlay).hosts(2));
+        region.gateway().edge.cli(&["proxy", "create", "db", "--ip", ONE]).ok();
+        let visitors = Visitors::at(&region.scene.internet, Scene::CLIENT);
+        for (number, machine) in region.machines().enumerate() {
+            let tenant = machine.tenant(&format!("proxied{number}"), &["--proxy", "db"]);
+            assert_eq!(visitors.visited_by(&tenant.netns, 10), only(ONE), "{underlay}: {number}");
+            let plain = machine.tenant(&format!("plain{number}"), &[]);
+            let own = machine.place.public.to_string();
+            assert_eq!(visitors.visited_by(&plain.netns, 3), only(&own), "{underlay}: {number}");
+        }
+        let host = &region.hosts[0].edge;
+        assert!(host.metrics().packets("tc_container", "proxied") > 20.0, "{underlay}");
+        let unknown = host.cli(&["run", "--proxy", "nothing", "--", "true"]).refused();
+        assert!(unknown.stderr.contains("no proxy"), "{unknown}");
+        let refused = host.cli(&["proxy", "create", "x", "--ip", TWO]).refused();
+        assert!(refused.stderr.contains("on a gateway"), "{refused}");
+    }
+}
+
+#[test]
+fn large_transfers_pass_whatever_the_underlay_carries() {
+    // In Geneve an underlay must carry more than 1280 bytes.
+    for (underlay, mtu) in [(Underlay::V4, 1500), (Underlay::V4, 1316), (Underlay::Direct, 1280)] {
+        let region = region(Plan::over(underlay).hosts(1).mtu(mtu));
+        region.gateway().edge.cli(&["proxy", "create", "db", "--ip", ONE]).ok();
+        let visitors = Visitors::at(&region.scene.internet, Scene::CLIENT);
+        let tenant = region.hosts[0].tenant("proxied", &["--proxy", "db"]);
+        round_trip(&tenant.netns, visitors.tcp(), DOWNLOAD);
+        assert_eq!(visitors.visited_by(&tenant.netns, 1), only(ONE), "{underlay}, {mtu}");
+    }
+}
+
+#[test]
+fn without_its_address_a_hosts_container_has_no_way_out() {
+    let region = region(Plan::over(Underlay::V4).hosts(1));
+    let gateway = &region.gateway().edge;
+    gateway.cli(&["proxy", "create", "db", "--ip", ONE]).ok();
+    let visitors = Visitors::at(&region.scene.internet, Scene::CLIENT);
+    let host = &region.hosts[0];
+    let tenant = host.tenant("proxied", &["--proxy", "db", "--unencrypted-port", "8000"]);
+    assert_eq!(visitors.visited_by(&tenant.netns, 3), only(ONE));
+
+    gateway.cli(&["proxy", "delete", "db"]).ok();
+    let problem = || host.edge.containers()[0].proxy_problem.clone();
+    wait_for("the host to hear of it", PATIENCE, problem);
+    visitors.refuse(&tenant.netns);
+    gateway.cli(&["proxy", "create", "db", "--ip", TWO]).ok();
+    wait_for("the host to hear of the next", PATIENCE, || problem().is_none().then_some(()));
+    assert_eq!(visitors.visited_by(&tenant.netns, 3), only(TWO));
+
+    // What looks like an answer of its raw tunnel goes the same way, and the tunnel works.
+    let own = |port| SocketAddr::from((tenant.ipv4(), port));
+    let client = SocketAddr::from((Scene::CLIENT, 9));
+    tenant.tap().tcp(own(8000), client, false, "like an answer");
+    tenant.tap().udp(own(1000), client, "the last");
+    wait_for("the last", PATIENCE, || visitors.saw("the last").then_some(()));
+    let expected = BTreeSet::from([TWO.parse().unwrap()]);
+    assert!(visitors.sources_of("like an answer").is_subset(&expected));
+    let _echo = tests::echo::Echo::serve(&tenant.netns, 8000);
+    for to in region.gateway().raw(&host.tunnel(&tenant, 8000)) {
+        round_trip(&region.scene.internet, to, 1 << 16);
+    }
+}
+
+#[test]
+fn an_address_moves_to_another_gateway() {
+    let mut region = region(Plan::over(Underlay::V4).gateways(2).hosts(1));
+    region.gateways[0].edge.cli(&["proxy", "create", "db", "--ip", ONE]).ok();
+    let visitors = Visitors::at(&region.scene.internet, Scene::CLIENT);
+    let tenant = region.hosts[0].tenant("proxied", &["--proxy", "db"]);
+    assert_eq!(visitors.visited_by(&tenant.netns, 3), only(ONE));
+    let holds = |index: usize, region: &Region| {
+        let machine = &region.gateways[index];
+        machine.place.netns.ip(&["-4", "address", "show", "dev", "up0"]).contains(ONE)
+    };
+    let holder = usize::from(!holds(0, &region));
+    assert!(holds(holder, &region) && !holds(1 - holder, &region));
+    // Its machine lives on, without a daemon.
+    region.gateways[holder].edge.kill9();
+    wait_for("the other gateway to have the address", PATIENCE, || {
+        (holds(1 - holder, &region) && !holds(holder, &region)).then_some(())
+    });
+    wait_for("the way by it", PATIENCE, || {
+        let dialled = tenant.netns.enter(|| {
+            let second = std::time::Duration::from_secs(1);
+            std::net::TcpStream::connect_timeout(&visitors.tcp(), second)
+        });
+        dialled.ok().map(drop)
+    });
+    assert_eq!(visitors.visited_by(&tenant.netns, 3), only(ONE));
+    region.gateways[holder].edge.start();
+    assert_eq!(visitors.visited_by(&tenant.netns, 3), only(ONE));
+}
