@@ -182,6 +182,8 @@ fn json_has_exactly_the_names_that_programs_rely_on() {
         "ipv4",
         "i6pn",
         "proxy",
+        "proxy_ip",
+        "proxy_problem",
         "egress",
         "private",
     ];
