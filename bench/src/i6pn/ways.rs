@@ -1,6 +1,10 @@
 //! The ways between two namespaces, each with servers at its far end.
 
-use std::{any::Any, net::Ipv6Addr};
+use std::{
+    any::Any,
+    net::Ipv6Addr,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -180,47 +184,53 @@ fn vxlan([near, far]: [&Place; 2]) {
         let ends = ["local", &local, "remote", &remote, "dstport", "4789", "dev", UNDERLAY];
         own.netns.ip(&[&["link", "add", "ov0", "type", "vxlan", "id", "7"][..], &ends].concat());
     }
-    lead_over_overlay([near, far]);
+    lead_over_overlay([(near, "ov0"), (far, "ov0")]);
 }
 
-/// As its own manual sets it up: a tunnel in userspace, keys on both sides.
+/// As its own manual sets it up: a tunnel in userspace, keys on both sides. It listens in a folder
+/// that all namespaces share, under the interface's name: so each has another until it listens.
 fn wireguard([near, far]: [&Place; 2]) -> Vec<Running> {
     const PORT: &str = "51820";
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
     let ends = [near, far].map(|place| {
+        let name = format!("edge-wg{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let mut command = place.netns.command("wireguard-go");
-        let running = command.args(["--foreground", "ov0"]).running();
+        let running = command.args(["--foreground", &name]).running();
         wait_for("wireguard-go to make its interface", PATIENCE, || {
             let mut show = place.netns.command("wg");
-            show.args(["show", "ov0"]).output_of().status.success().then_some(())
+            show.args(["show", &name]).output_of().status.success().then_some(())
         });
         let key = tempfile::NamedTempFile::new().expect("a file for a key");
         let private = place.netns.command("wg").arg("genkey").output_of().ok();
         std::fs::write(&key, private.stdout).expect("a file for a key");
         let mut set = place.netns.command("wg");
-        set.args(["set", "ov0", "listen-port", PORT, "private-key"]).arg(key.path());
+        set.args(["set", &name, "listen-port", PORT, "private-key"]).arg(key.path());
         set.output_of().ok();
-        let public = place.netns.command("wg").args(["show", "ov0", "public-key"]).output_of();
-        (running, public.ok().stdout.trim().to_owned())
+        let public = place.netns.command("wg").args(["show", &name, "public-key"]).output_of();
+        (running, name, public.ok().stdout.trim().to_owned())
     });
-    let [(_, near_key), (_, far_key)] = &ends;
-    for (own, other, key) in [(near, far, far_key), (far, near, near_key)] {
+    let [(_, near_name, near_key), (_, far_name, far_key)] = &ends;
+    for (own, name, other, key) in
+        [(near, near_name, far, far_key), (far, far_name, near, near_key)]
+    {
         let endpoint = format!("{}:{PORT}", other.underlay[0]);
         let mut set = own.netns.command("wg");
-        set.args(["set", "ov0", "peer", key, "endpoint", &endpoint, "allowed-ips", "::/0"]);
+        set.args(["set", name, "peer", key, "endpoint", &endpoint, "allowed-ips", "::/0"]);
         set.output_of().ok();
     }
-    lead_over_overlay([near, far]);
-    ends.into_iter().map(|(running, _)| running).collect()
+    lead_over_overlay([(near, near_name), (far, far_name)]);
+    ends.into_iter().map(|(running, ..)| running).collect()
 }
 
-/// Each machine has an interface `ov0` at whose other end is the other.
-fn lead_over_overlay([near, far]: [&Place; 2]) {
-    for (own, number) in [(near, 1), (far, 2)] {
-        own.netns.ip(&["address", "add", &format!("fd00:9::{number}/64"), "dev", "ov0", "nodad"]);
-        own.netns.ip(&["link", "set", "ov0", "up"]);
+/// Each machine has an interface at whose other end is the other.
+fn lead_over_overlay(ends: [(&Place, &str); 2]) {
+    for ((own, name), number) in ends.into_iter().zip(1..) {
+        own.netns.ip(&["address", "add", &format!("fd00:9::{number}/64"), "dev", name, "nodad"]);
+        own.netns.ip(&["link", "set", name, "up"]);
     }
-    near.netns.ip(&["route", "add", "fd00:2::/64", "via", "fd00:9::2", "dev", "ov0"]);
-    far.netns.ip(&["route", "add", "fd00:1::/64", "via", "fd00:9::1", "dev", "ov0"]);
+    let [(near, near_name), (far, far_name)] = ends;
+    near.netns.ip(&["route", "add", "fd00:2::/64", "via", "fd00:9::2", "dev", near_name]);
+    far.netns.ip(&["route", "add", "fd00:1::/64", "via", "fd00:9::1", "dev", far_name]);
 }
 
 fn edge_between(name: &str, underlay: Underlay, mtu: u32) -> Result<Way> {
