@@ -1,6 +1,6 @@
 //! Namespaces that are containers by `edge attach`: a test can work inside them itself.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use nix::sys::signal::Signal;
 
@@ -49,6 +49,24 @@ impl Tenant {
     /// Its private IPv6 address.
     pub fn i6pn(&self) -> Ipv6Addr {
         self.container.i6pn.parse().expect("an IPv6 address")
+    }
+
+    /// The response code with which edge's DNS answers a question for an address (RFC 1035).
+    #[track_caller]
+    pub fn dns_code(&self, name: &str) -> u8 {
+        let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for label in name.split('.') {
+            query.push(u8::try_from(label.len()).expect("a short label"));
+            query.extend(label.as_bytes());
+        }
+        query.extend([0, 0, 1, 0, 1]);
+        let socket = self.netns.enter(|| UdpSocket::bind("0.0.0.0:0").expect("a port"));
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        socket.send_to(&query, "169.254.20.10:53").expect("the way to DNS");
+        let mut reply = [0; 512];
+        socket.recv(&mut reply).expect("an answer");
+        assert_eq!(reply[..2], query[..2]);
+        reply[3] & 0x0f
     }
 
     /// The `edge attach` that holds it.

@@ -199,14 +199,14 @@ fn questions_for_names_leave_by_the_proxy() {
     let plain = Tenant::new(&lab.edge, "plain", &[]);
     for (tenant, seen) in [(&proxied, ONE), (&plain, Lab::PUBLIC)] {
         let before = resolver.askers().len();
-        assert_eq!(code(tenant, "example.com"), 0);
+        assert_eq!(tenant.dns_code("example.com"), 0);
         let askers: BTreeSet<_> = resolver.askers()[before..].iter().copied().collect();
         assert_eq!(askers, only(seen));
     }
     lab.edge.cli(&["proxy", "delete", "db"]).ok();
     let before = resolver.askers().len();
     const FAILED: u8 = 2;
-    assert_eq!(code(&proxied, "secret.example.com"), FAILED);
+    assert_eq!(proxied.dns_code("secret.example.com"), FAILED);
     assert_eq!(resolver.askers().len(), before, "the question has left by another way");
 }
 
@@ -310,20 +310,4 @@ fn a_database_lets_the_proxys_address_in_and_no_other() {
     let refused = asked(&[]);
     let why = format!("no pg_hba.conf entry for host \"{}\"", Lab::PUBLIC);
     assert!(refused.stderr.contains(&why), "{refused}");
-}
-
-/// The response code with which edge's DNS answers a question for an address (RFC 1035).
-fn code(from: &Tenant, name: &str) -> u8 {
-    let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    for label in name.split('.') {
-        query.push(u8::try_from(label.len()).expect("a short label"));
-        query.extend(label.as_bytes());
-    }
-    query.extend([0, 0, 1, 0, 1]);
-    let socket = from.netns.enter(|| UdpSocket::bind("0.0.0.0:0").expect("a port"));
-    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    socket.send_to(&query, "169.254.20.10:53").expect("the way to DNS");
-    let mut reply = [0; 512];
-    socket.recv(&mut reply).expect("an answer");
-    reply[3] & 0x0f
 }
