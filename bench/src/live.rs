@@ -8,17 +8,17 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use edge_common::{
     tables::TunnelRow,
     verdict::{Hook, Verdict},
 };
 use edge_user::datapath::{Datapath, UplinkMode};
 use nix::net::if_::if_nametoindex;
-use tests::{lab::Lab, netns::NetNs, process::Start as _, wire::Wire};
+use tests::{lab::Lab, netns::NetNs, wire::Wire};
 
 use crate::{
-    cpu,
+    arrivals, cpu,
     decision::counted,
     empty::Empty,
     frames::{segment, settings},
@@ -55,10 +55,10 @@ pub(crate) fn measure(rounds: usize) -> Result<Report> {
         let rate = scene.judged(Verdict::BareInner, &inner)?;
         dropped.push("edge, refusal", rate);
 
-        let before = scene.arrived()?;
+        let before = arrivals::seen(&scene.container)?;
         let rate = scene.rate("plain0", |up| Ok(pass.live_frames(&routed, up, FRAMES, BATCH)?))?;
         delivered.push("kernel routed, no tunnel", rate * scene.share_since(before)?);
-        let before = scene.arrived()?;
+        let before = arrivals::seen(&scene.container)?;
         let rate = scene.judged(Verdict::Tunnel, &outer)?;
         delivered.push("edge, raw tunnel", rate * scene.share_since(before)?);
     }
@@ -91,7 +91,7 @@ impl Scene {
         let mac = container.mac("eth0");
         let text = mac.map(|byte| format!("{byte:02x}")).join(":");
         machine.ip(&["neigh", "add", &ROUTED.to_string(), "lladdr", &text, "dev", "ct0"]);
-        count_and_drop(&container)?;
+        arrivals::count_and_drop(&container, "ip protocol tcp")?;
 
         let datapath = Datapath::load(Path::new(PINS))?;
         datapath.configure(&settings()?)?;
@@ -138,17 +138,9 @@ impl Scene {
     /// Of the frames that were sent since, how many arrived: a queue on the way that is full drops
     /// what comes next. From 0 to 1.
     fn share_since(&self, before: u64) -> Result<f64> {
-        let arrived = u32::try_from(self.arrived()? - before)?;
+        let arrived = u32::try_from(arrivals::seen(&self.container)? - before)?;
         ensure!(arrived > 0, "no frame arrived");
         Ok(f64::from(arrived) / f64::from(FRAMES))
-    }
-
-    /// Frames that the container has seen.
-    fn arrived(&self) -> Result<u64> {
-        let mut command = self.container.command("nft");
-        let text = command.args(["list", "counter", "netdev", "bench", "arrived"]).output_of().ok();
-        let mut words = text.stdout.split_whitespace().skip_while(|word| *word != "packets");
-        words.nth(1).and_then(|count| count.parse().ok()).context("nft shows no counter")
     }
 }
 
@@ -157,22 +149,4 @@ impl Drop for Scene {
         self.machine.enter(|| self.datapath.detach("up0"));
         std::fs::remove_dir_all(PINS).ok();
     }
-}
-
-/// Nothing of the container's own stack is measured.
-fn count_and_drop(container: &NetNs) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let script = folder.path().join("drop.nft");
-    let text = "table netdev bench {
-    counter arrived {
-    }
-    chain in {
-        type filter hook ingress device \"eth0\" priority 0
-        ip protocol tcp counter name arrived drop
-    }
-}
-";
-    std::fs::write(&script, text)?;
-    container.command("nft").arg("-f").arg(&script).output_of().ok();
-    Ok(())
 }

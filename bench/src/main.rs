@@ -1,6 +1,7 @@
 //! One file a question; each measures edge side by side with the alternative, interleaved in the
 //! same run, and leaves its result with the machine's description under `bench/runs/`.
 
+mod arrivals;
 mod attacks;
 mod cpu;
 mod decision;

@@ -8,17 +8,12 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use nix::net::if_::if_nametoindex;
-use tests::{
-    lab::PATIENCE,
-    netns::NetNs,
-    process::{Start as _, wait_for},
-    tap::Tap,
-};
+use tests::{lab::PATIENCE, process::wait_for, tap::Tap};
 
 use super::ways::{Entrance, Way};
-use crate::{cpu, empty::Empty};
+use crate::{arrivals, cpu, empty::Empty};
 
 const FRAMES: u32 = 500_000;
 /// What a driver takes off its ring at once.
@@ -48,7 +43,7 @@ pub(crate) fn of(way: &Way) -> Result<Option<f64>> {
         (sent.is_ok() && seen).then(|| found.take()).flatten()
     });
     drop(tap);
-    count_and_drop(&way.to)?;
+    arrivals::count_and_drop(&way.to, &format!("udp dport {PORT}"))?;
     // What is taken away from a frame on its way is there again the next time.
     let program = Empty::renewing(&frame, frame.len())?;
     let elapsed = netns.enter(|| -> Result<_> {
@@ -58,38 +53,7 @@ pub(crate) fn of(way: &Way) -> Result<Option<f64>> {
         program.live_frames(&frame, ifindex, FRAMES, BATCH)?;
         Ok(begun.elapsed())
     })?;
-    let arrived = arrived(&way.to)?;
+    let arrived = u32::try_from(arrivals::seen(&way.to)?)?;
     ensure!(arrived > 0, "no frame arrived");
     Ok(Some(f64::from(arrived) / elapsed.as_secs_f64() / 1e6))
-}
-
-/// From zero, in a container.
-fn count_and_drop(container: &NetNs) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let script = folder.path().join("drop.nft");
-    let text = format!(
-        "table netdev pace {{
-}}
-delete table netdev pace
-table netdev pace {{
-    counter arrived {{
-    }}
-    chain in {{
-        type filter hook ingress device \"eth0\" priority 0
-        udp dport {PORT} counter name arrived drop
-    }}
-}}
-"
-    );
-    std::fs::write(&script, text)?;
-    container.command("nft").arg("-f").arg(&script).output_of().ok();
-    Ok(())
-}
-
-/// Datagrams that the container has seen.
-fn arrived(container: &NetNs) -> Result<u32> {
-    let mut command = container.command("nft");
-    let text = command.args(["list", "counter", "netdev", "pace", "arrived"]).output_of().ok();
-    let mut words = text.stdout.split_whitespace().skip_while(|word| *word != "packets");
-    words.nth(1).and_then(|count| count.parse().ok()).context("nft shows no counter")
 }

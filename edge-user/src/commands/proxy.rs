@@ -111,12 +111,12 @@ async fn show(
 ) -> Result<(), Error> {
     let request =
         ListProxiesRequest { workspace: which.workspace.to_string(), name: which.name.to_string() };
-    for proxy in listed(client, request).await? {
+    for record in listed(client, request).await?.into_iter().map(Record::from) {
         if list.json {
-            return output::json(&Record::from(proxy));
+            return output::json(&record);
         }
         let none = "no addresses; `edge proxy add-ip` adds one";
-        output::table(proxy.ips.into_iter().map(IpRow::from).collect(), none)?;
+        output::table(record.ips.into_iter().map(IpRow::from).collect(), none)?;
     }
     Ok(())
 }
@@ -159,10 +159,9 @@ impl From<Proxy> for Row {
     }
 }
 
-impl From<ProxyIp> for IpRow {
-    fn from(one: ProxyIp) -> Self {
-        let gateway = Some(one.gateway).filter(|gateway| *gateway != 0);
-        let gateway = or_dash(gateway.map(|gateway| gateway.to_string()).as_deref());
+impl From<IpRecord> for IpRow {
+    fn from(one: IpRecord) -> Self {
+        let gateway = or_dash(one.gateway.map(|gateway| gateway.to_string()).as_deref());
         Self { ip: one.ip, status: one.status, gateway, containers: one.containers }
     }
 }

@@ -111,25 +111,27 @@ pub(crate) async fn undo(place: &Place) -> Vec<anyhow::Error> {
     let (pins, prefix) = (pins(place), veth_prefix(place.instance.as_str()));
     let mut failures = Vec::new();
     let mut note = |outcome: anyhow::Result<()>| failures.extend(outcome.err());
-    note(match Links::here() {
-        Ok(links) => remove_veths(&links, &prefix, &HashSet::new()).await,
-        Err(error) => Err(error).context("netlink cannot be opened"),
-    });
-    note(match Links::here() {
-        Ok(links) => remove_tuns(&links, &wireguard(place)).await,
-        Err(error) => Err(error).context("netlink cannot be opened"),
-    });
+    let links = match Links::here().context("netlink cannot be opened") {
+        Ok(links) => Some(links),
+        Err(error) => {
+            note(Err(error));
+            None
+        }
+    };
+    if let Some(links) = &links {
+        note(remove_veths(links, &prefix, &HashSet::new()).await);
+        note(remove_tuns(links, &wireguard(place)).await);
+    }
     note(gone(fs::remove_dir_all(&pins), &pins));
     // The directory of all instances goes with the last.
     fs::remove_dir(PINS).ok();
     note(Service::unpin(&run_dir).context("the service namespace cannot be let go"));
-    note(match Links::here() {
-        Ok(links) => match Record::open(&run_dir) {
-            Ok(record) => record.undo(&links).await,
+    if let Some(links) = &links {
+        note(match Record::open(&run_dir) {
+            Ok(record) => record.undo(links).await,
             Err(error) => Err(error).context("proxy-addresses.json in the run directory"),
-        },
-        Err(error) => Err(error).context("netlink cannot be opened"),
-    });
+        });
+    }
     note(nft::remove(&proxy_table(place)).context("nftables table of proxies"));
     note(nft::remove(&table(place)).context("nftables table"));
     note(sysctls(place).map(|mut sysctls| sysctls.restore()));

@@ -136,14 +136,17 @@ impl KernelSteering {
         erased
     }
 
-    /// Whether there may be connections to end. Looking for them costs the kernel a walk through
+    fn older(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.older.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a tunnel that this daemon opened may have connections to end. Looking for them costs the kernel a walk through
     /// the sockets of all namespaces.
     fn was_used(&self, tunnel: &Tunnel) -> bool {
-        let older = self.older.lock().unwrap_or_else(PoisonError::into_inner).remove(&tunnel.id);
         let Traffic { inbound, outbound, .. } = self.traffic(tunnel);
         let relayed = tunnel.stats.connections.load(Ordering::Relaxed);
         // Behind a gateway it is the gateway that knows whom it relayed.
-        older || self.replies.is_some() || relayed + inbound.packets + outbound.packets > 0
+        self.replies.is_some() || relayed + inbound.packets + outbound.packets > 0
     }
 
     fn attached(&self, tunnel: &Tunnel) -> anyhow::Result<Arc<Attached>> {
@@ -215,18 +218,17 @@ impl Steering for KernelSteering {
     async fn resume(&self, tunnel: Arc<Tunnel>) -> anyhow::Result<()> {
         let attached = self.attached(&tunnel)?;
         let slot = self.rows.counted(&tunnel)?;
-        let mut older = self.older.lock().unwrap_or_else(PoisonError::into_inner);
-        older.insert(tunnel.id.clone());
-        drop(older);
+        self.older().insert(tunnel.id.clone());
         // The port is reserved in its namespace since it began.
         self.write(&tunnel, &attached, slot)
     }
 
     async fn close(&self, tunnel: Arc<Tunnel>) -> anyhow::Result<()> {
+        let is_older = self.older().remove(&tunnel.id);
         let (Some(slot), Ok(attached)) = (self.rows.slot(&tunnel), self.attached(&tunnel)) else {
             return Ok(());
         };
-        let (port, used) = (tunnel.port, self.was_used(&tunnel));
+        let (port, used) = (tunnel.port, is_older || self.was_used(&tunnel));
         let ending = attached.clone();
         let quieted = tokio::task::spawn_blocking(move || {
             if used {
