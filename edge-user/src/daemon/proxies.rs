@@ -56,6 +56,12 @@ impl Ground<'_> {
             Some(proxies) => Some(self.serving(proxies.clone()).await?),
             None => None,
         };
+        let snat = machine::snat(self.place, self.orders);
+        // A gateway, to which hosts send: before there is an interface that they could send to.
+        let stays = self.joined.is_some() && serving.is_some();
+        if stays {
+            snat.shut()?;
+        }
         let (told, ways) = watch::channel(BTreeMap::new());
         if let Some(joined) = self.joined {
             let names = machine::wireguard(self.place);
@@ -64,7 +70,7 @@ impl Ground<'_> {
         }
         let keeper = Keeper {
             datapath: self.machine.datapath.clone(),
-            snat: machine::snat(self.place, self.orders),
+            snat,
             board: self.containers.proxies().clone(),
             containers: self.containers.clone(),
             own: self.host,
@@ -73,6 +79,7 @@ impl Ground<'_> {
                 Some(joined) => Source::Region(joined.member.view()),
             },
             serving,
+            stays,
             ways,
             whole: false,
         };

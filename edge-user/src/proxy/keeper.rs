@@ -43,6 +43,9 @@ pub struct Keeper {
     pub source: Source,
     /// Of a machine that may serve addresses.
     pub serving: Option<Serving>,
+    /// Whether the table of source NAT stays when it has nothing to do: without it a gateway would
+    /// send on under its own address what hosts send it.
+    pub stays: bool,
     /// WireGuard interfaces to gateways.
     pub ways: watch::Receiver<BTreeMap<u16, Way>>,
     /// Whether all of what is written is as it was meant; at the beginning nobody knows.
@@ -176,14 +179,14 @@ impl Keeper {
             return Ok(());
         }
         let (snat, before, next) = (self.snat.clone(), before.clone(), next.clone());
-        let board = self.board.clone();
+        let (board, stays) = (self.board.clone(), self.stays);
         // `nft` is a process that is waited for.
         let done = tokio::task::spawn_blocking(move || {
             board.count(&snat, &next.addresses);
             match (before.is_empty(), next.is_empty()) {
                 // Nobody's packets are to pass a table that has nothing to say.
-                (_, true) => snat.remove(),
-                (empty, false) if first || empty => snat.install(&next),
+                (_, true) if !stays => snat.remove(),
+                (empty, _) if first || empty && !stays => snat.install(&next),
                 _ => snat.change(&before, &next),
             }
         });

@@ -90,6 +90,15 @@ impl Snat {
         nft::run(&self.script(nat))
     }
 
+    /// Puts the table in place with nothing in it, unless there is one: then nothing that comes by
+    /// the WireGuard interface of a gateway goes on.
+    ///
+    /// # Errors
+    /// [`NftError`].
+    pub fn shut(&self) -> Result<(), NftError> {
+        if nft::list(&self.name).is_ok() { Ok(()) } else { self.install(&Nat::default()) }
+    }
+
     /// Removes the table wholly; fine if it is not there.
     ///
     /// # Errors
