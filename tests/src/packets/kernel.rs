@@ -13,7 +13,7 @@ use edge_user::datapath::Datapath;
 
 use super::{
     Case, bounds,
-    scene::{self, ACCOUNTS, BY_GATEWAY_SLOT, FAR_SLOT, Region, SLOT, SLOT_V6},
+    scene::{self, ACCOUNTS, BY_GATEWAY_SLOT, FAR_SLOT, RELAYED_SLOT, Region, SLOT, SLOT_V6},
 };
 use crate::privilege;
 
@@ -23,8 +23,8 @@ const SKB_MARK: usize = 8;
 
 /// The traffic counters that are looked at: the tunnels', and the first, where what belongs to no
 /// tunnel would end up if it were counted.
-pub(crate) const SLOTS: [u32; 11] =
-    [0, SLOT, SLOT_V6, 11, 12, 13, 14, 15, 16, FAR_SLOT, BY_GATEWAY_SLOT];
+pub(crate) const SLOTS: [u32; 12] =
+    [0, SLOT, SLOT_V6, RELAYED_SLOT, 11, 12, 13, 14, 15, 16, FAR_SLOT, BY_GATEWAY_SLOT];
 
 /// The shortest frame that `BPF_PROG_TEST_RUN` takes: a whole Ethernet header, and for a skb also
 /// a whole IP header. Shorter ones are left to the native run.

@@ -71,6 +71,8 @@ pub const PROXIED: [&str; 3] = ["100.64.0.20:45000", "100.64.0.21:45000", "100.6
 pub const PROXIED_V6: &str = "[fdaa:0:1:5:1::8]:45000";
 /// A port of the first that has a row as a raw tunnel's, which it should not.
 pub const PROXIED_RAW: &str = "100.64.0.20:8000";
+/// Its traffic's slot, and that of [`RELAYED`] and [`RELAYED_V6`].
+pub const RELAYED_SLOT: u32 = 7;
 /// The WireGuard interface to the gateway, and bytes of the largest packet on it.
 pub const WIREGUARD: (u32, u32) = (11, 1250);
 
@@ -224,7 +226,7 @@ pub fn rows_in(region: Region) -> Rows {
         rows.forwards.insert(inner, row);
     }
     for inner in [RELAYED, RELAYED_V6] {
-        let row = ForwardRow { slot: 7, account: ACCOUNTS[0], ..ForwardRow::default() };
+        let row = ForwardRow { slot: RELAYED_SLOT, account: ACCOUNTS[0], ..ForwardRow::default() };
         rows.forwards.insert(endpoint(inner), row);
     }
     for (ends, mark) in [(&MEMBERS[..], 7), (&OTHER_MEMBERS, 8)] {
@@ -239,7 +241,7 @@ pub fn rows_in(region: Region) -> Rows {
     let row = ForwardRow {
         public: endpoint(PUBLIC),
         uplink: UPLINK,
-        slot: 7,
+        slot: RELAYED_SLOT,
         gateway: 0,
         account: ACCOUNTS[0],
     };

@@ -139,11 +139,12 @@ impl Calls {
     }
 }
 
-/// Between two attempts, no two callers in step.
+/// Between two attempts, no two callers in step. Short ones: an attempt goes to any one of the
+/// members, so with two of three gone it takes a number of them to come to the third.
 fn pauses() -> ExponentialBuilder {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(20))
-        .with_max_delay(Duration::from_secs(1))
+        .with_max_delay(Duration::from_millis(100))
         .without_max_times()
         .with_jitter()
 }
