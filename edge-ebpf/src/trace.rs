@@ -17,10 +17,16 @@ use edge_common::{
 
 use crate::maps::Maps;
 
-/// About nine thousand events: the daemon looks fifty times a second.
+/// Some seven thousand events.
 const RING_BYTES: u32 = 1 << 20;
-/// `BPF_RB_NO_WAKEUP`: the daemon looks by itself, and a wake-up would cost the packet's time.
+/// So many bytes that nobody has fetched wake the daemon, which looks by itself every now and then.
+const WAKING: u64 = RING_BYTES as u64 / 8;
+/// Wake it once, even if several CPUs step over that at the same time.
+const WAKING_SPAN: u64 = 32 * size_of::<Event>() as u64;
+/// `BPF_RB_AVAIL_DATA`, `BPF_RB_NO_WAKEUP` and `BPF_RB_FORCE_WAKEUP` of the kernel.
+const AVAILABLE: u64 = 0;
 const NO_WAKEUP: u64 = 1;
+const WAKEUP: u64 = 2;
 
 /// Events on their way to the daemon.
 #[map]
@@ -73,9 +79,16 @@ pub(crate) fn end() {
     notes.event.look_up(&Maps);
     // SAFETY: a plain helper call without pointers.
     notes.event.time = unsafe { bpf_ktime_get_boot_ns() };
-    if notes.end(filter) && TRACE_EVENTS.output::<Event>(&notes.event, NO_WAKEUP).is_err() {
+    if notes.end(filter) && TRACE_EVENTS.output::<Event>(&notes.event, wakes()).is_err() {
         notes.lost += 1;
     }
+}
+
+/// Whether the daemon is woken: each time would cost the packet's time, and the machine's.
+#[inline(always)]
+fn wakes() -> u64 {
+    let waiting = TRACE_EVENTS.query(AVAILABLE);
+    if (WAKING..WAKING + WAKING_SPAN).contains(&waiting) { WAKEUP } else { NO_WAKEUP }
 }
 
 #[inline(always)]

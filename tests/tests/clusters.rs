@@ -17,7 +17,7 @@ const REFUSED: i32 = 69;
 const FAILURE: i32 = 70;
 const NOT_FOUND: i32 = 127;
 /// Importing a Python package takes seconds where processors are shared.
-const SLOWLY: Duration = Duration::from_secs(60);
+const SLOWLY: Duration = Duration::from_secs(180);
 /// Debian's, which has PyTorch.
 const PYTHON: &str = "/usr/bin/python3";
 

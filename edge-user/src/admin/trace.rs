@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
+    os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -12,19 +13,20 @@ use edge_common::{
     trace::{Event, Filter},
     verdict::{Hook, Verdict},
 };
-use tokio::sync::mpsc;
+use tokio::{io::unix::AsyncFd, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{answers::text, life::Lives, region::RegionPart};
 use crate::{
     datapath::{self, Datapath, DatapathError, Heard, Trace},
-    host::{api, containers::Containers},
+    host::{api, containers::Containers, sys::watch_readable},
     wire::admin::{Decision, End, TraceEvent, TraceRequest},
 };
 
-/// How often the daemon looks. The ring buffer has room for half a million events a second.
-const PERIOD: Duration = Duration::from_millis(20);
+/// How often the daemon looks without being woken. Each look costs the machine some wake-ups, its
+/// listener's too; nobody reads faster.
+const PERIOD: Duration = Duration::from_millis(200);
 /// For a listener to take what it asked for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -71,13 +73,23 @@ pub(super) async fn tell(
     events: Events,
     shutdown: CancellationToken,
 ) {
+    let filling = match trace.filling().and_then(watch_readable) {
+        Ok(filling) => filling,
+        Err(error) => {
+            let why = Status::internal(format!("trace: {error}; see the log of `edge up`"));
+            events.try_send(Err(why)).ok();
+            return;
+        }
+    };
     let mut ticks = tokio::time::interval(PERIOD);
-    let mut first = true;
+    let (mut first, mut more) = (true, false);
     let why = loop {
         tokio::select! {
             biased;
             () = events.closed() => break None,
             () = shutdown.cancelled() => break Some(over("the daemon is ending")),
+            () = std::future::ready(()), if more => {}
+            () = wake(&filling) => {}
             _ = ticks.tick() => {}
         }
         let heard = match trace.hear() {
@@ -88,7 +100,7 @@ pub(super) async fn tell(
         if !first && heard.events.is_empty() && heard.lost == 0 {
             continue;
         }
-        first = false;
+        (first, more) = (false, heard.more);
         let told = events.send(Ok(known.describe(&heard)));
         if tokio::time::timeout(PATIENCE, told).await.is_err() {
             break Some(over("the listener does not read"));
@@ -99,6 +111,14 @@ pub(super) async fn tell(
     if let Some(why) = why {
         // Who is gone needs no answer.
         events.try_send(Err(why)).ok();
+    }
+}
+
+/// Until the kernel says that the ring buffer fills up. A runtime without a reactor never says so.
+async fn wake(filling: &AsyncFd<OwnedFd>) {
+    match filling.readable().await {
+        Ok(mut ready) => ready.clear_ready(),
+        Err(_ends) => std::future::pending().await,
     }
 }
 

@@ -59,15 +59,17 @@ pub async fn trace(place: &Place, args: &TraceArgs) -> Result<(), Error> {
             say("trace: it has begun; Ctrl-C ends it");
             begun = true;
         }
+        let mut lines = String::new();
         for decision in heard.decisions {
-            let text = if args.json { json(decision)? } else { line(&decision) };
-            if !print(&text)? {
-                return Ok(());
-            }
+            lines += &if args.json { json(decision)? } else { line(&decision) };
+            lines.push('\n');
             left -= 1;
             if left == 0 {
-                return Ok(());
+                break;
             }
+        }
+        if !print(&lines)? || left == 0 {
+            return Ok(());
         }
         if heard.lost != 0 {
             say(format_args!(
@@ -83,7 +85,7 @@ pub async fn trace(place: &Place, args: &TraceArgs) -> Result<(), Error> {
 /// Whether anybody still reads.
 fn print(text: &str) -> Result<bool, Error> {
     let mut out = io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(Error::failure("stdout", error, "look at where the output goes")),

@@ -1,7 +1,12 @@
 //! Telling of decisions: the traced programs take the place of the plain ones for as long as
 //! somebody listens, and not a packet is lost at either change.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use aya::{
     Ebpf,
@@ -39,6 +44,8 @@ pub struct Trace {
 pub struct Heard {
     /// In the order of each CPU.
     pub events: Vec<Event>,
+    /// Whether there may be more already.
+    pub more: bool,
     /// How many found no room since the last time.
     pub lost: u64,
 }
@@ -51,6 +58,13 @@ impl Tables {
             filter: tables::take(ebpf, "TRACE_FILTER")?,
             notes: tables::take(ebpf, "TRACE_NOTES")?,
         })
+    }
+
+    /// Makes room for what passes a filter. Returns how many were lost before.
+    fn begin(&mut self, filter: Filter) -> Result<u64, DatapathError> {
+        while self.events.next().is_some() {}
+        self.write(put_off(filter))?;
+        self.lost()
     }
 
     fn write(&mut self, filter: Filter) -> Result<(), DatapathError> {
@@ -77,16 +91,10 @@ impl Datapath {
         let Some(listener) = lock(&self.attached).free() else {
             return Err(DatapathError::Listened);
         };
-        let lost = {
-            let mut tables = lock(&self.trace);
-            while tables.events.next().is_some() {}
-            tables.write(put_off(filter))?;
-            tables.lost()?
-        };
-        if let Err(error) = load(&mut programs) {
-            unload(&mut programs);
-            return Err(error);
-        }
+        // The filter comes after them: on a busy machine the kernel verifies longer than its
+        // deadline is off.
+        let begun = load(&mut programs).and_then(|()| lock(&self.trace).begin(filter));
+        let lost = begun.inspect_err(|_error| unload(&mut programs))?;
         lock(&self.attached).listener = Some(listener);
         self.switch_all(&mut programs);
         drop(programs);
@@ -120,8 +128,16 @@ impl Datapath {
 }
 
 impl Trace {
+    /// What becomes readable when the ring buffer fills up. A few events do not.
+    ///
+    /// # Errors
+    /// If there are too many open files.
+    pub fn filling(&self) -> io::Result<OwnedFd> {
+        lock(&self.datapath.trace).events.as_fd().try_clone_to_owned()
+    }
+
     /// What there is to hear at the moment; none if it was ended by somebody else. To be asked
-    /// often: the ring buffer is small, and after ten seconds the programs fall silent.
+    /// every second: after ten the programs fall silent.
     ///
     /// # Errors
     /// If the kernel refuses its tables.
@@ -137,6 +153,7 @@ impl Trace {
         {
             heard.events.extend(Event::from_bytes(&bytes));
         }
+        heard.more = heard.events.len() >= MOST;
         let lost = tables.lost()?;
         heard.lost = lost.saturating_sub(self.lost);
         self.lost = lost;

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::Ipv4Addr,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
 use nix::sys::signalfd::SignalFd;
@@ -75,6 +75,12 @@ pub(super) fn namespace_kind(file: BorrowedFd<'_>) -> io::Result<libc::c_int> {
 pub(super) fn watch_socket(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     // SAFETY: a `Socket` owns one descriptor, and neither closes nor changes it while it lives.
     Ok(unsafe { AsyncFd::register(socket) }?)
+}
+
+/// Lets a task wait until there is something to read.
+pub(crate) fn watch_readable(file: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` owns one descriptor, and neither closes nor changes it while it lives.
+    Ok(unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }?)
 }
 
 /// Lets a task wait for signals.
