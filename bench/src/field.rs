@@ -14,7 +14,7 @@ use tests::{
 
 use crate::{
     cpu,
-    load::Server,
+    load::{Server, Target},
     peers::{PEERS, Peer, Place},
 };
 
@@ -37,6 +37,8 @@ pub(crate) struct Path {
     pub(crate) bulk: SocketAddr,
     /// Where it finds the echo.
     pub(crate) echo: SocketAddr,
+    /// The SOCKS server on the way, if there is one.
+    pub(crate) socks: Option<SocketAddr>,
 }
 
 /// All of it; it goes with this guard.
@@ -120,14 +122,20 @@ impl Path {
         let at = |(address, port): (&str, u16)| -> Result<SocketAddr> {
             Ok(SocketAddr::new(address.parse()?, port))
         };
-        Ok(Self { name: name.to_owned(), from: from.clone(), bulk: at(bulk)?, echo: at(echo)? })
+        let (name, from) = (name.to_owned(), from.clone());
+        Ok(Self { name, from, bulk: at(bulk)?, echo: at(echo)?, socks: None })
+    }
+
+    /// Its echo.
+    pub(crate) fn echo(&self) -> Target {
+        Target { address: self.echo, socks: self.socks }
     }
 
     /// Waits until its echo answers.
     pub(crate) fn wait(&self) -> Result<()> {
         wait_for(&format!("{} to answer", self.name), PATIENCE, || {
             let short = std::time::Duration::from_millis(1);
-            crate::load::round_trips(&self.from, self.echo, 1, short).ok()
+            crate::load::round_trips(&self.from, self.echo(), 1, short).ok()
         });
         Ok(())
     }

@@ -16,6 +16,7 @@ use tokio::{
     runtime::{Builder, Runtime},
     sync::oneshot,
 };
+use tokio_socks::tcp::Socks5Stream;
 
 use crate::{cpu, summary::percentile};
 
@@ -91,6 +92,21 @@ async fn accept(listener: TcpListener) -> Result<()> {
     }
 }
 
+/// Where clients connect to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target {
+    /// The server.
+    pub(crate) address: SocketAddr,
+    /// The SOCKS server on the way, if there is one.
+    pub(crate) socks: Option<SocketAddr>,
+}
+
+impl From<SocketAddr> for Target {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, socks: None }
+    }
+}
+
 /// What clients saw of round trips.
 pub(crate) struct RoundTrips {
     /// In a second, over all connections.
@@ -102,10 +118,11 @@ pub(crate) struct RoundTrips {
 /// One byte there and back, again and again, over so many connections.
 pub(crate) fn round_trips(
     from: &NetNs,
-    to: SocketAddr,
+    to: impl Into<Target>,
     connections: usize,
     time: Duration,
 ) -> Result<RoundTrips> {
+    let to = to.into();
     inside(from, async {
         let mut clients = Vec::new();
         for _ in 0..connections {
@@ -115,7 +132,7 @@ pub(crate) fn round_trips(
         let clients = clients.into_iter().map(|client| ping(client, begun + time));
         let mut all = futures::future::try_join_all(clients).await?.concat();
         let elapsed = begun.elapsed().as_secs_f64();
-        ensure!(!all.is_empty(), "no round trip to {to} in {time:?}");
+        ensure!(!all.is_empty(), "no round trip to {} in {time:?}", to.address);
         #[expect(clippy::cast_precision_loss, reason = "a count of one second")]
         let rate = all.len() as f64 / elapsed;
         Ok(RoundTrips { rate, p99: percentile(&mut all, 0.99) })
@@ -125,10 +142,11 @@ pub(crate) fn round_trips(
 /// Connections in a second, with so many at once: connect, one byte there and back, reset.
 pub(crate) fn new_connections(
     from: &NetNs,
-    to: SocketAddr,
+    to: impl Into<Target>,
     at_once: usize,
     time: Duration,
 ) -> Result<f64> {
+    let to = to.into();
     inside(from, async {
         let begun = Instant::now();
         let clients = (0..at_once).map(|_| knock(to, begun + time));
@@ -151,7 +169,7 @@ async fn ping(mut client: TcpStream, deadline: Instant) -> Result<Vec<f64>> {
     Ok(times)
 }
 
-async fn knock(to: SocketAddr, deadline: Instant) -> Result<f64> {
+async fn knock(to: Target, deadline: Instant) -> Result<f64> {
     let mut count = 0.0;
     while Instant::now() < deadline {
         let mut client = connect(to).await?;
@@ -165,12 +183,18 @@ async fn knock(to: SocketAddr, deadline: Instant) -> Result<f64> {
     Ok(count)
 }
 
-async fn connect(to: SocketAddr) -> Result<TcpStream> {
-    let dialled = tokio::time::timeout(PATIENCE, TcpStream::connect(to)).await;
+async fn connect(to: Target) -> Result<TcpStream> {
+    let dialled = tokio::time::timeout(PATIENCE, dial(to)).await;
     let client = dialled.map_err(io::Error::from).flatten();
-    let client = client.with_context(|| format!("cannot connect to {to}"))?;
+    let client = client.with_context(|| format!("cannot connect to {}", to.address))?;
     client.set_nodelay(true)?;
     Ok(client)
+}
+
+async fn dial(Target { address, socks }: Target) -> io::Result<TcpStream> {
+    let Some(socks) = socks else { return TcpStream::connect(address).await };
+    let stream = Socks5Stream::connect(socks, address).await.map_err(io::Error::other)?;
+    Ok(stream.into_inner())
 }
 
 fn inside<T: Send>(from: &NetNs, what: impl Future<Output = Result<T>> + Send) -> Result<T> {

@@ -15,6 +15,7 @@ mod load;
 mod machine;
 mod peers;
 mod plot;
+mod proxy;
 mod raw;
 mod readme;
 mod report;
@@ -47,6 +48,7 @@ const QUESTIONS: &[Question] = &[
     Question { name: "tls", measure: tls::measure, rounds: 7 },
     Question { name: "hostile", measure: hostile::measure, rounds: 5 },
     Question { name: "trace", measure: trace::measure, rounds: 15 },
+    Question { name: "proxy", measure: proxy::measure, rounds: 7 },
     Question { name: "restart", measure: restart::measure, rounds: 15 },
 ];
 

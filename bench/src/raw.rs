@@ -11,6 +11,7 @@ use crate::{
     field::{Field, Path},
     load,
     machine::Machine,
+    proxy,
     report::{Better, Measure, Report},
 };
 
@@ -62,7 +63,13 @@ fn once(path: &Path) -> Result<[f64; 7]> {
 /// seconds of the whole machine for each gigabyte.
 pub(crate) fn bulk(path: &Path, further: &[&str]) -> Result<(f64, f64)> {
     let (address, port) = (path.bulk.ip().to_string(), path.bulk.port().to_string());
-    let mut command = path.from.command("iperf3");
+    let (mut command, _configuration) = match path.socks {
+        Some(socks) => {
+            let (command, folder) = proxy::through_socks(&path.from, socks)?;
+            (command, Some(folder))
+        }
+        None => (path.from.command("iperf3"), None),
+    };
     command.args(["--client", &address, "--port", &port, "--json"]);
     command.args(["--affinity", &cpu::CLIENT.to_string()]);
     // With small writes two CPUs measure the scheduler.

@@ -77,6 +77,8 @@ const FIELD: &[Package] = &[
     package("hitch", Program("hitch"), "a TLS proxy to compare with"),
     package("wireguard-go", Program("wireguard-go"), "an overlay to compare with"),
     package("wireguard-tools", Program("wg"), "an overlay to compare with"),
+    package("microsocks", Program("microsocks"), "a SOCKS proxy to compare with"),
+    package("proxychains4", Program("proxychains4"), "clients of a SOCKS proxy"),
     package("redis-server", Program("redis-server"), "replication over the private network"),
     package("redis-tools", Program("redis-cli"), "replication over the private network"),
     package(

@@ -90,8 +90,8 @@ impl Way {
         iperf3.args(["--server", "--port", &BULK.to_string(), "--affinity", &cpu]);
         let servers = (iperf3.running(), Server::start(to, ECHO)?);
         let at = |port: u16| (address, port).into();
-        let path =
-            Path { name: name.to_owned(), from: from.clone(), bulk: at(BULK), echo: at(ECHO) };
+        let (name, from) = (name.to_owned(), from.clone());
+        let path = Path { name, from, bulk: at(BULK), echo: at(ECHO), socks: None };
         path.wait()?;
         let (to, _scene) = (to.clone(), Box::new(scene));
         Ok(Self { path, to, entrance: None, _servers: servers, _scene })
@@ -189,7 +189,8 @@ fn vxlan([near, far]: [&Place; 2]) {
 
 /// As its own manual sets it up: a tunnel in userspace, keys on both sides. It listens in a folder
 /// that all namespaces share, under the interface's name: so each has another until it listens.
-fn wireguard([near, far]: [&Place; 2]) -> Vec<Running> {
+/// What runs, with the names of the interfaces.
+pub(crate) fn wireguard([near, far]: [&Place; 2]) -> [(Running, String); 2] {
     const PORT: &str = "51820";
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let ends = [near, far].map(|place| {
@@ -215,11 +216,12 @@ fn wireguard([near, far]: [&Place; 2]) -> Vec<Running> {
     {
         let endpoint = format!("{}:{PORT}", other.underlay[0]);
         let mut set = own.netns.command("wg");
-        set.args(["set", name, "peer", key, "endpoint", &endpoint, "allowed-ips", "::/0"]);
+        set.args(["set", name, "peer", key, "endpoint", &endpoint]);
+        set.args(["allowed-ips", "0.0.0.0/0,::/0"]);
         set.output_of().ok();
     }
     lead_over_overlay([(near, near_name), (far, far_name)]);
-    ends.into_iter().map(|(running, ..)| running).collect()
+    ends.map(|(running, name, _)| (running, name))
 }
 
 /// Each machine has an interface at whose other end is the other.
