@@ -12,6 +12,7 @@ pub mod exchange;
 pub mod floor;
 pub mod forge;
 pub mod fuzzing;
+pub mod guestbook;
 pub mod i6pn;
 pub mod lab;
 pub mod leaks;

@@ -138,6 +138,12 @@ impl Place {
         self.uplink.cut();
     }
 
+    /// Mends that.
+    #[track_caller]
+    pub fn mend_uplink(&self) {
+        self.uplink.mend();
+    }
+
     /// Where the underlay's next hop is, for frames that are made by hand: another place on a
     /// shared link, else the router.
     #[track_caller]

@@ -10,7 +10,6 @@ use std::{
 use anyhow::Context as _;
 use gotatun::{
     device::{Device, DeviceBuilder, Peer},
-    udp::socket::UdpSocketFactory,
     x25519::PublicKey,
 };
 use ipnet::{IpNet, Ipv4Net};
@@ -20,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     keys::{Keys, decoded},
     tun::{self, FromKernel, ToKernel},
+    udp::Sockets,
 };
 use crate::{
     host::{links::Links, sysctl},
@@ -55,7 +55,7 @@ pub struct Mesh {
     pub ways: watch::Sender<BTreeMap<u16, Way>>,
 }
 
-type Tunnel = Device<(UdpSocketFactory, ToKernel, FromKernel)>;
+type Tunnel = Device<(Sockets, ToKernel, FromKernel)>;
 
 /// What there is.
 #[derive(Default)]
@@ -258,7 +258,7 @@ impl Mesh {
         let ifindex = link.with_context(|| format!("interface {name} is gone again"))?.index;
         self.links.up(ifindex).await?;
         let device = DeviceBuilder::new()
-            .with_default_udp()
+            .with_udp(Sockets::default())
             .with_ip_pair(to, from)
             .with_private_key(self.keys.secret.clone())
             .with_listen_port(port)

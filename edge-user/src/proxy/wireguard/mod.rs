@@ -8,6 +8,7 @@
 mod keys;
 mod mesh;
 mod tun;
+mod udp;
 
 pub use self::{
     keys::Keys,

@@ -1,0 +1,197 @@
+//! UDP sockets as `gotatun` wants them: packets of one size to one receiver go to the kernel in one
+//! piece, which it cuts as late as it can, or not at all if the receiver is on the same machine
+//! (`UDP_SEGMENT` of udp(7)). What comes in is merged by `gotatun`'s own.
+
+use std::{
+    io::{self, IoSlice},
+    net::SocketAddr,
+    os::fd::AsRawFd as _,
+};
+
+use gotatun::{
+    packet::Packet,
+    udp::{
+        UdpSend, UdpTransportFactory, UdpTransportFactoryParams,
+        socket::{UdpSocket, UdpSocketFactory},
+    },
+};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
+use tokio::io::Interest;
+
+/// What every kernel that knows `UDP_SEGMENT` cuts.
+const MOST_PIECES: usize = 64;
+/// Bytes of a datagram before it is cut, IPv6's header around it.
+const MOST_BYTES: usize = 65_535 - 40 - 8;
+
+/// Makes sockets.
+#[derive(Default)]
+pub(super) struct Sockets(UdpSocketFactory);
+
+/// The sending half.
+#[derive(Clone)]
+pub(super) struct Sender(UdpSocket);
+
+impl UdpTransportFactory for Sockets {
+    type Send = Sender;
+    type Recv = UdpSocket;
+
+    async fn bind(
+        &mut self,
+        params: &UdpTransportFactoryParams,
+    ) -> io::Result<(Sender, UdpSocket)> {
+        let (send, receive) = self.0.bind(params).await?;
+        Ok((Sender(send), receive))
+    }
+}
+
+impl UdpSend for Sender {
+    type SendManyBuf = <UdpSocket as UdpSend>::SendManyBuf;
+
+    async fn send_to(&self, packet: Packet, to: SocketAddr) -> io::Result<()> {
+        self.0.send_to(packet, to).await
+    }
+
+    fn max_number_of_packets_to_send(&self) -> usize {
+        self.0.max_number_of_packets_to_send()
+    }
+
+    async fn send_many_to(
+        &self,
+        buffer: &mut Self::SendManyBuf,
+        packets: &mut Vec<(Packet, SocketAddr)>,
+    ) -> io::Result<()> {
+        let mut single = Vec::new();
+        while !packets.is_empty() {
+            let run = run(packets.iter().map(|(packet, to)| (packet.len(), *to)));
+            let mut run: Vec<_> = packets.drain(..run).collect();
+            if run.len() > 1 {
+                self.send_each(buffer, &mut single).await?;
+                // A way that is narrower than its interface, or a driver that cannot.
+                if self.send_whole(&run).await.is_ok() {
+                    continue;
+                }
+            }
+            single.append(&mut run);
+        }
+        self.send_each(buffer, &mut single).await
+    }
+
+    fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
+        UdpSend::local_addr(&self.0)
+    }
+
+    fn set_fwmark(&self, mark: u32) -> io::Result<()> {
+        self.0.set_fwmark(mark)
+    }
+}
+
+impl Sender {
+    async fn send_each(
+        &self,
+        buffer: &mut <UdpSocket as UdpSend>::SendManyBuf,
+        packets: &mut Vec<(Packet, SocketAddr)>,
+    ) -> io::Result<()> {
+        if packets.is_empty() { Ok(()) } else { self.0.send_many_to(buffer, packets).await }
+    }
+
+    /// A run, in one call.
+    async fn send_whole(&self, run: &[(Packet, SocketAddr)]) -> io::Result<()> {
+        let Some((first, to)) = run.first() else { return Ok(()) };
+        let size = u16::try_from(first.len()).map_err(io::Error::other)?;
+        let to = SockaddrStorage::from(*to);
+        let socket = self.0.socket();
+        let send = || {
+            let pieces: Vec<_> = run.iter().map(|(packet, _)| IoSlice::new(packet)).collect();
+            let cut = [ControlMessage::UdpGsoSegments(&size)];
+            sendmsg(socket.as_raw_fd(), &pieces, &cut, MsgFlags::MSG_DONTWAIT, Some(&to))?;
+            Ok(())
+        };
+        socket.async_io(Interest::WRITABLE, send).await
+    }
+}
+
+/// How many of the first packets are one piece for the kernel: to the same receiver, all as long as
+/// the first but the last, which may be shorter.
+fn run(packets: impl IntoIterator<Item = (usize, SocketAddr)>) -> usize {
+    let mut packets = packets.into_iter();
+    let Some((size, to)) = packets.next() else { return 0 };
+    let (mut count, mut bytes) = (1, size);
+    for (next, receiver) in packets {
+        bytes += next;
+        if receiver != to || next > size || count == MOST_PIECES || bytes > MOST_BYTES {
+            break;
+        }
+        count += 1;
+        if next < size {
+            break;
+        }
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{Ipv4Addr, Ipv6Addr},
+        time::Duration,
+    };
+
+    use gotatun::{packet::PacketBufPool, udp::UdpRecv};
+
+    use super::*;
+
+    const A: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+    const B: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 2);
+
+    #[test]
+    fn a_run_is_of_one_size_and_one_receiver() {
+        for (packets, count) in [
+            (&[][..], 0),
+            (&[(100, A)], 1),
+            (&[(100, A), (100, A), (100, B)], 2),
+            (&[(100, A), (100, A), (40, A), (40, A)], 3),
+            (&[(100, A), (101, A)], 1),
+            (&[(1000, A); 70], 64),
+            (&[(9000, A); 70], 7),
+        ] {
+            assert_eq!(run(packets.iter().copied()), count, "{packets:?}");
+        }
+    }
+
+    async fn socket(address: SocketAddr) -> (Sender, UdpSocket) {
+        let params = UdpTransportFactoryParams { addr: Some(address.ip()), port: 0, fwmark: None };
+        Sockets::default().bind(&params).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn packets_of_all_sizes_arrive_as_they_were_sent() {
+        let any: [SocketAddr; 2] =
+            [(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()];
+        for address in any {
+            let ((sender, _), (_, mut receiver)) = (socket(address).await, socket(address).await);
+            let to = receiver.local_addr().unwrap();
+            let mut pool = PacketBufPool::<4096>::new(128);
+            let sizes = [1400; 70].into_iter().chain([32, 96, 96, 96, 1, 2000, 1400, 1400, 7]);
+            let sent: Vec<Vec<u8>> =
+                sizes.zip(0_u8..).map(|(size, number)| vec![number; size]).collect();
+            let mut packets: Vec<_> = sent
+                .iter()
+                .map(|bytes| {
+                    let mut packet = pool.get();
+                    packet.truncate(bytes.len());
+                    packet.copy_from_slice(bytes);
+                    (packet, to)
+                })
+                .collect();
+            sender.send_many_to(&mut Default::default(), &mut packets).await.unwrap();
+            assert!(packets.is_empty());
+            let (mut got, mut buffer) = (Vec::new(), Default::default());
+            while got.len() < sent.len() {
+                let receive = receiver.recv_many_from(&mut buffer, &mut pool, &mut got);
+                tokio::time::timeout(Duration::from_secs(60), receive).await.unwrap().unwrap();
+            }
+            let got: Vec<_> = got.iter().map(|(packet, _)| packet.to_vec()).collect();
+            assert_eq!(got, sent);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Addresses come and go, gateways die and return, daemons are killed: whoever has a proxy is seen
+//! under its addresses and no other, and whoever has none does not notice.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
+
+use tests::{
+    guestbook::{Guest, Guestbook},
+    lab::PATIENCE,
+    process::wait_for,
+    region::{Machine, Plan, Region, Scene, Underlay},
+    tenant::Tenant,
+    visitors::Visitors,
+};
+
+const NETWORK: &str = "192.0.2.64/28";
+/// Of workspace "one", whose proxy has one address.
+const ONE: &str = "192.0.2.65";
+/// Of workspace "two", whose proxy of the same name has five, and sometimes the sixth.
+const FIVE: [&str; 5] = ["192.0.2.66", "192.0.2.67", "192.0.2.68", "192.0.2.69", "192.0.2.70"];
+const SIXTH: &str = "192.0.2.71";
+/// Where the guestbook lies.
+const BOOK: SocketAddr = SocketAddr::new(IpAddr::V4(Scene::CLIENT), 7000);
+
+/// A container, whoever comes from it, and whom it may be taken for.
+struct Caller {
+    tenant: Tenant,
+    guest: Guest,
+    name: String,
+    allowed: BTreeSet<IpAddr>,
+}
+
+impl Caller {
+    fn on(host: &Machine, number: usize, workspace: Option<&str>, book: &Guestbook) -> Self {
+        let name = format!("{}{number}", workspace.unwrap_or("plain"));
+        let options = workspace.map(|workspace| ["--workspace", workspace, "--proxy", "db"]);
+        let options = options.as_ref().map_or(&[][..], |options| &options[..]);
+        let tenant = host.tenant(&name, options);
+        let parse = |address: &&str| address.parse().expect("an address");
+        let allowed = match workspace {
+            Some("one") => [ONE].iter().map(parse).collect(),
+            Some(_) => FIVE.iter().chain([&SIXTH]).map(parse).collect(),
+            None => BTreeSet::from([host.place.public.into()]),
+        };
+        let guest = book.guest(&tenant.netns, &name);
+        Self { tenant, guest, name, allowed }
+    }
+
+    /// Packets that no honest socket sends, with its name in them.
+    fn forge(&self) {
+        let (tap, text) = (self.tenant.tap(), self.text());
+        let to = |port| SocketAddr::from((Scene::CLIENT, port));
+        let own = self.tenant.ipv4();
+        let sources = [own, Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(100, 64, 7, 7)];
+        for source in sources.into_iter().map(|source| SocketAddr::from((source, 1000))) {
+            tap.udp(source, to(53), &text);
+            tap.tcp(source, to(9), false, &text);
+            tap.other(source.ip(), to(0).ip(), 47.into(), &text);
+        }
+        let i6pn = SocketAddr::from((self.tenant.i6pn(), 1000));
+        tap.udp(i6pn, (Scene::CLIENT_V6, 53).into(), &text);
+    }
+
+    fn text(&self) -> String {
+        format!("forged by {}.", self.name)
+    }
+
+    /// Panics if anything of it has arrived under another address.
+    #[track_caller]
+    fn assert_own(&self, book: &Guestbook, visitors: &Visitors) {
+        let seen = book.addresses(&self.name);
+        assert!(seen.is_subset(&self.allowed), "{} came as {seen:?}", self.name);
+        let forged: BTreeSet<IpAddr> =
+            visitors.sources_of(&self.text()).into_iter().map(IpAddr::V4).collect();
+        assert!(forged.is_subset(&self.allowed), "{} has forged {forged:?}", self.name);
+    }
+}
+
+/// One of the five for another; a proxy has no more.
+#[track_caller]
+fn exchange(region: &Region, old: &str, new: &str) {
+    let words = |verb| ["proxy", verb, "db", "--workspace", "two", "--ip"];
+    let remove = [&words("remove-ip")[..], &[old, "--drain", "0s"]].concat();
+    region.gateway().edge.cli(&remove).ok();
+    region.gateway().edge.cli(&[&words("add-ip")[..], &[new]].concat()).ok();
+}
+
+#[test]
+fn whatever_happens_nobody_is_seen_under_anothers_address() {
+    let plan = Plan::over(Underlay::V4).gateways(2).hosts(2);
+    let mut region = plan.gateway_arguments_more(&["--proxy-addresses", NETWORK]).up();
+    let create = |region: &Region, workspace: &str, addresses: &[&str]| {
+        let words = ["proxy", "create", "db", "--workspace", workspace];
+        let ips = addresses.iter().flat_map(|address| ["--ip", address]);
+        region.gateway().edge.cli(&words.into_iter().chain(ips).collect::<Vec<_>>()).ok();
+    };
+    create(&region, "one", &[ONE]);
+    create(&region, "two", &FIVE);
+    let book = Guestbook::open(&region.scene.internet, BOOK);
+    let visitors = Visitors::at(&region.scene.internet, Scene::CLIENT);
+    let mut callers = Vec::new();
+    let mut plain = Vec::new();
+    for (number, host) in region.hosts.iter().enumerate() {
+        callers.push(Caller::on(host, number, Some("one"), &book));
+        for more in 0..3 {
+            callers.push(Caller::on(host, 10 * number + more, Some("two"), &book));
+        }
+        plain.push(Caller::on(host, number, None, &book));
+    }
+    let go_on = || {
+        for caller in callers.iter().chain(&plain) {
+            caller.guest.wait_for_more();
+            caller.forge();
+            caller.guest.wait_for_more();
+            caller.assert_own(&book, &visitors);
+        }
+    };
+    go_on();
+    for round in 0..if tests::edge::long() { 20 } else { 1 } {
+        println!("round {round}");
+        exchange(&region, FIVE[round % 5], SIXTH);
+        go_on();
+        // A gateway dies with its machine, and the other serves all of it.
+        let dead = round % 2;
+        region.gateways[dead].place.cut(0);
+        region.gateways[dead].edge.kill9();
+        region.gateways[dead].place.cut_uplink();
+        go_on();
+        region.gateways[dead].place.mend(0);
+        region.gateways[dead].edge.start();
+        region.gateways[dead].place.mend_uplink();
+        go_on();
+        // Daemons die.
+        region.hosts[round % 2].edge.kill9();
+        region.hosts[round % 2].edge.start();
+        region.gateways[1 - dead].edge.kill9();
+        region.gateways[1 - dead].edge.start();
+        go_on();
+        exchange(&region, SIXTH, FIVE[round % 5]);
+        go_on();
+    }
+    for caller in &plain {
+        assert_eq!(caller.guest.failures(), [""; 0], "{} has noticed", caller.name);
+    }
+    assert!(book.connections() > 300, "{} connections", book.connections());
+    // Five addresses are taken by as many containers at least.
+    let seen: BTreeSet<_> =
+        callers.iter().flat_map(|caller| book.addresses(&caller.name)).collect();
+    assert!(seen.len() >= 6, "{seen:?}");
+    wait_for("all addresses to be served", PATIENCE, || {
+        let shown = region.gateway().edge.cli(&["proxy", "show", "db", "--workspace", "two"]).ok();
+        (shown.stdout.matches("ONLINE").count() == 5).then_some(())
+    });
+}
