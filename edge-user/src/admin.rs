@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
-use self::answers::{describe, describe_tunnel};
+use self::answers::{describe, describe_tunnel, place_in_clusters};
 pub use self::{
     life::Lives,
     proxies::ProxyService,
@@ -172,6 +172,11 @@ impl Admin for AdminService {
         &self,
         request: Request<GatherRequest>,
     ) -> Result<Response<Self::GatherStream>, Status> {
+        if request.get_ref().launch.is_some() && !caller::is_root(&request) {
+            return Err(Status::permission_denied(
+                "spread: only root may have other machines start programs; use sudo",
+            ));
+        }
         let (events, stream) = mpsc::channel(2);
         let gang = gather::Gang::of(self.lives.clone(), request.into_inner())?;
         self.tasks.spawn(gang.gather(events));
@@ -197,6 +202,7 @@ impl Admin for AdminService {
         if request.into_inner().region {
             containers.extend(self.region.other_containers());
         }
+        place_in_clusters(&mut containers, &self.lives.clusters.known().borrow());
         Ok(Response::new(ListContainersResponse { containers }))
     }
 

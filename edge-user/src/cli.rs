@@ -105,10 +105,14 @@ pub enum Command {
     /// The first steps of a container's processes; started by `edge run` only.
     #[command(name = crate::host::init::COMMAND, hide = true)]
     Init(InitArgs),
+    /// Members of a gang that another machine spreads; started by the daemon only.
+    #[command(name = CALLED, hide = true)]
+    Called(CalledArgs),
 }
 
 /// Options of `edge run`.
 #[derive(Debug, Clone, Args)]
+#[command(group(ArgGroup::new("elsewhere").multiple(true).args(["name", "spread"])))]
 pub struct RunArgs {
     /// The container and its tunnels.
     #[command(flatten)]
@@ -256,6 +260,29 @@ pub struct InitArgs {
     pub command: Vec<OsString>,
 }
 
+/// The hidden command by which a daemon starts members for other machines.
+pub const CALLED: &str = "__members";
+
+/// What a daemon tells the process of such members; what the containers are comes by stdin.
+#[derive(Debug, Clone, Args)]
+pub struct CalledArgs {
+    /// The id of their cluster.
+    #[arg(long)]
+    pub cluster: String,
+    /// Its name.
+    #[arg(long)]
+    pub name: String,
+    /// How many members it has in all.
+    #[arg(long)]
+    pub size: u16,
+    /// How many are to be here.
+    #[arg(long)]
+    pub here: u16,
+    /// The program and its arguments.
+    #[arg(last = true, required = true)]
+    pub command: Vec<OsString>,
+}
+
 impl Place {
     /// The directory of the daemon's socket.
     pub fn run_dir(&self) -> PathBuf {
@@ -342,6 +369,9 @@ mod tests {
             vec!["edge", "run", "--cluster", "257"],
             vec!["edge", "run", "--cluster", "4", "--here", "2"],
             vec!["edge", "run", "--here", "2", "--name", "train"],
+            vec!["edge", "run", "--spread"],
+            vec!["edge", "up", "--runs-members"],
+            vec!["edge", "host", "--underlay", "eth1", "--runs-members=0"],
             vec!["edge", "run", "--modal", "--", "train.py"],
             vec!["edge", "run", "--proxy", "db", "--no-egress"],
             vec!["edge", "proxy", "create", "db"],

@@ -27,6 +27,7 @@ fn dispatch(Cli { place, command }: Cli) -> anyhow::Result<ExitCode> {
         Command::Gateway(args) => serve(daemon::run(place, *args)),
         Command::Host(args) => serve(daemon::run(place, args)),
         Command::Down => wait_any(down::down(place)),
+        Command::Called(args) => wait(host::run::called(&place, &args)),
         Command::Run(args) => wait(host::run::run(&place, &args)),
         Command::Forward(args) => wait_any(forward::forward(args)),
         Command::Attach(args) => done(attach::attach(&place, &args)),

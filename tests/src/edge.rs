@@ -28,7 +28,7 @@ use crate::{
 };
 
 pub use given::{long, program, venv};
-pub use listing::{Container, Host, Tunnel};
+pub use listing::{ClusterPlace, Container, Host, Tunnel};
 pub use role::Role;
 
 /// How long a daemon may take to start or to stop on a busy machine.

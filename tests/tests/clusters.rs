@@ -1,11 +1,16 @@
 //! Clusters: containers that `edge run --cluster` starts together, that know each other in one
 //! order, and that end together.
 
-use std::{collections::BTreeMap, env, fs, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    path::Path,
+    time::Duration,
+};
 
 use nix::sys::signal::Signal;
 use tests::{
-    edge::{self, Edge},
+    edge::{self, Container, Edge},
     lab::{Lab, PATIENCE},
     leaks::Snapshot,
     process::{Output, Running, Start as _, wait_for},
@@ -92,7 +97,7 @@ fn the_exit_code_is_rank_0s_or_of_whoever_failed() {
     let said = by_rank(&output.ok());
     assert_eq!(said[&0], ["out"], "stdout is rank 0's alone");
     for rank in [1, 2] {
-        assert_eq!(said[&rank].iter().collect::<std::collections::BTreeSet<_>>().len(), 2);
+        assert_eq!(said[&rank].iter().collect::<BTreeSet<_>>().len(), 2);
     }
 
     let output = run("test $RANK = 0 && exit 5; exec sleep 1000");
@@ -338,8 +343,7 @@ fn members_on_two_hosts_know_each_other_by_rank_and_reach_each_other_by_ipv4() {
     let printed = wait_for("all to reach the last", SLOWLY, || all_reach(&parts));
     let named: Vec<_> = printed.lines().filter_map(|line| line.split_once("named ")).collect();
     assert_eq!(named.len(), 3, "{printed}");
-    let addresses: std::collections::BTreeSet<_> =
-        named.iter().map(|(_, text)| text[2..].to_owned()).collect();
+    let addresses: BTreeSet<_> = named.iter().map(|(_, text)| text[2..].to_owned()).collect();
     assert_eq!(addresses.len(), 1, "all mean the same: {printed}");
     assert!(addresses.iter().all(|one| one.starts_with("fdaa:")), "{printed}");
 
@@ -353,6 +357,24 @@ fn members_on_two_hosts_know_each_other_by_rank_and_reach_each_other_by_ipv4() {
     }
     let refused = region.hosts[0].edge.metrics().packets("tc_container", "between_containers");
     assert!(refused >= 4.0, "{refused} packets were refused");
+
+    // Who is listed is listed with its cluster, and the stranger with none.
+    let ranks = |containers: Vec<Container>| {
+        let places = containers.into_iter().filter_map(|one| one.cluster);
+        let ranks = places.map(|place| (place.name, place.rank, place.size));
+        ranks.collect::<BTreeSet<_>>()
+    };
+    let whole: BTreeSet<_> = (0..4).map(|rank| ("train".to_owned(), rank, 4)).collect();
+    let own = [0, 1].map(|host| ranks(region.hosts[host].edge.containers()));
+    assert_eq!(own.each_ref().map(BTreeSet::len), [2, 2], "{own:?}");
+    assert_eq!(&own[0] | &own[1], whole);
+    for machine in region.machines() {
+        let listed = machine.edge.cli(&["containers", "--region", "--json"]).ok();
+        let listed = serde_json::from_str(&listed.stdout).expect("JSON");
+        assert_eq!(ranks(listed), whole, "as {} knows them", machine.place.name);
+    }
+    let table = region.gateway().edge.cli(&["containers", "--region"]).ok();
+    assert!(table.stdout.contains(" train 3/4"), "{table}");
 
     // One that dies ends all, there too.
     parts[1].signal(Signal::SIGKILL);

@@ -186,6 +186,7 @@ fn json_has_exactly_the_names_that_programs_rely_on() {
         "proxy_problem",
         "egress",
         "private",
+        "cluster",
     ];
     let tunnel = [
         "id",

@@ -1,5 +1,7 @@
 //! What the daemon knows, in the words of the wire.
 
+use std::collections::HashMap;
+
 use tonic::{Code, Status};
 
 use crate::{
@@ -8,7 +10,7 @@ use crate::{
         steering::KernelSteering,
     },
     proxy::{board::Board, plan::Standing},
-    region::{affiliation::AffiliationError, tunnel::Tunnel, tunnels::StartError},
+    region::{affiliation::AffiliationError, clusters::Known, tunnel::Tunnel, tunnels::StartError},
     wire::admin as wire,
 };
 
@@ -38,6 +40,23 @@ pub(super) fn describe(attached: &Attached, host: Option<u16>, proxies: &Board) 
         private: attached.private,
         proxy_ip: standing.and_then(Standing::address).map(|ip| ip.to_string()),
         proxy_problem: standing.and_then(Standing::problem),
+        cluster: None,
+    }
+}
+
+/// Says of each container what it is in its cluster.
+pub(super) fn place_in_clusters(containers: &mut [wire::Container], known: &Known) {
+    let members = known.values().flat_map(|cluster| {
+        let ranked = cluster.members.iter().enumerate();
+        ranked.map(move |(rank, member)| (member.container.as_str(), (cluster, rank)))
+    });
+    let members: HashMap<_, _> = members.collect();
+    for container in containers {
+        container.cluster = members.get(container.id.as_str()).map(|(cluster, rank)| {
+            let (id, name) = (cluster.id.clone(), cluster.name.clone());
+            let rank = u32::try_from(*rank).unwrap_or_default();
+            wire::ClusterPlace { id, name, rank, size: cluster.size.into() }
+        });
     }
 }
 

@@ -62,6 +62,12 @@ pub(super) fn from_host(
     }
 }
 
+/// Whether it is root who calls, not only a member of the daemon's group.
+pub(super) fn is_root<T>(request: &Request<T>) -> bool {
+    let peer = request.extensions().get::<UdsConnectInfo>();
+    peer.and_then(|peer| peer.peer_cred).is_some_and(|credentials| credentials.uid() == 0)
+}
+
 fn refused(cause: &str) -> Status {
     Status::permission_denied(format!(
         "caller: {cause}, and commands are for the host; run it on the host, or use `edge forward` \

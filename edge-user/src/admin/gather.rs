@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status};
 
@@ -10,11 +11,11 @@ use crate::{
     host::{cluster, containers::Attached},
     region::{
         cluster::{ClusterError, ClusterRecord},
-        clusters::{JoinError, Known},
+        clusters::{JoinError, Known, Wanted},
     },
     wire::admin::{
-        EndMemberRequest, GangMember, GatherEvent, GatherRequest, Gathered, Resume, Variable,
-        gather_event::Event,
+        EndMemberRequest, GangMember, GatherEvent, GatherRequest, Gathered, OthersEnded, Resume,
+        Variable, gather_event::Event,
     },
 };
 
@@ -24,8 +25,7 @@ type Events = mpsc::Sender<Result<GatherEvent, Status>>;
 /// Members that one call brings.
 pub(super) struct Gang {
     lives: Lives,
-    name: String,
-    size: u16,
+    wanted: Wanted,
     wait: Duration,
     members: Vec<Arc<Attached>>,
 }
@@ -56,7 +56,9 @@ impl Gang {
             }
         }
         let wait = Duration::from_millis(request.wait);
-        Ok(Self { lives, name: request.name, size, wait, members })
+        let GatherRequest { name, cluster, launch, .. } = request;
+        let launch = launch.map(|launch| launch.encode_to_vec());
+        Ok(Self { lives, wanted: Wanted { name, size, cluster, launch }, wait, members })
     }
 
     /// Joins, says when the cluster is whole, and when it is over.
@@ -79,7 +81,7 @@ impl Gang {
             Err(error) => return Status::unavailable(error.to_string()),
         };
         let containers: Vec<_> = self.members.iter().map(|one| one.container.clone()).collect();
-        let joined = self.lives.clusters.join(&self.name, self.size, &containers).await;
+        let joined = self.lives.clusters.join(&self.wanted, &containers).await;
         drop(pass);
         let joined = match joined {
             Ok(joined) => joined,
@@ -95,7 +97,28 @@ impl Gang {
         let gathered = Event::Gathered(self.gathered(&whole));
         // A caller that is gone is noticed right after.
         events.send(Ok(GatherEvent { event: Some(gathered) })).await.ok();
+        let mut seen = known.clone();
+        tokio::select! {
+            over = over(&mut known, &whole) => return Status::aborted(over),
+            () = self.others_ended(&mut seen, &whole) => {}
+        }
+        let others_ended = Event::OthersEnded(OthersEnded {});
+        events.send(Ok(GatherEvent { event: Some(others_ended) })).await.ok();
         Status::aborted(over(&mut known, &whole).await)
+    }
+
+    /// Waits until all members that this call did not bring have ended well.
+    async fn others_ended(&self, known: &mut watch::Receiver<Arc<Known>>, cluster: &ClusterRecord) {
+        let own = |id: &str| self.members.iter().any(|member| member.container.id == id);
+        let have_ended = |known: &Arc<Known>| {
+            find(known, cluster).is_some_and(|cluster| {
+                cluster.members.iter().all(|one| one.finished || own(&one.container))
+            })
+        };
+        if known.wait_for(have_ended).await.is_err() {
+            // The daemon ends, and says so by itself.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// The cluster when all have come; or why they never will.
@@ -118,10 +141,16 @@ impl Gang {
     /// Ends what never became whole, everywhere.
     async fn incomplete(&self, joined: &ClusterRecord) -> Status {
         let known = self.lives.clusters.known().borrow().clone();
-        let came = find(&known, joined).map_or(joined.members.len(), |one| one.members.len());
+        let joined = find(&known, joined).map_or(joined, |one| &**one);
+        let came = joined.members.len();
+        let absent = joined.shares.iter().map(|share| share.host);
+        let absent = absent.filter(|host| joined.members.iter().all(|one| one.host != *host));
+        let absent: String = absent
+            .map(|host| format!(", and none of those that host {host} is to start"))
+            .collect();
         let waited = humantime::format_duration(self.wait);
         let why = format!(
-            "has waited for {waited}, in which {came} of {} members came; start the others sooner, or give a longer --gather",
+            "has waited for {waited}, in which {came} of {} members came{absent}; start the others sooner, or give a longer --gather",
             joined.size
         );
         self.lives.clusters.end_member(&self.members[0].container.id, Some(&why)).await;
@@ -141,7 +170,8 @@ impl Gang {
             })
         };
         let members = self.members.iter().filter_map(member).collect();
-        Gathered { id: cluster.id.clone(), members }
+        let hosts = cluster.members.iter().map(|member| member.host.into()).collect();
+        Gathered { id: cluster.id.clone(), members, hosts }
     }
 }
 

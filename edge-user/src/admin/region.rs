@@ -160,6 +160,7 @@ impl RegionPart {
             lag: lag.map(|lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX)),
             blocks: blocks.iter().map(ToString::to_string).collect(),
             containers: u32::try_from(containers.count()).unwrap_or(u32::MAX),
+            runs_members: about.runs_members.into(),
         }
     }
 

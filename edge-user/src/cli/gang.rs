@@ -26,10 +26,18 @@ pub struct GangArgs {
           value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_SIZE)))]
     pub cluster: Option<u16>,
     /// Start only so many of them here: the others come by the same command, with the same --name
-    /// and size, from anywhere in the region
-    #[arg(long, value_name = "COUNT", requires = "cluster", requires = "name",
+    /// and size, from anywhere in the region; or they are started elsewhere by --spread
+    #[arg(long, value_name = "COUNT", requires = "cluster", requires = "elsewhere",
           value_parser = clap::value_parser!(u16).range(1..))]
     pub here: Option<u16>,
+    /// Let the region's other machines that take part (`edge host --runs-members`) start the
+    /// members that are not to be here; without --here all of them start about as many
+    ///
+    /// CMD is the same there, and so are its working directory and its environment: its files must
+    /// be there, too. Rank 0 is here, and the gang ends with this command. What members print
+    /// elsewhere is in the logs of the daemons there.
+    #[arg(long, requires = "cluster")]
+    pub spread: bool,
     /// How long members wait for one another; then the gang ends everywhere
     #[arg(long, value_name = "DURATION", default_value = "5m", requires = "cluster",
           value_parser = humantime::parse_duration)]
@@ -44,8 +52,10 @@ pub struct GangArgs {
 pub struct Plan {
     /// All members.
     pub size: u16,
-    /// Those that are started here.
-    pub here: u16,
+    /// Those that are started here; without a number as many as there are, or a fair share.
+    pub here: Option<u16>,
+    /// Whether other machines start the rest.
+    pub spread: bool,
 }
 
 impl GangArgs {
@@ -55,8 +65,7 @@ impl GangArgs {
     /// If it has fewer members than are to be started here.
     pub fn plan(&self) -> Result<Option<Plan>, Error> {
         let Some(size) = self.cluster else { return Ok(None) };
-        let here = self.here.unwrap_or(size);
-        if here > size {
+        if let Some(here) = self.here.filter(|here| *here > size) {
             return Err(Error::new(
                 Kind::Usage,
                 format_args!("--here {here}"),
@@ -64,7 +73,7 @@ impl GangArgs {
                 "name at most as many as --cluster",
             ));
         }
-        Ok(Some(Plan { size, here }))
+        Ok(Some(Plan { size, here: self.here, spread: self.spread }))
     }
 
     /// What runs in each container.

@@ -47,6 +47,9 @@ pub struct GatewayArgs {
     /// Where the region's state is.
     #[command(flatten)]
     pub store: StoreArgs,
+    /// What it does for the others.
+    #[command(flatten)]
+    pub others: OthersArgs,
 }
 
 /// Where a region's state is, and how to be let in.
@@ -112,12 +115,33 @@ pub struct HostArgs {
     /// What carries packets between containers
     #[arg(long, value_enum, default_value_t, help_heading = "Network")]
     pub datapath: Datapath,
+    /// What it does for the others.
+    #[command(flatten)]
+    pub others: OthersArgs,
     /// What holds for a tunnel whose owner says nothing; a container cannot go beyond it.
     #[command(flatten)]
     pub bounds: BoundsArgs,
     /// How the daemon runs.
     #[command(flatten)]
     pub operation: OperationArgs,
+}
+
+/// What a machine does for others of its region.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct OthersArgs {
+    /// Start members of gangs that other machines of the region spread (`edge run --spread`), MAX
+    /// at a time: whoever is root on one of them starts programs here then, as root
+    /// [default: none; without a number 256]
+    #[arg(
+        long,
+        value_name = "MAX",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "256",
+        value_parser = clap::value_parser!(u16).range(1..),
+        help_heading = "Region"
+    )]
+    pub runs_members: Option<u16>,
 }
 
 /// Which interfaces lead to the region's other machines.

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     cli::{OwnListArgs, Place},
     error::Error,
-    wire::admin::{Container, ListContainersRequest},
+    wire::admin::{ClusterPlace, Container, ListContainersRequest},
 };
 
 /// A container as `--json` prints it. Programs read this: names stay.
@@ -29,6 +29,16 @@ struct Record {
     proxy_problem: Option<String>,
     egress: String,
     private: bool,
+    cluster: Option<Cluster>,
+}
+
+/// What it is in its cluster.
+#[derive(Debug, Serialize)]
+struct Cluster {
+    id: String,
+    name: String,
+    rank: u32,
+    size: u32,
 }
 
 #[derive(Tabled)]
@@ -45,6 +55,7 @@ struct Row {
     #[tabled(display = "output::yes_or_dash")]
     private: bool,
     proxy: String,
+    cluster: String,
 }
 
 /// Lists the containers.
@@ -80,6 +91,12 @@ impl From<Container> for Record {
             proxy_problem: container.proxy_problem,
             egress: container.egress,
             private: container.private,
+            cluster: container.cluster.map(|place| Cluster {
+                id: place.id,
+                name: place.name,
+                rank: place.rank,
+                size: place.size,
+            }),
         }
     }
 }
@@ -97,6 +114,7 @@ impl From<Container> for Row {
             egress: container.egress,
             private: container.private,
             proxy: proxy(&container.proxy, container.proxy_ip, container.proxy_problem),
+            cluster: or_dash(container.cluster.map(cluster).as_deref()),
         }
     }
 }
@@ -109,6 +127,11 @@ fn proxy(name: &str, ip: Option<String>, problem: Option<String>) -> String {
     }
 }
 
+/// Its name, the container's rank, and how many there are.
+fn cluster(ClusterPlace { name, rank, size, .. }: ClusterPlace) -> String {
+    format!("{name} {rank}/{size}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,7 +142,7 @@ mod tests {
         let expected = serde_json::json!({
             "id": "co-1", "name": "", "workspace": "", "host": "", "pid": null, "netns": "",
             "ipv4": "", "i6pn": "", "proxy": null, "proxy_ip": null, "proxy_problem": null,
-            "egress": "", "private": false,
+            "egress": "", "private": false, "cluster": null,
         });
         assert_eq!(serde_json::to_value(record).unwrap(), expected);
     }

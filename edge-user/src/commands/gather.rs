@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use backon::Retryable as _;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use super::{
@@ -40,20 +41,24 @@ impl Gathering {
     /// Joins, and returns when the cluster is whole.
     pub async fn take(place: &Place, request: GatherRequest) -> Result<(Gathered, Self), Error> {
         let (gathered, events) = again(place, &request).await?;
+        // From now on only this cluster is meant, and there is nothing left to start.
+        let request = GatherRequest { cluster: gathered.id.clone(), launch: None, ..request };
         Ok((gathered, Self { place: place.clone(), request, events }))
     }
 
-    /// Returns why the cluster is over.
-    pub async fn keep(mut self) -> Error {
+    /// Returns why the cluster is over; says when all members that others brought have ended well.
+    pub async fn keep(mut self, others_ended: CancellationToken) -> Error {
         loop {
             match next(&mut self.events).await {
+                Ok(Event::OthersEnded(_)) => others_ended.cancel(),
                 Err(Loss::Over(error)) => return error,
                 Err(Loss::Gone) => match again(&self.place, &self.request).await {
                     Ok((_, events)) => self.events = events,
-                    Err(error) => return error,
+                    // It had begun, so this is no refusal.
+                    Err(error) => return Error::relayed(Kind::Failure, error.to_string()),
                 },
-                // Of a newer daemon, or one that repeats itself.
-                Ok(_) => {}
+                // It repeats itself.
+                Ok(Event::Gathered(_)) => {}
             }
         }
     }
@@ -82,7 +87,10 @@ async fn again(
         let mut client = connect(place).await.map_err(|_away| Loss::Gone)?;
         let answered = client.gather(request.clone()).await.map_err(|status| Loss::of(&status))?;
         let mut events = answered.into_inner();
-        Ok((next(&mut events).await?, events))
+        match next(&mut events).await? {
+            Event::Gathered(gathered) => Ok((gathered, events)),
+            Event::OthersEnded(_) => Err(Loss::stranger()),
+        }
     };
     join.retry(pauses()).when(Loss::may_pass).await.map_err(|loss| match loss {
         Loss::Over(error) => error,
@@ -90,19 +98,21 @@ async fn again(
     })
 }
 
-async fn next(events: &mut Streaming<GatherEvent>) -> Result<Gathered, Loss> {
+async fn next(events: &mut Streaming<GatherEvent>) -> Result<Event, Loss> {
     match events.message().await {
-        Ok(Some(GatherEvent { event: Some(Event::Gathered(gathered)) })) => Ok(gathered),
-        Ok(Some(GatherEvent { event: None })) => {
-            let remedy = "restart it with the `edge` that you typed";
-            Err(Loss::Over(Error::failure("daemon", "it is of another version", remedy)))
-        }
+        Ok(Some(GatherEvent { event: Some(event) })) => Ok(event),
+        Ok(Some(GatherEvent { event: None })) => Err(Loss::stranger()),
         Ok(None) => Err(Loss::Gone),
         Err(status) => Err(Loss::of(&status)),
     }
 }
 
 impl Loss {
+    fn stranger() -> Self {
+        let remedy = "restart it with the `edge` that you typed";
+        Self::Over(Error::failure("daemon", "it is of another version", remedy))
+    }
+
     fn of(status: &Status) -> Self {
         match status.code() {
             Code::Unavailable | Code::Unknown | Code::Cancelled => Self::Gone,

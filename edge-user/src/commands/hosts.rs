@@ -26,6 +26,7 @@ struct Record {
     lag_ms: Option<u64>,
     blocks: Vec<String>,
     containers: u32,
+    runs_members: u32,
 }
 
 #[derive(Tabled)]
@@ -41,6 +42,8 @@ struct Row {
     lag: String,
     blocks: String,
     containers: u32,
+    #[tabled(rename = "RUNS MEMBERS")]
+    runs_members: String,
     version: String,
 }
 
@@ -62,8 +65,21 @@ pub async fn hosts(place: &Place, args: HostsArgs) -> Result<(), Error> {
 
 impl From<Host> for Record {
     fn from(host: Host) -> Self {
-        let Host { id, role, alive, version, underlay, hook, mtu, lag, blocks, containers } = host;
-        Self { id, role, alive, version, underlay, hook, mtu, lag_ms: lag, blocks, containers }
+        let Host { id, role, alive, version, underlay, hook, mtu, .. } = host;
+        let Host { lag: lag_ms, blocks, containers, runs_members, .. } = host;
+        Self {
+            id,
+            role,
+            alive,
+            version,
+            underlay,
+            hook,
+            mtu,
+            lag_ms,
+            blocks,
+            containers,
+            runs_members,
+        }
     }
 }
 
@@ -81,6 +97,12 @@ impl From<Host> for Row {
             lag: or_dash(host.lag.map(|lag| lag.to_string()).as_deref()),
             blocks: or_dash(Some(&host.blocks.join(" "))),
             containers: host.containers,
+            runs_members: or_dash(
+                Some(host.runs_members)
+                    .filter(|most| *most != 0)
+                    .map(|most| most.to_string())
+                    .as_deref(),
+            ),
             version: host.version,
         }
     }
@@ -96,6 +118,7 @@ mod tests {
         let expected = serde_json::json!({
             "id": 3, "role": "host", "alive": false, "version": "", "underlay": [], "hook": "",
             "mtu": 0, "lag_ms": null, "blocks": [], "containers": 0,
+            "runs_members": 0,
         });
         assert_eq!(serde_json::to_value(record).unwrap(), expected);
     }

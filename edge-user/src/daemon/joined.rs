@@ -133,7 +133,7 @@ impl Joined {
     }
 
     /// Says what this machine is; the others hear of it with the next session.
-    pub(super) fn announce(&self, uplinks: &[Uplink], keys: &Keys) {
+    pub(super) fn announce(&self, uplinks: &[Uplink], keys: &Keys, runs_members: u16) {
         let both =
             self.underlays.iter().chain(uplinks.iter().filter(|uplink| {
                 self.underlays.iter().all(|underlay| underlay.index != uplink.index)
@@ -154,6 +154,7 @@ impl Joined {
                 key: keys.public(),
                 port: self.wireguard_port().unwrap_or(0),
             }),
+            runs_members,
         });
     }
 

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use crate::{
     cli::{
         GatewayArgs, HostArgs, Name, UpArgs,
-        region::Reply,
+        region::{OthersArgs, Reply},
         values::{self, PortRange},
     },
     region::{
@@ -44,6 +44,7 @@ pub(crate) struct Gateway {
     pub(crate) region_key: bool,
     /// Where the region's state is, if it is not this machine's own.
     pub(crate) etcd: Option<(etcd::Place, etcd::Access)>,
+    pub(crate) others: OthersArgs,
 }
 
 /// What only hosts are told.
@@ -52,6 +53,7 @@ pub(crate) struct Host {
     pub(crate) join: Option<String>,
     pub(crate) underlays: Vec<String>,
     pub(crate) reply: Reply,
+    pub(crate) others: OthersArgs,
 }
 
 impl Role {
@@ -75,6 +77,16 @@ impl Orders {
         }
     }
 
+    /// Members of gangs that it starts for other machines, at a time.
+    pub(crate) fn runs_members(&self) -> u16 {
+        let others = match &self.role {
+            Role::Single => return 0,
+            Role::Gateway(gateway) => gateway.others,
+            Role::Host(host) => host.others,
+        };
+        others.runs_members.unwrap_or_default()
+    }
+
     /// What a host learns of its region.
     pub(crate) fn learn(&mut self, settings: &RegionSettings) {
         let (first, last) = settings.raw_ports;
@@ -92,16 +104,17 @@ impl From<UpArgs> for Orders {
 
 impl From<GatewayArgs> for Orders {
     fn from(args: GatewayArgs) -> Self {
-        let GatewayArgs { up, region, underlay, control, carriage, region_key, store } = args;
+        let GatewayArgs { up, region, underlay, control, carriage, region_key, store, others } =
+            args;
         let (underlays, etcd) = (underlay.underlays, store.etcd());
-        let gateway = Gateway { region, underlays, control, carriage, region_key, etcd };
+        let gateway = Gateway { region, underlays, control, carriage, region_key, etcd, others };
         Self { args: up, role: Role::Gateway(Box::new(gateway)) }
     }
 }
 
 impl From<HostArgs> for Orders {
     fn from(args: HostArgs) -> Self {
-        let HostArgs { join, underlay, reply, uplinks, datapath, bounds, operation } = args;
+        let HostArgs { join, underlay, reply, uplinks, datapath, others, bounds, operation } = args;
         // Of the public side a host has nothing; the rest is the region's to say.
         let args = UpArgs {
             domain: String::new(),
@@ -122,6 +135,6 @@ impl From<HostArgs> for Orders {
             handshake_deadline: Duration::MAX,
             operation,
         };
-        Self { args, role: Role::Host(Host { join, underlays: underlay.underlays, reply }) }
+        Self { args, role: Role::Host(Host { join, underlays: underlay.underlays, reply, others }) }
     }
 }

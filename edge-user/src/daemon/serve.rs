@@ -31,6 +31,7 @@ use crate::{
         api,
         containers::Containers,
         dns::{self, DnsSettings},
+        launcher::Launcher,
         members::Members,
         service::Service,
         steering::KernelSteering,
@@ -145,7 +146,7 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
         _ => None,
     };
     if let Some(joined) = &mut joined {
-        joined.announce(&uplinks, &Keys::open(&state_dir)?);
+        joined.announce(&uplinks, &Keys::open(&state_dir)?, orders.runs_members());
         // A predecessor has a session of its own, and the control plane's clients.
         if predecessor.is_none() {
             joined.begin(&tasks);
@@ -300,6 +301,9 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
         let converging = tunnels.clone();
         let link = joined.member.link();
         tasks.spawn(converging.follow(link, gate.clone(), shutdown.clone()));
+        let (member, most) = (joined.member.clone(), orders.runs_members());
+        let launcher = Launcher::new(member, clusters.clone(), place, most);
+        tasks.spawn(launcher.follow(shutdown.clone()));
     }
     tasks.spawn(clusters.follow(shutdown.clone()));
     let proxies = proxies::Ground {

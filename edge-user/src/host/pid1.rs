@@ -23,7 +23,7 @@ use super::{
     capabilities,
     control::{self, Command, Report},
     init::{self, BUG, failure},
-    view,
+    programs, view,
 };
 use crate::{
     cli::InitArgs,
@@ -57,13 +57,7 @@ fn start(args: &InitArgs) -> Result<Child, Error> {
     init::set_mask(&SigSet::empty())?;
     let spawned = process::Command::new(program).args(rest).spawn();
     init::set_mask(&SigSet::all())?;
-    spawned.map_err(|error| {
-        let (kind, remedy) = match error.kind() {
-            io::ErrorKind::NotFound => (Kind::NotFound, "install it, or give its full path"),
-            _ => (Kind::NotExecutable, "look at its permissions and its format"),
-        };
-        Error::new(kind, program.display(), error, remedy)
-    })
+    spawned.map_err(|error| programs::cannot_start(program, &error))
 }
 
 /// Until the program ends: passes signals on, and reaps whatever else ended.

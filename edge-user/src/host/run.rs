@@ -5,7 +5,7 @@ mod gang;
 mod program;
 mod relay;
 
-use std::{pin::pin, process::ExitCode};
+use std::{ffi::OsString, pin::pin, process::ExitCode, time::Duration};
 
 use futures::FutureExt as _;
 use nix::unistd::geteuid;
@@ -16,7 +16,7 @@ use self::{
 };
 use super::{init, signals::Signals, terminal::Foreground};
 use crate::{
-    cli::{Place, RunArgs},
+    cli::{CalledArgs, Place, RunArgs},
     commands::{
         client::{attach_request, connect},
         hold::Hold,
@@ -36,6 +36,12 @@ pub async fn run(place: &Place, args: &RunArgs) -> Result<ExitCode, Error> {
         Some(plan) => gang::run(place, args, plan, &signals).await,
         None => alone(place, args, &signals).await,
     }
+}
+
+/// Runs this machine's share of a gang that another one spreads; started by the daemon only.
+pub async fn called(place: &Place, args: &CalledArgs) -> Result<ExitCode, Error> {
+    let signals = Signals::take().map_err(|e| Error::failure("signals", e, "is /proc mounted?"))?;
+    gang::called(place, args, &signals).await
 }
 
 async fn alone(place: &Place, args: &RunArgs, signals: &Signals) -> Result<ExitCode, Error> {
@@ -92,19 +98,19 @@ async fn supervise(
         }
     };
     if deadline.has_passed() {
-        return Err(timed_out(args));
+        return Err(timed_out(&args.command(), args.timeout));
     }
     Ok(init::exit_code(status))
 }
 
-fn timed_out(args: &RunArgs) -> Error {
-    let program = args.command().first().map(|name| name.display().to_string());
+fn timed_out(command: &[OsString], timeout: Option<Duration>) -> Error {
+    let program = command.first().map(|name| name.display().to_string());
     Error::new(
         Kind::TimedOut,
         program.unwrap_or_default(),
         format_args!(
             "it still ran after {}",
-            humantime::format_duration(args.timeout.unwrap_or_default())
+            humantime::format_duration(timeout.unwrap_or_default())
         ),
         "give a longer --timeout",
     )

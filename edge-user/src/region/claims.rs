@@ -9,13 +9,14 @@ mod containers;
 mod error;
 mod hosts;
 mod presence;
+mod shares;
 
 use std::{sync::Arc, time::Duration};
 
 use ipnet::Ipv4Net;
 use serde::{Serialize, de::DeserializeOwned};
 
-pub use self::{error::ClaimError, presence::Arrival};
+pub use self::{clusters::Joining, error::ClaimError, presence::Arrival, shares::Spread};
 use super::{
     rest::REST,
     roster::{self, HostRecord},

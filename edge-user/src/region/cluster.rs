@@ -9,7 +9,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 use tonic::Code;
 
-use super::names;
+use super::{
+    names,
+    spread::{Share, SpreadError},
+};
 
 /// Most members of a cluster: their addresses are in the environment of each.
 pub const MAX_SIZE: u16 = 256;
@@ -32,6 +35,9 @@ pub struct ClusterRecord {
     /// Why it is over, if it is.
     #[serde(default)]
     pub over: Option<String>,
+    /// Of a gang that one command spreads: which other machines start members.
+    #[serde(default)]
+    pub shares: Vec<Share>,
 }
 
 /// A container of a cluster.
@@ -88,6 +94,23 @@ pub enum ClusterError {
     /// It has begun.
     #[error("cluster {0:?} is whole already; choose another name, or end it first")]
     Whole(String),
+    /// Its members are named already.
+    #[error("cluster {0:?} is started by one command, on all its machines; choose another name")]
+    Spread(String),
+    /// Others gather under the name of a gang that is to be started as a whole.
+    #[error("cluster {0:?} gathers already, without --spread; choose another name")]
+    Gathers(String),
+    /// The one that was meant is over.
+    #[error("cluster {0:?} is over; start it anew")]
+    Over(String),
+    /// Its members are not started everywhere.
+    #[error("cluster {name:?}: {source}")]
+    NotSpread {
+        /// The cluster.
+        name: String,
+        /// Why.
+        source: SpreadError,
+    },
     /// It cannot be reached by the others.
     #[error("container {0} does not take part in the private network; start it with --i6pn")]
     NotPrivate(String),
@@ -98,8 +121,9 @@ impl ClusterError {
     pub fn code(&self) -> Code {
         match self {
             Self::Size(_) | Self::Name(_) | Self::NotPrivate(_) => Code::InvalidArgument,
-            Self::Whole(_) => Code::AlreadyExists,
-            Self::Room { .. } | Self::OtherSize { .. } => Code::FailedPrecondition,
+            Self::Whole(_) | Self::Spread(_) | Self::Gathers(_) => Code::AlreadyExists,
+            Self::Room { .. } | Self::OtherSize { .. } | Self::Over(_) => Code::FailedPrecondition,
+            Self::NotSpread { source, .. } => source.code(),
         }
     }
 }
@@ -125,6 +149,7 @@ impl ClusterRecord {
             mark: rand::random_range(1..=u64::MAX),
             members: Vec::new(),
             over: None,
+            shares: Vec::new(),
         })
     }
 

@@ -1,31 +1,26 @@
 //! The clusters that this machine knows of, and what it says of its own members.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::Ipv6Addr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod absences;
+
+use std::{collections::BTreeMap, net::Ipv6Addr, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use self::absences::Absences;
 use super::{
-    claims::{ClaimError, Claims, Terms},
+    claims::{ClaimError, Claims, Joining, Terms},
     cluster::{ClusterError, ClusterMember, ClusterRecord},
     member::{CallError, Member},
     roster,
+    spread::SpreadError,
     store::{Seen, Store, StoreError},
     tunnel::Container,
-    view::View,
 };
 use crate::error::causes;
 
-/// A member of another machine that is not heard of for this long has ended: more than a daemon
-/// needs for a restart. A machine that dies is noticed by its lease before.
-const ABSENCE: Duration = Duration::from_secs(20);
 /// How often absent members are looked for while there are any.
 const LOOK: Duration = Duration::from_secs(1);
 /// Between attempts to watch a store that failed.
@@ -44,6 +39,19 @@ pub struct Clusters {
 
 /// What must be true before anybody hears of a change.
 type First = Box<dyn Fn(&Known) + Send + Sync>;
+
+/// The cluster that containers are to join.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Its name.
+    pub name: String,
+    /// How many make it whole.
+    pub size: u16,
+    /// Its id, if only that one is meant; else empty.
+    pub cluster: String,
+    /// What other machines are to start, so that it becomes whole.
+    pub launch: Option<Vec<u8>>,
+}
 
 /// Who keeps the records.
 enum Way {
@@ -118,13 +126,16 @@ impl Clusters {
     /// If they do not fit, or no gateway can be reached.
     pub async fn join(
         &self,
-        name: &str,
-        size: u16,
+        wanted: &Wanted,
         containers: &[Arc<Container>],
     ) -> Result<ClusterRecord, JoinError> {
         let ids = || containers.iter().map(|one| one.id.clone());
         match &self.way {
-            Way::Member(member) => Ok(member.join_cluster(name, size, ids().collect()).await?),
+            Way::Member(member) => Ok(member.join_cluster(wanted, ids().collect()).await?),
+            Way::Alone(..) if wanted.launch.is_some() => {
+                let (name, source) = (wanted.name.clone(), SpreadError::Alone);
+                Err(ClusterError::NotSpread { name, source }.into())
+            }
             Way::Alone(claims, host) => {
                 let member = |one: &Arc<Container>| ClusterMember {
                     container: one.id.clone(),
@@ -135,8 +146,15 @@ impl Clusters {
                 };
                 let members: Vec<_> = containers.iter().map(member).collect();
                 let workspace = containers.first().map(|one| one.workspace.as_str());
-                let workspace = workspace.unwrap_or_default();
-                Ok(claims.join_cluster(None, workspace, name, size, &members).await?)
+                let joining = Joining {
+                    workspace: workspace.unwrap_or_default(),
+                    name: &wanted.name,
+                    size: wanted.size,
+                    members: &members,
+                    cluster: Some(&*wanted.cluster).filter(|id| !id.is_empty()),
+                    spread: None,
+                };
+                Ok(claims.join_cluster(None, &joining).await?)
             }
         }
     }
@@ -193,7 +211,7 @@ impl Clusters {
                     }
                     tokio::select! {
                         changed = views.changed() => if changed.is_err() { return },
-                        _ = look.tick(), if !absences.0.is_empty() => {}
+                        _ = look.tick(), if !absences.is_empty() => {}
                     }
                 }
             }
@@ -236,43 +254,6 @@ fn take_in(known: &mut Known, seen: Seen) -> Result<(), StoreError> {
         }
     }
     Ok(())
-}
-
-/// Members of this machine's clusters that nothing is heard of, and since when.
-#[derive(Default)]
-struct Absences(HashMap<String, Instant>);
-
-impl Absences {
-    /// For each cluster with a member that has been absent for too long: a member here, and what
-    /// is to be said of the cluster.
-    fn overdue(&mut self, host: u16, view: &View) -> Vec<(String, String)> {
-        let mut still = HashMap::new();
-        let mut over = Vec::new();
-        for cluster in view.clusters.values().filter(|cluster| cluster.over.is_none()) {
-            let Some(own) = cluster.members.iter().find(|one| one.host == host && !one.finished)
-            else {
-                continue;
-            };
-            let absent = |member: &&ClusterMember| {
-                !member.finished && !view.containers.contains_key(&member.container)
-            };
-            for member in cluster.members.iter().filter(absent) {
-                let since = self.0.get(&member.container).copied().unwrap_or_else(Instant::now);
-                still.insert(member.container.clone(), since);
-                if since.elapsed() >= ABSENCE {
-                    let rank = cluster.rank(&member.container).unwrap_or_default();
-                    let why = format!(
-                        "hears nothing any more of rank {rank} (container {} on host {}); see whether that machine lives",
-                        member.container, member.host
-                    );
-                    over.push((own.container.clone(), why));
-                    break;
-                }
-            }
-        }
-        self.0 = still;
-        over
-    }
 }
 
 impl JoinError {

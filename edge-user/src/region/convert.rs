@@ -15,6 +15,7 @@ use super::{
         About, Allotted, Carriage, ContainerRecord, HostRecord, RegionSettings, Role, TunnelRecord,
         Uplink, WireGuard,
     },
+    spread::Share,
     tunnel::{RawSocket, TunnelOptions},
     view::{Difference, Host, Rows, View},
 };
@@ -64,6 +65,7 @@ pub(super) fn announcement(about: &About, containers: Vec<wire::Container>) -> w
         containers,
         control: about.control.clone(),
         wireguard: about.wireguard.as_ref().map(wireguard),
+        runs_members: about.runs_members.into(),
     }
 }
 
@@ -85,6 +87,7 @@ pub(super) fn about(announced: &wire::Announcement) -> Result<About, Malformed> 
         public: parse_all("public address", &announced.public)?,
         control: announced.control.clone(),
         wireguard: read_wireguard(announced.wireguard.as_ref())?,
+        runs_members: short("number of members", announced.runs_members)?,
     })
 }
 
@@ -209,6 +212,7 @@ pub(super) fn cluster(record: &ClusterRecord) -> wire::Cluster {
         mark: record.mark,
         members: record.members.iter().map(member).collect(),
         over: record.over.clone(),
+        shares: record.shares.iter().map(share).collect(),
     }
 }
 
@@ -231,7 +235,17 @@ pub(super) fn read_cluster(sent: wire::Cluster) -> Result<ClusterRecord, Malform
         workspace: sent.workspace,
         mark: sent.mark,
         over: sent.over,
+        shares: sent.shares.iter().map(read_share).collect::<Result<_, _>>()?,
     })
+}
+
+fn share(share: &Share) -> wire::Share {
+    wire::Share { host: share.host.into(), count: share.count.into(), taker: share.taker }
+}
+
+fn read_share(sent: &wire::Share) -> Result<Share, Malformed> {
+    let (host, count) = (short("host", sent.host)?, short("share", sent.count)?);
+    Ok(Share { host, count, taker: sent.taker })
 }
 
 /// A proxy.
@@ -309,6 +323,7 @@ fn host(Host { record, alive }: &Host) -> wire::Host {
         blocks: texts(&record.blocks),
         key: record.key.clone(),
         wireguard: record.about.wireguard.as_ref().map(wireguard),
+        runs_members: record.about.runs_members.into(),
     }
 }
 
@@ -325,6 +340,7 @@ fn read_host(sent: &wire::Host) -> Result<Host, Malformed> {
             public: parse_all("public address", &sent.public)?,
             control: sent.control.clone(),
             wireguard: read_wireguard(sent.wireguard.as_ref())?,
+            runs_members: short("number of members", sent.runs_members)?,
         },
     };
     Ok(Host { record, alive: sent.alive })

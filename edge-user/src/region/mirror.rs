@@ -156,6 +156,22 @@ impl State {
         self.tunnels.values().map(|tunnel| (tunnel, self.present.contains_key(&tunnel.host)))
     }
 
+    /// How many members of gangs the machines that are there may start for others: all that take
+    /// part but this one.
+    pub fn rooms(&self, but: u16) -> BTreeMap<u16, u16> {
+        let there = self.present.keys().filter_map(|id| self.hosts.get(id));
+        let others = there.filter(|host| host.id != but && host.about.runs_members > 0);
+        let mut rooms: BTreeMap<_, _> =
+            others.map(|host| (host.id, host.about.runs_members)).collect();
+        let living = self.clusters.values().filter(|cluster| cluster.over.is_none());
+        for share in living.flat_map(|cluster| &cluster.shares) {
+            if let Some(room) = rooms.get_mut(&share.host) {
+                *room = room.saturating_sub(share.count);
+            }
+        }
+        rooms
+    }
+
     /// A container, whether its host is there or not.
     pub fn container(&self, id: &str) -> Option<&Arc<ContainerRecord>> {
         self.containers.get(id)
@@ -172,10 +188,10 @@ impl State {
         let own = self.by_host.get(&machine).into_iter().flatten();
         let workspaces: BTreeSet<&str> =
             own.filter_map(|id| Some(self.containers.get(id)?.workspace.as_str())).collect();
-        let clusters = self
-            .clusters
-            .iter()
-            .filter(|(_, cluster)| all || workspaces.contains(cluster.workspace.as_str()));
+        let clusters = self.clusters.iter().filter(|(_, cluster)| {
+            let asked = cluster.shares.iter().any(|share| share.host == machine);
+            all || asked || workspaces.contains(cluster.workspace.as_str())
+        });
         let clusters = clusters.map(|(key, cluster)| (key.clone(), cluster.clone())).collect();
         let proxies = self
             .proxies

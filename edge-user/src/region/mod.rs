@@ -31,6 +31,7 @@ pub mod roster;
 pub mod server;
 pub mod service;
 pub mod session;
+pub mod spread;
 pub mod steering;
 pub mod store;
 pub mod tls;

@@ -71,6 +71,11 @@ pub fn cluster(workspace: &str, name: &str) -> String {
     format!("{CLUSTERS}{workspace}/{name}")
 }
 
+/// What the machines with a share of a cluster are to start, by its id.
+pub fn launch(cluster: &str) -> String {
+    format!("region/launch/{cluster}")
+}
+
 /// A join token, by the hash of its secret.
 pub fn token(hash: &str) -> String {
     format!("region/token/{hash}")
@@ -192,6 +197,9 @@ pub struct About {
     /// How it is spoken to by WireGuard, if it can be.
     #[serde(default)]
     pub wireguard: Option<WireGuard>,
+    /// Members of gangs that it starts for other machines, at a time; 0 if it takes no part.
+    #[serde(default)]
+    pub runs_members: u16,
 }
 
 /// A machine's end of WireGuard.

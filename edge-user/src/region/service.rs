@@ -254,6 +254,25 @@ impl<R: Registry> Region for Arc<RegionService<R>> {
         Ok(Response::new(wire::EndMemberResponse {}))
     }
 
+    async fn take_share(
+        &self,
+        request: Request<wire::TakeShareRequest>,
+    ) -> Result<Response<wire::TakeShareResponse>, Status> {
+        let peer = self.host(&request).await?;
+        let launch = self.take(peer.id, request.get_ref()).await?;
+        Ok(Response::new(wire::TakeShareResponse { launch }))
+    }
+
+    async fn refuse_share(
+        &self,
+        request: Request<wire::RefuseShareRequest>,
+    ) -> Result<Response<wire::RefuseShareResponse>, Status> {
+        let peer = self.host(&request).await?;
+        let wire::RefuseShareRequest { cluster, why } = request.into_inner();
+        self.claims.refuse_share(peer.id, &cluster, &why).await?;
+        Ok(Response::new(wire::RefuseShareResponse {}))
+    }
+
     async fn stop_tunnel(
         &self,
         request: Request<wire::StopTunnelRequest>,

@@ -24,6 +24,17 @@ pub struct Container {
     pub egress: String,
     #[serde(default)]
     pub private: bool,
+    pub cluster: Option<ClusterPlace>,
+}
+
+/// What a container is in its cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[expect(missing_docs, reason = "the names are the documentation: they are what users script on")]
+pub struct ClusterPlace {
+    pub id: String,
+    pub name: String,
+    pub rank: u32,
+    pub size: u32,
 }
 
 /// A line of `edge tunnels --json`.
@@ -68,4 +79,5 @@ pub struct Host {
     pub lag_ms: Option<u64>,
     pub blocks: Vec<String>,
     pub containers: usize,
+    pub runs_members: u16,
 }

@@ -7,11 +7,11 @@ use tokio::io::{
 /// Bytes of a line; a longer one comes in parts.
 const LINE: u64 = 64 * 1024;
 
-/// Copies lines to stderr until their end.
-pub(super) async fn lines(rank: u32, from: impl AsyncRead + Unpin) {
+/// Copies lines to stderr until their end, each with the label before it.
+pub(super) async fn lines(label: String, from: impl AsyncRead + Unpin) {
     let mut from = BufReader::new(from);
     loop {
-        let mut line = format!("[{rank}] ").into_bytes();
+        let mut line = label.clone().into_bytes();
         match (&mut from).take(LINE).read_until(b'\n', &mut line).await {
             Ok(read) if read > 0 => {}
             _ => return,

@@ -6,7 +6,8 @@ use tonic::{Code, Status};
 use crate::{
     error::causes,
     region::{
-        cluster::ClusterError, store::StoreError, token::TokenError, workspaces::WorkspaceError,
+        cluster::ClusterError, spread::SpreadError, store::StoreError, token::TokenError,
+        workspaces::WorkspaceError,
     },
 };
 
@@ -100,6 +101,9 @@ pub enum ClaimError {
     /// Nobody joins a cluster in this way.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    /// A share of a cluster.
+    #[error(transparent)]
+    Share(#[from] SpreadError),
     /// The name of the workspace will not do.
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
@@ -121,6 +125,7 @@ impl From<ClaimError> for Status {
             | ClaimError::BadAddress { .. }
             | ClaimError::Workspace(WorkspaceError::InvalidName(_)) => Code::InvalidArgument,
             ClaimError::Cluster(error) => error.code(),
+            ClaimError::Share(error) => error.code(),
             ClaimError::NoContainer(_) | ClaimError::NoProxy(..) => Code::NotFound,
             ClaimError::BlockInUse { .. } | ClaimError::Outside { .. } => Code::FailedPrecondition,
             ClaimError::PortTaken(_) | ClaimError::Store(_) | ClaimError::Workspace(_) => {

@@ -7,14 +7,15 @@ use super::{CallError, Inner, Link, Member};
 use crate::{
     region::{
         cluster::ClusterRecord,
+        clusters::Wanted,
         convert,
         roster::{ContainerRecord, TunnelRecord},
         tunnel::TunnelOptions,
     },
     wire::region::{
         DeleteContainerRequest, EndMemberRequest, JoinClusterRequest, LeaseBlockRequest,
-        PutContainerRequest, ReturnBlockRequest, StartTunnelRequest, StopTunnelRequest,
-        WorkspaceRequest, region_client::RegionClient,
+        PutContainerRequest, RefuseShareRequest, ReturnBlockRequest, StartTunnelRequest,
+        StopTunnelRequest, TakeShareRequest, WorkspaceRequest, region_client::RegionClient,
     },
 };
 
@@ -124,11 +125,11 @@ impl Member {
     /// [`CallError::Refused`] if they do not fit, [`CallError::Unavailable`].
     pub async fn join_cluster(
         &self,
-        name: &str,
-        size: u16,
+        wanted: &Wanted,
         containers: Vec<String>,
     ) -> Result<ClusterRecord, CallError> {
-        let request = JoinClusterRequest { name: name.to_owned(), size: size.into(), containers };
+        let Wanted { name, size, cluster, launch } = wanted.clone();
+        let request = JoinClusterRequest { name, size: size.into(), containers, launch, cluster };
         let answer = self.inner.client()?.join_cluster(request).await?.into_inner();
         Ok(convert::read_cluster(answer.cluster.unwrap_or_default())?)
     }
@@ -144,6 +145,27 @@ impl Member {
     ) -> Result<(), CallError> {
         let (container, failure) = (container.to_owned(), failure.map(str::to_owned));
         self.inner.client()?.end_member(EndMemberRequest { container, failure }).await?;
+        Ok(())
+    }
+
+    /// Takes on the members of a cluster that this machine is to start; answers what they are. The
+    /// same taker again is the same call again.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] if there are none (any more), or another daemon of this machine has
+    /// taken them on, [`CallError::Unavailable`].
+    pub async fn take_share(&self, cluster: &str, taker: u64) -> Result<Vec<u8>, CallError> {
+        let request = TakeShareRequest { cluster: cluster.to_owned(), taker };
+        Ok(self.inner.client()?.take_share(request).await?.into_inner().launch)
+    }
+
+    /// This machine does not start the members that it is asked for.
+    ///
+    /// # Errors
+    /// [`CallError::Unavailable`].
+    pub async fn refuse_share(&self, cluster: &str, why: &str) -> Result<(), CallError> {
+        let request = RefuseShareRequest { cluster: cluster.to_owned(), why: why.to_owned() };
+        self.inner.client()?.refuse_share(request).await?;
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use tonic::Status;
 use super::RegionService;
 use crate::{
     region::{
-        claims::ClaimError,
+        claims::{ClaimError, Joining, Spread},
         cluster::{ClusterError, ClusterMember, ClusterRecord},
         registry::Registry,
     },
@@ -46,8 +46,16 @@ impl<R: Registry> RegionService<R> {
         }
         // What it holds: while the host is away for a while, its clusters are nobody else's.
         let hold = Some(self.claims.hold(host).await?);
-        let joined = self.claims.join_cluster(hold, &workspace, &request.name, size, &members);
-        let cluster = joined.await?;
+        let rooms = |launch| Spread { launch, rooms: self.mirror.read(|state| state.rooms(host)) };
+        let joining = Joining {
+            workspace: &workspace,
+            name: &request.name,
+            size,
+            members: &members,
+            cluster: Some(&*request.cluster).filter(|id| !id.is_empty()),
+            spread: request.launch.map(rooms),
+        };
+        let cluster = self.claims.join_cluster(hold, &joining).await?;
         tracing::info!(host, cluster = cluster.id, name = cluster.name, "containers have joined");
         Ok(cluster)
     }
@@ -61,5 +69,17 @@ impl<R: Registry> RegionService<R> {
         let hold = Some(self.claims.hold(host).await?);
         let failure = request.failure.as_deref();
         Ok(self.claims.end_member(host, hold, &request.container, failure).await?)
+    }
+
+    /// A host takes on what it is to start.
+    pub(super) async fn take(
+        &self,
+        host: u16,
+        request: &wire::TakeShareRequest,
+    ) -> Result<Vec<u8>, Status> {
+        let hold = Some(self.claims.hold(host).await?);
+        let launch = self.claims.take_share(host, hold, &request.cluster, request.taker).await?;
+        tracing::info!(host, cluster = request.cluster, "a host starts members of a gang");
+        Ok(launch)
     }
 }

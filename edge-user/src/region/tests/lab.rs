@@ -259,6 +259,7 @@ fn about(dir: &Path) -> About {
         public: Vec::new(),
         control: Vec::new(),
         wireguard: None,
+        runs_members: 0,
     }
 }
 
