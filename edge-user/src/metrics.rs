@@ -2,6 +2,7 @@
 //! that it answers when everything else is busy.
 
 mod daemon;
+mod paths;
 mod proxies;
 mod region;
 
@@ -30,7 +31,9 @@ use prometheus::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::{daemon::register as register_daemon, proxies::Addresses, region::Membership};
+pub use self::{
+    daemon::register as register_daemon, paths::Paths, proxies::Addresses, region::Membership,
+};
 use crate::{
     datapath::{Datapath, DatapathError, Tally, Whose},
     places::Turnover,

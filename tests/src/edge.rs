@@ -213,6 +213,13 @@ impl Edge {
         self.list("tunnels")
     }
 
+    /// What `edge proxy show` tells of a proxy, in JSON.
+    #[track_caller]
+    pub fn proxy(&self, name: &str) -> serde_json::Value {
+        let shown = self.cli(&["proxy", "show", name, "--json"]).ok();
+        serde_json::from_str(&shown.stdout).expect("JSON")
+    }
+
     /// What `edge hosts` lists.
     #[track_caller]
     pub fn hosts(&self) -> Vec<Host> {

@@ -16,8 +16,9 @@ use tests::{
     process::{Start as _, wait_for},
     prometheus_server::PrometheusServer,
     promql::selectors,
-    region::{Plan, Region, Underlay},
+    region::{Plan, Region, Scene, Underlay},
     tls::{TlsClient, converse, host},
+    visitors::Visitors,
 };
 
 /// Where every daemon of the test shows its metrics.
@@ -79,7 +80,7 @@ fn a_real_prometheus_answers_every_query_of_the_board_and_alerts_on_a_host_that_
     let tenants = traffic(&region);
     for query in [
         "sum(edge_tunnels) == 1",
-        "sum(edge_containers) == 4",
+        "sum(edge_containers) == 5",
         "count(edge_host_up == 1) == 3",
         "sum(rate(edge_relay_bytes_total{path=\"tls\",direction=\"out\"}[5m])) > 0",
         "sum(rate(edge_tls_handshakes_total{outcome=\"full\"}[5m])) > 0",
@@ -87,6 +88,8 @@ fn a_real_prometheus_answers_every_query_of_the_board_and_alerts_on_a_host_that_
         "sum(rate(edge_verdict_packets_total{verdict=\"i6pn\"}[5m])) > 0",
         "sum(rate(edge_verdict_packets_total{verdict=\"other_workspace\"}[5m])) > 0",
         "sum(rate(edge_tunnel_start_seconds_count[5m])) > 0",
+        "sum(rate(edge_proxy_connections_total[5m])) > 0",
+        "sum(edge_proxy_path_round_trip_seconds) > 0",
     ] {
         seen(&prometheus, query);
     }
@@ -141,16 +144,19 @@ fn selectors_are_found_wherever_they_stand() {
     assert_eq!(found, [&[whole], &each[..], &["two", "three"]].concat());
 }
 
-/// A gateway and two hosts whose metrics the internet may read.
+/// A gateway and two hosts whose metrics the internet may read, with a proxy.
 fn region() -> Region {
     let admin = format!("0.0.0.0:{METRICS}");
     let admin = ["--admin", &admin];
     let plan = Plan::over(Underlay::V4).hosts(2);
-    plan.gateway_arguments_more(&admin).host_arguments_more(&admin).up()
+    let serving = [&admin[..], &["--proxy-addresses", "192.0.2.64/28"]].concat();
+    let region = plan.gateway_arguments_more(&serving).host_arguments_more(&admin).up();
+    region.gateway().edge.cli(&["proxy", "create", "db", "--ip", "192.0.2.65"]).ok();
+    region
 }
 
-/// A TLS tunnel, a raw one, a ping on the private network and a refusal; what is given back keeps
-/// it all alive.
+/// A TLS tunnel, a raw one, a ping on the private network, a refusal and a proxy; what is given back
+/// keeps it all alive.
 fn traffic(region: &Region) -> impl Sized + use<> {
     let [first, second] = [&region.hosts[0], &region.hosts[1]];
     let server = first.tenant("server", &["--unencrypted-port", "8000"]);
@@ -167,7 +173,10 @@ fn traffic(region: &Region) -> impl Sized + use<> {
     i6pn::ping(&a, &b);
     let other = second.tenant("other", &["--i6pn", "--workspace", "two"]);
     assert_eq!(i6pn::refusal(&a, other.i6pn()), Some(libc::EACCES));
-    (echo, server, a, b, other)
+    let proxied = second.tenant("proxied", &["--proxy", "db"]);
+    let visitors = Visitors::at(internet, Scene::CLIENT);
+    visitors.visited_by(&proxied.netns, 3);
+    (echo, server, a, b, other, proxied)
 }
 
 /// Waits until a comparison holds.

@@ -39,7 +39,7 @@ fn only(address: &str) -> BTreeSet<IpAddr> {
 
 #[test]
 fn a_proxied_container_is_seen_under_its_address_and_another_as_before() {
-    let lab = lab();
+    let mut lab = lab();
     let made = lab.edge.cli(&["proxy", "create", "db", "--ip", ONE]).ok();
     assert_eq!(made.stdout_str(), format!("proxy db: {ONE} ONLINE"));
     let visitors = visitors(&lab);
@@ -55,7 +55,8 @@ fn a_proxied_container_is_seen_under_its_address_and_another_as_before() {
     );
     assert!(lab.edge.metrics().packets("tc_container", "proxied") > 60.0);
     // All of it is counted, and once.
-    let metrics = || lab.edge.metrics();
+    let edge = &lab.edge;
+    let metrics = || edge.metrics();
     let out = ["direction=\"out\"", "address=\"192.0.2.65\""];
     let before = metrics().sum("edge_proxy_packets_total", &out);
     assert!(metrics().sum("edge_proxy_connections_total", &[]) >= 61.0);
@@ -76,6 +77,34 @@ fn a_proxied_container_is_seen_under_its_address_and_another_as_before() {
     let dialled =
         lab.internet.enter(|| TcpStream::connect_timeout(&to, Duration::from_millis(300)));
     assert_eq!(dialled.unwrap_err().kind(), ErrorKind::TimedOut, "somebody answers there");
+    let knocks = metrics().sum("edge_proxy_unsolicited_packets_total", &[out[1]]);
+    assert!(knocks >= 1.0);
+    let dropped = ["reason=\"unsolicited\""];
+    assert_eq!(metrics().sum("edge_proxy_dropped_packets_total", &dropped), knocks);
+    let shown = &edge.proxy("db")["ips"][0];
+    let counted = metrics().sum("edge_proxy_bytes_total", &out);
+    assert_eq!(shown["traffic"]["bytes_out"].as_f64(), Some(counted), "{shown}");
+    assert_eq!(shown["traffic"]["unsolicited_packets"].as_f64(), Some(knocks), "{shown}");
+    let table = edge.cli(&["proxy", "show", "db"]).ok();
+    assert!(table.stdout.contains("UNSOLICITED") && table.stdout.contains("ONLINE"), "{table}");
+    // A container that is gone has been counted, and a daemon's end is no beginning anew.
+    let sums = |metrics: tests::metrics::Metrics| {
+        let direction = |direction: &str| {
+            let labels = [out[1], &format!("direction=\"{direction}\"")];
+            metrics.sum("edge_proxy_bytes_total", &labels)
+        };
+        let connections = metrics.sum("edge_proxy_connections_total", &[]);
+        (direction("out"), direction("in"), connections)
+    };
+    drop(proxied);
+    let before = sums(metrics());
+    assert!(before.0 > 0.0 && before.1 > 0.0 && before.2 >= 61.0, "{before:?}");
+    lab.edge.kill9();
+    lab.edge.start();
+    assert_eq!(sums(lab.edge.metrics()), before);
+    let old = lab.edge.replace(&[]);
+    assert_eq!(sums(lab.edge.metrics()), before);
+    drop(old);
 }
 
 #[test]

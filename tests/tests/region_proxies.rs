@@ -3,14 +3,17 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream},
 };
 
+use serde_json::Value;
 use tests::{
     echo::round_trip,
     lab::PATIENCE,
     process::wait_for,
     region::{Plan, Region, Scene, Underlay},
+    server::Server,
     visitors::Visitors,
 };
 
@@ -34,15 +37,43 @@ fn containers_of_hosts_are_seen_under_their_address() {
         let region = region(Plan::over(underlay).hosts(2));
         region.gateway().edge.cli(&["proxy", "create", "db", "--ip", ONE]).ok();
         let visitors = Visitors::at(&region.scene.internet, Scene::CLIENT);
+        let mut proxied = Vec::new();
         for (number, machine) in region.machines().enumerate() {
             let tenant = machine.tenant(&format!("proxied{number}"), &["--proxy", "db"]);
             assert_eq!(visitors.visited_by(&tenant.netns, 10), only(ONE), "{underlay}: {number}");
             let plain = machine.tenant(&format!("plain{number}"), &[]);
             let own = machine.place.public.to_string();
             assert_eq!(visitors.visited_by(&plain.netns, 3), only(&own), "{underlay}: {number}");
+            proxied.push(tenant);
         }
         let host = &region.hosts[0].edge;
         assert!(host.metrics().packets("tc_container", "proxied") > 20.0, "{underlay}");
+        let shown = wait_for("the host to tell of its way", PATIENCE, || {
+            let shown = host.proxy("db");
+            shown["ips"][0]["handshake_age_ms"].is_u64().then_some(shown)
+        });
+        let (one, path) = (&shown["ips"][0], &shown["paths"][0]);
+        assert_eq!((one["status"].as_str(), &one["problem"]), (Some("ONLINE"), &Value::Null));
+        assert_eq!(path["toward"], "gateway", "{shown}");
+        assert!(path["bytes_sent"].as_u64() > Some(1000), "{shown}");
+        // The host asks the gateway what that has counted: connections of all three machines.
+        let gateway = &region.gateway().edge;
+        let connections = gateway.metrics().sum("edge_proxy_connections_total", &[]);
+        assert!(connections >= 63.0, "{connections}");
+        assert_eq!(one["traffic"]["connections"].as_f64(), Some(connections), "{shown}");
+        for metrics in [host.metrics(), gateway.metrics()] {
+            assert!(metrics.sum("edge_proxy_path_bytes_total", &["direction=\"in\""]) > 1000.0);
+        }
+        wait_for("a gateway's answer", PATIENCE, || {
+            let took = host.metrics().sum("edge_proxy_path_round_trip_seconds", &[]);
+            (took > 0.0).then_some(())
+        });
+        let senders = gateway.proxy("db")["paths"].as_array().cloned().unwrap_or_default();
+        assert_eq!(
+            senders.iter().filter(|path| path["toward"] == "host").count(),
+            2,
+            "{senders:?}"
+        );
         let unknown = host.cli(&["run", "--proxy", "nothing", "--", "true"]).refused();
         assert!(unknown.stderr.contains("no proxy"), "{unknown}");
         let refused = host.cli(&["proxy", "create", "x", "--ip", TWO]).refused();
@@ -96,6 +127,49 @@ fn without_its_address_a_hosts_container_has_no_way_out() {
 }
 
 #[test]
+fn a_gateway_that_does_not_answer_is_no_way_out() {
+    let mut region = region(Plan::over(Underlay::V4).hosts(1));
+    region.gateway().edge.cli(&["proxy", "create", "db", "--ip", ONE]).ok();
+    let visitors = Visitors::at(&region.scene.internet, Scene::CLIENT);
+    let tenant = region.hosts[0].tenant("proxied", &["--proxy", "db"]);
+    assert_eq!(visitors.visited_by(&tenant.netns, 3), only(ONE));
+    let server = SocketAddr::from((Scene::CLIENT, 7000));
+    let _server = Server::at(&region.scene.internet, server, |mut client, _| {
+        let mut byte = [0];
+        while client.read_exact(&mut byte).is_ok() && client.write_all(&byte).is_ok() {}
+    });
+    let stream = tenant.netns.enter(|| TcpStream::connect(server).unwrap());
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let says =
+        |mut stream: &TcpStream| stream.write_all(b"x").and_then(|()| stream.read_exact(&mut [0]));
+    says(&stream).unwrap();
+
+    region.gateways[0].edge.kill9();
+    let host = &region.hosts[0].edge;
+    let problem = || host.containers()[0].proxy_problem.clone();
+    let why = wait_for("the host to find out", PATIENCE, problem);
+    assert!(why.contains(ONE) && why.contains("does not answer"), "{why}");
+    visitors.refuse(&tenant.netns);
+    let shown = host.proxy("db");
+    let one = &shown["ips"][0];
+    assert_eq!((one["status"].as_str(), &one["traffic"]), (Some("UNHEALTHY"), &Value::Null));
+    assert!(one["problem"].as_str().is_some_and(|why| why.contains("does not answer")), "{one}");
+    assert!(shown["refused_packets"].as_u64() > Some(0), "{shown}");
+    let silent = ["reason=\"silent\""];
+    assert_eq!(host.metrics().sum("edge_proxy_address_problem", &silent), 1.0);
+    assert_eq!(host.metrics().sum("edge_proxy_address_up", &[]), 0.0);
+
+    region.gateways[0].edge.start();
+    let host = &region.hosts[0].edge;
+    let problem = || host.containers()[0].proxy_problem.clone();
+    wait_for("the way to be back", PATIENCE, || problem().is_none().then_some(()));
+    says(&stream).expect("NAT is the kernel's");
+    assert_eq!(visitors.visited_by(&tenant.netns, 3), only(ONE));
+    assert_eq!(host.proxy("db")["ips"][0]["status"], "ONLINE");
+    assert_eq!(host.metrics().sum("edge_proxy_address_problem", &[]), 0.0);
+}
+
+#[test]
 fn an_address_moves_to_another_gateway() {
     let mut region = region(Plan::over(Underlay::V4).gateways(2).hosts(1));
     region.gateways[0].edge.cli(&["proxy", "create", "db", "--ip", ONE]).ok();
@@ -116,7 +190,7 @@ fn an_address_moves_to_another_gateway() {
     wait_for("the way by it", PATIENCE, || {
         let dialled = tenant.netns.enter(|| {
             let second = std::time::Duration::from_secs(1);
-            std::net::TcpStream::connect_timeout(&visitors.tcp(), second)
+            TcpStream::connect_timeout(&visitors.tcp(), second)
         });
         dialled.ok().map(drop)
     });

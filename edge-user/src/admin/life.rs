@@ -13,7 +13,10 @@ use crate::{
         containers::{Attached, Containers, Orphan, Request},
         steering::KernelSteering,
     },
-    proxy::{keeper::Nudge, plan::Standing},
+    proxy::{
+        keeper::Nudge,
+        plan::{Problem, Standing},
+    },
     region::{
         clusters::Clusters,
         gate::{Gate, Pass, TakenOver},
@@ -99,7 +102,10 @@ impl Lives {
                 self.proxies.settled().await;
                 let standing = self.containers.proxies().standing(&attached.container.id);
                 match standing {
-                    Some(Standing::Through(_) | Standing::NotServed(_)) => return,
+                    Some(
+                        Standing::Through(_)
+                        | Standing::Closed(_, Problem::NotServed | Problem::Silent(_)),
+                    ) => return,
                     _ => tokio::time::sleep(AGAIN).await,
                 }
             }

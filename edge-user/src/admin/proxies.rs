@@ -1,20 +1,28 @@
 //! What the commands say of proxies, and to them.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use edge_common::verdict::Verdict;
 use tonic::{Request, Response, Status};
 
 use crate::{
+    datapath::{Datapath, Whose},
     error::causes,
     host::containers::Containers,
-    proxy::keeper::Nudge,
+    proxy::{
+        keeper::Nudge,
+        wireguard::{Path, Toward},
+    },
     region::{
+        member::Member,
         proxies::{Proxies as Store, ProxyError},
-        proxy::{Known, Proxy, ProxyRecord, Status as ProxyStatus, key},
+        proxy::{Known, Proxy, ProxyRecord, Status as ProxyStatus, Traffic, key},
+        roster::ContainerRecord,
     },
     wire::admin::{
         self as wire, AddProxyIpRequest, CreateProxyRequest, DeleteProxyRequest,
@@ -25,6 +33,8 @@ use crate::{
 
 /// How long an answer waits for new addresses to be served: in a region that takes a moment.
 const SERVED: Duration = Duration::from_secs(1);
+/// How long a gateway may take to say what went by it.
+const COUNTED: Duration = Duration::from_secs(2);
 /// How often it looks.
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -34,6 +44,10 @@ pub struct ProxyService {
     pub store: Option<Store>,
     /// This machine's containers, and what is known of proxies.
     pub containers: Arc<Containers>,
+    /// The kernel's counters.
+    pub datapath: Arc<Datapath>,
+    /// This machine's membership in its region, if it has one.
+    pub member: Option<Arc<Member>>,
     /// Who writes what has changed.
     pub keeper: Nudge,
 }
@@ -53,14 +67,17 @@ impl Proxies for ProxyService {
         &self,
         request: Request<ListProxiesRequest>,
     ) -> Result<Response<ListProxiesResponse>, Status> {
-        let ListProxiesRequest { workspace, name } = request.into_inner();
+        let ListProxiesRequest { workspace, name, traffic } = request.into_inner();
         let known = self.known().await?;
         let wanted = |proxy: &&Arc<Proxy>| {
             (workspace.is_empty() || proxy.record.workspace == workspace)
                 && (name.is_empty() || proxy.record.name == name)
         };
-        let proxies: Vec<_> =
-            known.values().filter(wanted).map(|proxy| self.describe(proxy)).collect();
+        let found: Vec<_> = known.values().filter(wanted).cloned().collect();
+        let mut proxies: Vec<_> = found.iter().map(|proxy| self.describe(proxy)).collect();
+        if traffic {
+            self.count(&found, &mut proxies).await;
+        }
         if proxies.is_empty() && !name.is_empty() {
             return Err(status(&ProxyError::Unknown(name, workspace)));
         }
@@ -128,7 +145,10 @@ impl ProxyService {
                 proxy = known.clone();
             }
             let mut addresses = proxy.record.addresses.iter();
-            let waits = addresses.any(|address| proxy.status(address) == ProxyStatus::Creating);
+            let waits = addresses.any(|address| {
+                let (status, _) = self.containers.proxies().status(&proxy, address);
+                matches!(status, ProxyStatus::Creating | ProxyStatus::Unhealthy)
+            });
             if !waits || Instant::now() > until {
                 return Ok(Response::new(self.describe(&proxy)));
             }
@@ -150,12 +170,17 @@ impl ProxyService {
             })
             .count()
         };
-        let ips = record.addresses.iter().map(|one| wire::ProxyIp {
-            ip: one.ip.to_string(),
-            status: proxy.status(one).label().to_owned(),
-            created: one.created,
-            gateway: proxy.holders.get(&one.ip).copied().unwrap_or(0).into(),
-            containers: u32::try_from(has(one.ip)).unwrap_or(u32::MAX),
+        let ips = record.addresses.iter().map(|one| {
+            let (status, problem) = self.containers.proxies().status(proxy, one);
+            wire::ProxyIp {
+                ip: one.ip.to_string(),
+                status: status.label().to_owned(),
+                created: one.created,
+                gateway: proxy.holders.get(&one.ip).copied().unwrap_or(0).into(),
+                containers: u32::try_from(has(one.ip)).unwrap_or(u32::MAX),
+                problem: problem.map(|problem| problem.to_string()),
+                traffic: None,
+            }
         });
         wire::Proxy {
             id: record.id.clone(),
@@ -163,7 +188,98 @@ impl ProxyService {
             workspace: record.workspace.clone(),
             created: record.created,
             ips: ips.collect(),
+            paths: self.paths(proxy),
+            refused: 0,
         }
+    }
+
+    /// The ways by WireGuard that a proxy's packets take here.
+    fn paths(&self, proxy: &Proxy) -> Vec<wire::ProxyPath> {
+        let Some(member) = &self.member else { return Vec::new() };
+        let (record, view) = (&proxy.record, member.view().borrow().clone());
+        let its = |one: &&Arc<ContainerRecord>| {
+            one.workspace == record.workspace
+                && one.proxy.as_ref().is_some_and(|own| own.name == record.name)
+        };
+        let hosts: BTreeSet<u16> =
+            view.containers.values().filter(its).map(|one| one.host).collect();
+        let concerns = |path: &Path| match path.toward {
+            Toward::Gateway => proxy.holders.values().any(|gateway| *gateway == path.machine),
+            Toward::Host => hosts.contains(&path.machine),
+        };
+        let all = self.containers.proxies().paths().all;
+        all.iter().filter(|path| concerns(path)).map(described).collect()
+    }
+
+    /// Adds what went under the addresses, each as the gateway says that serves it; of one that does
+    /// not answer nothing is known.
+    async fn count(&self, found: &[Arc<Proxy>], proxies: &mut [wire::Proxy]) {
+        let gateways: BTreeSet<u16> =
+            found.iter().flat_map(|proxy| proxy.holders.values().copied()).collect();
+        let own = self.member.as_ref().map(|member| member.host());
+        let asked = gateways.into_iter().map(async |gateway| match &self.member {
+            Some(member) if own != Some(gateway) => {
+                let answer = tokio::time::timeout(COUNTED, member.proxy_traffic(gateway)).await;
+                match answer {
+                    Ok(Ok(traffic)) => traffic,
+                    Ok(Err(error)) => {
+                        tracing::debug!(gateway, %error, "it does not tell what went by it");
+                        BTreeMap::new()
+                    }
+                    Err(_elapsed) => BTreeMap::new(),
+                }
+            }
+            _ => {
+                let board = self.containers.proxies().clone();
+                let counts = tokio::task::spawn_blocking(move || board.counts().traffic).await;
+                counts.unwrap_or_default()
+            }
+        });
+        let traffic: BTreeMap<Ipv4Addr, Traffic> =
+            futures::future::join_all(asked).await.into_iter().flatten().collect();
+        for (proxy, told) in found.iter().zip(proxies) {
+            told.refused = self.refused(&proxy.record.workspace);
+            for (address, ip) in proxy.record.addresses.iter().zip(&mut told.ips) {
+                ip.traffic = traffic.get(&address.ip).copied().map(Into::into);
+            }
+        }
+    }
+
+    /// Packets of a workspace's proxied containers here that had no way out.
+    fn refused(&self, workspace: &str) -> u64 {
+        match self.datapath.verdicts_and_tallies() {
+            Ok((_, tallies)) => {
+                let its = tallies.iter().filter(|tally| {
+                    tally.verdict == Verdict::ProxyAway
+                        && matches!(&tally.whose, Whose::Workspace(name) if name == workspace)
+                });
+                its.map(|tally| tally.count.packets).sum()
+            }
+            Err(error) => {
+                tracing::warn!(%error, "kernel counters cannot be read");
+                0
+            }
+        }
+    }
+}
+
+fn described(path: &Path) -> wire::ProxyPath {
+    let whole = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
+    wire::ProxyPath {
+        machine: path.machine.into(),
+        toward: path.toward.label().to_owned(),
+        handshake_age: path.handshake_age().map(|age| whole(age.as_millis())),
+        round_trip: path.round_trip.map(|took| whole(took.as_micros())),
+        sent: path.sent,
+        received: path.received,
+    }
+}
+
+impl From<Traffic> for wire::ProxyTraffic {
+    fn from(traffic: Traffic) -> Self {
+        let Traffic { packets_out, bytes_out, packets_in, bytes_in, connections, unsolicited } =
+            traffic;
+        Self { packets_out, bytes_out, packets_in, bytes_in, connections, unsolicited }
     }
 }
 

@@ -1,58 +1,22 @@
 //! `edge proxy`: static outbound addresses.
 
-use serde::Serialize;
-use tabled::Tabled;
+mod records;
+
 use tonic::{Response, Status, transport::Channel};
 
+use self::records::{HostRow, IpRecord, IpRow, Record, Row};
 use super::{
     client::{channel, refusal},
-    output::{self, or_dash},
+    output,
 };
 use crate::{
     cli::{ListArgs, Place, ProxyCommand, proxy::Which},
     error::Error,
     wire::admin::{
         AddProxyIpRequest, CreateProxyRequest, DeleteProxyRequest, ListProxiesRequest, Proxy,
-        ProxyIp, RemoveProxyIpRequest, proxies_client::ProxiesClient,
+        RemoveProxyIpRequest, proxies_client::ProxiesClient,
     },
 };
-
-/// A proxy as `--json` prints it. Programs read this: names stay.
-#[derive(Debug, Serialize)]
-struct Record {
-    id: String,
-    workspace: String,
-    name: String,
-    created: u64,
-    ips: Vec<IpRecord>,
-}
-
-#[derive(Debug, Serialize)]
-struct IpRecord {
-    ip: String,
-    status: String,
-    created: u64,
-    gateway: Option<u32>,
-    containers: u32,
-}
-
-#[derive(Tabled)]
-#[tabled(rename_all = "UPPERCASE")]
-struct Row {
-    workspace: String,
-    name: String,
-    id: String,
-    ips: String,
-}
-
-#[derive(Tabled)]
-#[tabled(rename_all = "UPPERCASE")]
-struct IpRow {
-    ip: String,
-    status: String,
-    gateway: String,
-    containers: u32,
-}
 
 /// Does what is asked.
 pub async fn proxy(place: &Place, command: ProxyCommand) -> Result<(), Error> {
@@ -109,16 +73,40 @@ async fn show(
     which: Which,
     list: ListArgs,
 ) -> Result<(), Error> {
-    let request =
-        ListProxiesRequest { workspace: which.workspace.to_string(), name: which.name.to_string() };
-    for record in listed(client, request).await?.into_iter().map(Record::from) {
+    let (workspace, name) = (which.workspace.to_string(), which.name.to_string());
+    let request = ListProxiesRequest { workspace, name, traffic: true };
+    for proxy in listed(client, request).await? {
+        let refused_packets = Some(proxy.refused);
+        let record = Record { refused_packets, ..Record::from(proxy) };
         if list.json {
             return output::json(&record);
         }
-        let none = "no addresses; `edge proxy add-ip` adds one";
-        output::table(record.ips.into_iter().map(IpRow::from).collect(), none)?;
+        told_in_full(record)?;
     }
     Ok(())
+}
+
+/// An address a line; then why those are closed that are, and on a gateway the hosts that send.
+fn told_in_full(record: Record) -> Result<(), Error> {
+    let Record { workspace, ips, paths, refused_packets, .. } = record;
+    let problem = |one: &IpRecord| Some(format!("{}: {}", one.ip, one.problem.as_ref()?));
+    let problems: Vec<_> = ips.iter().filter_map(problem).collect();
+    let none = "no addresses; `edge proxy add-ip` adds one";
+    output::table(ips.into_iter().map(IpRow::from).collect(), none)?;
+    for problem in problems {
+        output::print(problem)?;
+    }
+    if let Some(packets) = refused_packets.filter(|packets| *packets > 0) {
+        output::print(format_args!(
+            "{packets} packets of workspace {workspace}'s containers here had no way out by a proxy"
+        ))?;
+    }
+    let hosts: Vec<_> = paths.into_iter().filter(|path| path.toward == "host").collect();
+    if hosts.is_empty() {
+        return Ok(());
+    }
+    output::print("")?;
+    output::table(hosts.into_iter().map(HostRow::from).collect(), "")
 }
 
 async fn listed(
@@ -134,52 +122,4 @@ fn told(changed: Result<Response<Proxy>, Status>) -> Result<(), Error> {
     let proxy = changed.map_err(|status| refusal(&status))?.into_inner();
     let ips: Vec<_> = proxy.ips.iter().map(|one| format!("{} {}", one.ip, one.status)).collect();
     output::print(format_args!("proxy {}: {}", proxy.name, ips.join(", ")))
-}
-
-impl From<Proxy> for Record {
-    fn from(proxy: Proxy) -> Self {
-        let Proxy { id, workspace, name, created, ips } = proxy;
-        Self { id, workspace, name, created, ips: ips.into_iter().map(IpRecord::from).collect() }
-    }
-}
-
-impl From<ProxyIp> for IpRecord {
-    fn from(one: ProxyIp) -> Self {
-        let gateway = Some(one.gateway).filter(|gateway| *gateway != 0);
-        let ProxyIp { ip, status, created, containers, .. } = one;
-        Self { ip, status, created, gateway, containers }
-    }
-}
-
-impl From<Proxy> for Row {
-    fn from(proxy: Proxy) -> Self {
-        let ips: Vec<_> = proxy.ips.iter().map(|one| one.ip.as_str()).collect();
-        let ips = or_dash(Some(&ips.join(" ")));
-        Self { workspace: proxy.workspace, name: proxy.name, id: proxy.id, ips }
-    }
-}
-
-impl From<IpRecord> for IpRow {
-    fn from(one: IpRecord) -> Self {
-        let gateway = or_dash(one.gateway.map(|gateway| gateway.to_string()).as_deref());
-        Self { ip: one.ip, status: one.status, gateway, containers: one.containers }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn json_names_and_nulls_are_stable() {
-        let ips = vec![ProxyIp { ip: "192.0.2.1".into(), ..ProxyIp::default() }];
-        let record = Record::from(Proxy { id: "pr-1".into(), ips, ..Proxy::default() });
-        let expected = serde_json::json!({
-            "id": "pr-1", "workspace": "", "name": "", "created": 0,
-            "ips": [
-                {"ip": "192.0.2.1", "status": "", "created": 0, "gateway": null, "containers": 0},
-            ],
-        });
-        assert_eq!(serde_json::to_value(record).unwrap(), expected);
-    }
 }

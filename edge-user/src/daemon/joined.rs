@@ -22,6 +22,7 @@ use crate::{
         uplink::{self, Uplink},
     },
     proxy::{
+        board::Board,
         plan::Way as Interface,
         snat::Interfaces,
         wireguard::{self, Keys, Mesh},
@@ -114,6 +115,7 @@ impl Joined {
         names: Interfaces,
         machine: &super::machine::Machine,
         ways: watch::Sender<BTreeMap<u16, Interface>>,
+        board: Arc<Board>,
     ) -> anyhow::Result<Mesh> {
         let mtu = self.underlays.iter().map(|underlay| underlay.mtu).min().unwrap_or(1500);
         Ok(Mesh {
@@ -125,6 +127,7 @@ impl Joined {
             names,
             links: machine.links.clone(),
             ways,
+            board,
         })
     }
 

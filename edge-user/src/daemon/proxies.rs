@@ -63,15 +63,20 @@ impl Ground<'_> {
             snat.shut()?;
         }
         let (told, ways) = watch::channel(BTreeMap::new());
+        let board = self.containers.proxies().clone();
         if let Some(joined) = self.joined {
             let names = machine::wireguard(self.place);
-            let mesh = joined.mesh(self.state_dir, names, self.machine, told)?;
+            let mesh = joined.mesh(self.state_dir, names, self.machine, told, board.clone())?;
             tasks.spawn(mesh.follow(joined.member.view(), shutdown.clone()));
+        }
+        if let Some(public) = self.joined.and_then(|joined| joined.public.as_ref()) {
+            let board = board.clone();
+            public.plane.count_traffic_by(Arc::new(move || board.counts().traffic));
         }
         let keeper = Keeper {
             datapath: self.machine.datapath.clone(),
             snat,
-            board: self.containers.proxies().clone(),
+            board,
             containers: self.containers.clone(),
             own: self.host,
             source: match self.joined {
@@ -85,7 +90,9 @@ impl Ground<'_> {
         };
         tasks.spawn(keeper.keep(nudges, shutdown.clone()));
         nudge.settled().await;
-        Ok(ProxyService { store, containers: self.containers, keeper: nudge })
+        let member = self.joined.map(|joined| joined.member.clone());
+        let (containers, datapath) = (self.containers, self.machine.datapath.clone());
+        Ok(ProxyService { store, containers, datapath, member, keeper: nudge })
     }
 
     async fn serving(&self, proxies: Proxies) -> anyhow::Result<Serving> {

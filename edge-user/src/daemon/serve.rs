@@ -193,6 +193,7 @@ pub(super) async fn serve(begin: Begin<'_>, mut inherited: Holdings) -> anyhow::
     ));
     let addresses = metrics::Addresses::new(containers.proxies().clone(), host)?;
     registry.register(Box::new(addresses))?;
+    registry.register(Box::new(metrics::Paths::new(containers.proxies().clone())?))?;
     metrics::register_daemon(&registry, orders.role.label(), containers.clone())?;
     // A segment has to fit the way in and out, too.
     let segment = uplinks.iter().map(|uplink| uplink.mtu).min().map_or(mtu, |out| out.min(mtu));

@@ -236,7 +236,8 @@ impl<C: Callers, S: Steering> ModalClient for Api<C, S> {
                 "the container's workspace has no proxy {name:?}; its operator makes one with `edge proxy create`"
             ))
         })?;
-        let proxy = Some(proxies::told(proxy, &environment_name));
+        let status = |address: &_| self.callers.status_of(proxy, address);
+        let proxy = Some(proxies::told(proxy, &environment_name, status));
         Ok(Response::new(ProxyGetResponse { proxy }))
     }
 
@@ -245,7 +246,10 @@ impl<C: Callers, S: Steering> ModalClient for Api<C, S> {
         request: Request<()>,
     ) -> Result<Response<ProxyListResponse>, Status> {
         let found = self.proxies(&request)?;
-        let proxies = found.iter().map(|proxy| proxies::told(proxy, "")).collect();
+        let told = |proxy: &Arc<Proxy>| {
+            proxies::told(proxy, "", |address| self.callers.status_of(proxy, address))
+        };
+        let proxies = found.iter().map(told).collect();
         Ok(Response::new(ProxyListResponse { proxies }))
     }
 }

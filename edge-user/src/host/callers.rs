@@ -9,7 +9,11 @@ use std::{
 use tokio::net::{TcpSocket, UdpSocket};
 
 use super::containers::Attached;
-use crate::region::{cluster::ClusterRecord, proxy::Proxy, tunnel::Container};
+use crate::region::{
+    cluster::ClusterRecord,
+    proxy::{Proxy, ProxyAddress, Status as ProxyStatus},
+    tunnel::Container,
+};
 
 /// Who has a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +90,11 @@ pub trait Callers: Send + Sync + 'static {
     /// The proxies of a workspace.
     fn proxies_of(&self, _workspace: &str) -> Vec<Arc<Proxy>> {
         Vec::new()
+    }
+
+    /// What one of a proxy's addresses is, seen from this machine.
+    fn status_of(&self, proxy: &Proxy, address: &ProxyAddress) -> ProxyStatus {
+        proxy.status(address)
     }
 
     /// Whether that container may talk to others of its workspace, and so may know their names.

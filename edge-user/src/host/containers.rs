@@ -34,7 +34,7 @@ use crate::{
         cluster::ClusterRecord,
         clusters::Clusters,
         names,
-        proxy::{Membership, Proxy},
+        proxy::{Membership, Proxy, ProxyAddress, Status as ProxyStatus},
         records::Records,
         tunnel::Container,
     },
@@ -346,6 +346,10 @@ impl Callers for Containers {
 
     fn proxies_of(&self, workspace: &str) -> Vec<Arc<Proxy>> {
         self.proxies.of_workspace(workspace)
+    }
+
+    fn status_of(&self, proxy: &Proxy, address: &ProxyAddress) -> ProxyStatus {
+        self.proxies.status(proxy, address).0
     }
 
     fn is_private(&self, address: IpAddr) -> bool {

@@ -74,6 +74,9 @@ pub struct Link {
     pub gso_max: u32,
     /// Bytes of the largest that segments are merged into.
     pub gro_max: u32,
+    /// Packets that were to leave by it and were dropped: a TUN interface's when its program does
+    /// not read them in time.
+    pub unsent: u64,
 }
 
 /// Both ends of a veth to be made.
@@ -362,6 +365,7 @@ fn describe(message: &LinkMessage) -> Link {
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::GsoMaxSize(bytes) => link.gso_max = *bytes,
             LinkAttribute::GroMaxSize(bytes) => link.gro_max = *bytes,
+            LinkAttribute::Stats64(stats) => link.unsent = stats.tx_dropped,
             LinkAttribute::NumRxQueues(queues) => link.queues.0 = *queues,
             LinkAttribute::NumTxQueues(queues) => link.queues.1 = *queues,
             LinkAttribute::ParentDevBusName(name) => bus = Some(name.clone()),

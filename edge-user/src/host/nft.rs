@@ -11,6 +11,7 @@ use std::{
 
 use edge_common::tables::LISTENER_MARK;
 use ipnet::Ipv4Net;
+use serde::Deserialize;
 
 /// The port of Geneve (RFC 8926).
 const GENEVE: u16 = 6081;
@@ -126,10 +127,43 @@ pub fn run(script: &str) -> Result<(), NftError> {
     nft(&["-f", "-"], script).map(drop)
 }
 
-/// A table as it is, in the JSON of libnftables.
-pub fn list(name: &str) -> Result<serde_json::Value, NftError> {
-    let listed = nft(&["-j", "list", "table", "inet", name], "")?;
-    serde_json::from_slice(&listed).map_err(|error| NftError::Refused(error.to_string()))
+/// What a named counter says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// The named counters of a table, and nothing else of it, however much it holds.
+pub fn counters(name: &str) -> Result<Vec<(String, Counter)>, NftError> {
+    let listed = nft(&["-j", "list", "counters", "table", "inet", name], "")?;
+    let Listed { nftables } = serde_json::from_slice(&listed)
+        .map_err(|error| NftError::Refused(format!("its JSON is not understood: {error}")))?;
+    Ok(nftables
+        .into_iter()
+        .filter_map(|one| one.counter)
+        .map(|one| (one.name, one.counter))
+        .collect())
+}
+
+/// The JSON of libnftables.
+#[derive(Deserialize)]
+struct Listed {
+    nftables: Vec<Object>,
+}
+
+#[derive(Deserialize)]
+struct Object {
+    counter: Option<Named>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+    #[serde(flatten)]
+    counter: Counter,
 }
 
 fn nft(arguments: &[&str], script: &str) -> Result<Vec<u8>, NftError> {
@@ -172,6 +206,16 @@ mod tests {
         let script = Table { underlays: vec!["eth1".into(), "eth2".into()], ..alone }.script();
         assert!(script.contains("oifname { \"eth1\", \"eth2\" } udp dport 6081 drop"), "{script}");
         assert!(script.contains("iifname \"ed12-*\" udp dport 6081 drop"), "{script}");
+    }
+
+    #[test]
+    fn counters_are_read_from_among_other_things() {
+        let text = r#"{"nftables": [{"metainfo": {"version": "1.0.6"}}, {"counter": {"family":
+            "inet", "name": "sent-192.0.2.1", "table": "t", "handle": 2, "packets": 6, "bytes": 504}}]}"#;
+        let Listed { nftables } = serde_json::from_str(text).unwrap();
+        let read: Vec<_> = nftables.into_iter().filter_map(|one| one.counter).collect();
+        assert_eq!(read.len(), 1);
+        assert_eq!((read[0].name.as_str(), read[0].counter.packets), ("sent-192.0.2.1", 6));
     }
 
     #[test]

@@ -7,35 +7,36 @@ use std::{
 };
 
 use super::{
-    plan::Standing,
-    snat::{Carried, Snat},
+    counts::Counts,
+    plan::{Problem, Standing, Way, way_to},
+    snat::Snat,
+    wireguard::Paths,
 };
-use crate::region::proxy::{Known, Proxy, key};
+use crate::region::proxy::{Known, Proxy, ProxyAddress, Status, key};
 
 /// Proxies, and how this machine's containers stand to them.
 #[derive(Debug, Default)]
 pub struct Board {
     posted: RwLock<Posted>,
-    counted: RwLock<Counted>,
+    /// Source NAT, while it is there.
+    snat: RwLock<Option<Snat>>,
+    /// What WireGuard tells, on a machine of a region.
+    paths: RwLock<Paths>,
 }
 
-/// What source NAT counts.
+/// What the keeper knew when it last looked.
 #[derive(Debug, Default)]
-struct Counted {
-    /// Where, once it is there.
-    snat: Option<Snat>,
-    /// Whose counters are whose, by container.
-    addresses: BTreeMap<Ipv4Addr, Ipv4Addr>,
-    /// Of containers that have another address by now, or have ended, by address.
-    past: BTreeMap<Ipv4Addr, Carried>,
-}
-
-#[derive(Debug, Default)]
-struct Posted {
-    known: Known,
-    standings: BTreeMap<String, Standing>,
-    /// Whether those of all workspaces are known.
-    is_complete: bool,
+pub(super) struct Posted {
+    /// The proxies.
+    pub(super) known: Known,
+    /// This machine's number.
+    pub(super) own: u16,
+    /// Its ways to gateways.
+    pub(super) ways: BTreeMap<u16, Way>,
+    /// How its containers stand, by id.
+    pub(super) standings: BTreeMap<String, Standing>,
+    /// Whether the proxies of all workspaces are known.
+    pub(super) is_complete: bool,
 }
 
 impl Board {
@@ -56,24 +57,14 @@ impl Board {
         self.read(|posted| posted.is_complete)
     }
 
-    /// What this machine carried under each address; nothing of the last daemon's time.
-    pub fn carried(&self) -> BTreeMap<Ipv4Addr, Carried> {
-        let counted = self.counted.read().unwrap_or_else(PoisonError::into_inner);
-        let mut all = counted.past.clone();
-        let Some(snat) = counted.snat.as_ref().filter(|_| !counted.addresses.is_empty()) else {
-            return all;
-        };
-        match snat.carried() {
-            Ok(now) => {
-                for (container, row) in now {
-                    if let Some(ip) = counted.addresses.get(&container) {
-                        *all.entry(*ip).or_default() += row;
-                    }
-                }
-            }
-            Err(error) => tracing::warn!(%error, "what went by proxies cannot be read"),
-        }
-        all
+    /// What source NAT has counted on this machine.
+    pub fn counts(&self) -> Counts {
+        let snat = self.snat.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let counts = snat.map(|snat| snat.counts()).transpose().unwrap_or_else(|error| {
+            tracing::warn!(%error, "what went by proxies cannot be read");
+            None
+        });
+        counts.unwrap_or_default()
     }
 
     /// Containers of this machine, by address.
@@ -87,21 +78,9 @@ impl Board {
         users
     }
 
-    /// Source NAT is about to have these addresses: what it will have forgotten is kept.
-    pub(super) fn count(&self, snat: &Snat, next: &BTreeMap<Ipv4Addr, Ipv4Addr>) {
-        let mut counted = self.counted.write().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut counted.addresses, next.clone());
-        counted.snat = Some(snat.clone());
-        let leaves = |(container, ip): &(&Ipv4Addr, &Ipv4Addr)| next.get(*container) != Some(*ip);
-        if !before.iter().any(|pair| leaves(&pair)) {
-            return;
-        }
-        let Ok(now) = snat.carried() else { return };
-        for (container, ip) in before.iter().filter(leaves) {
-            if let Some(row) = now.get(container) {
-                *counted.past.entry(*ip).or_default() += *row;
-            }
-        }
+    /// Source NAT is there, or is not.
+    pub(super) fn count(&self, snat: Option<Snat>) {
+        *self.snat.write().unwrap_or_else(PoisonError::into_inner) = snat;
     }
 
     /// All that are known.
@@ -114,13 +93,26 @@ impl Board {
         self.read(|posted| posted.standings.get(container).copied())
     }
 
-    pub(super) fn post(
-        &self,
-        known: Known,
-        standings: BTreeMap<String, Standing>,
-        is_complete: bool,
-    ) {
-        let posted = Posted { known, standings, is_complete };
+    /// What an address is, seen from this machine, and why nothing leaves under it from here.
+    pub fn status(&self, proxy: &Proxy, address: &ProxyAddress) -> (Status, Option<Problem>) {
+        let gateway = proxy.holders.get(&address.ip).copied();
+        let problem = self.read(|posted| way_to(posted.own, gateway, &posted.ways).err());
+        match proxy.status(address) {
+            Status::Online if problem.is_some() => (Status::Unhealthy, problem),
+            status => (status, problem),
+        }
+    }
+
+    /// What WireGuard tells of the ways to other machines, and from them.
+    pub fn paths(&self) -> Paths {
+        self.paths.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn post_paths(&self, paths: Paths) {
+        *self.paths.write().unwrap_or_else(PoisonError::into_inner) = paths;
+    }
+
+    pub(super) fn post(&self, posted: Posted) {
         *self.posted.write().unwrap_or_else(PoisonError::into_inner) = posted;
     }
 

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    board::Board,
+    board::{Board, Posted},
     plan::{Client, Plan, Way, plan},
     serving::Serving,
     snat::{Nat, Snat},
@@ -138,7 +138,13 @@ impl Keeper {
         if let Some(serving) = &self.serving {
             next.nat.own = serving.own().intersection(&next.nat.held).copied().collect();
         }
-        self.board.post(known, next.standings.clone(), self.serving.is_some());
+        self.board.post(Posted {
+            known,
+            own: self.own,
+            ways,
+            standings: next.standings.clone(),
+            is_complete: self.serving.is_some(),
+        });
         if self.whole && written.as_ref() == Some(&next) {
             return;
         }
@@ -182,13 +188,19 @@ impl Keeper {
         let (board, stays) = (self.board.clone(), self.stays);
         // `nft` is a process that is waited for.
         let done = tokio::task::spawn_blocking(move || {
-            board.count(&snat, &next.addresses);
-            match (before.is_empty(), next.is_empty()) {
-                // Nobody's packets are to pass a table that has nothing to say.
-                (_, true) if !stays => snat.remove(),
-                (empty, _) if first || empty && !stays => snat.install(&next),
-                _ => snat.change(&before, &next),
+            // Nobody's packets are to pass a table that has nothing to say.
+            let goes = next.is_empty() && !stays;
+            if goes {
+                board.count(None);
+                return snat.remove();
             }
+            if first || before.is_empty() && !stays {
+                snat.install(&next)?;
+            } else {
+                snat.change(&before, &next)?;
+            }
+            board.count(Some(snat));
+            Ok(())
         });
         Ok(done.await??)
     }

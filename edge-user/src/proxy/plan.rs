@@ -34,6 +34,76 @@ pub struct Way {
     pub ifindex: u32,
     /// Bytes of the largest IP packet on it.
     pub mtu: u32,
+    /// Whether the gateway has answered lately.
+    pub answers: bool,
+}
+
+/// Why nothing leaves this machine under an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Problem {
+    /// No gateway serves it.
+    NotServed,
+    /// The gateway that does has no WireGuard interface here.
+    NoWay(u16),
+    /// The gateway that does has not answered for seconds.
+    Silent(u16),
+}
+
+impl Problem {
+    /// The labels of all kinds.
+    pub const LABELS: [&'static str; 3] = ["not_served", "no_way", "silent"];
+
+    /// As metrics call it.
+    pub const fn label(self) -> &'static str {
+        let [not_served, no_way, silent] = Self::LABELS;
+        match self {
+            Self::NotServed => not_served,
+            Self::NoWay(_) => no_way,
+            Self::Silent(_) => silent,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotServed => {
+                write!(
+                    to,
+                    "no gateway serves it; one must have it, or --proxy-addresses that hold it"
+                )
+            }
+            Self::NoWay(gateway) => {
+                write!(to, "no way yet to gateway {gateway}, which serves it")
+            }
+            Self::Silent(gateway) => write!(
+                to,
+                "gateway {gateway}, which serves it, does not answer by WireGuard; see whether its \
+                 daemon runs, and UDP 51820 on the underlay"
+            ),
+        }
+    }
+}
+
+/// By which interface packets reach the gateway that serves an address; none for the machine with
+/// this number itself.
+///
+/// # Errors
+/// [`Problem`], if they do not.
+pub fn way_to(
+    own: u16,
+    gateway: Option<u16>,
+    ways: &BTreeMap<u16, Way>,
+) -> Result<Option<Way>, Problem> {
+    let gateway = gateway.ok_or(Problem::NotServed)?;
+    if gateway == own {
+        return Ok(None);
+    }
+    match ways.get(&gateway) {
+        None => Err(Problem::NoWay(gateway)),
+        Some(way) if !way.answers => Err(Problem::Silent(gateway)),
+        Some(way) => Ok(Some(*way)),
+    }
 }
 
 /// All of it.
@@ -56,17 +126,15 @@ pub enum Standing {
     Unknown,
     /// All of its addresses go.
     NoAddress,
-    /// No gateway serves the container's address.
-    NotServed(Ipv4Addr),
-    /// The gateway that does has no WireGuard interface here.
-    NoWay(Ipv4Addr, u16),
+    /// Nothing leaves under the container's address.
+    Closed(Ipv4Addr, Problem),
 }
 
 impl Standing {
     /// The address of the container.
     pub const fn address(self) -> Option<Ipv4Addr> {
         match self {
-            Self::Through(ip) | Self::NotServed(ip) | Self::NoWay(ip, _) => Some(ip),
+            Self::Through(ip) | Self::Closed(ip, _) => Some(ip),
             Self::Unknown | Self::NoAddress => None,
         }
     }
@@ -88,12 +156,7 @@ impl fmt::Display for Standing {
             Self::NoAddress => {
                 write!(to, "no egress: the proxy has no address; `edge proxy add-ip` adds one")
             }
-            Self::NotServed(ip) => {
-                write!(to, "no egress: no gateway serves {ip}; `edge proxy show` tells more")
-            }
-            Self::NoWay(ip, gateway) => {
-                write!(to, "no egress: no way yet to gateway {gateway}, which serves {ip}")
-            }
+            Self::Closed(ip, problem) => write!(to, "no egress: {ip}: {problem}"),
         }
     }
 }
@@ -109,20 +172,15 @@ pub fn plan(own: u16, known: &Known, clients: &[Client], ways: &BTreeMap<u16, Wa
         let standing = match found.map(|one| one.address_of(id, proxy.ip)) {
             None => Standing::Unknown,
             Some(None) => Standing::NoAddress,
-            Some(Some((ip, None))) => Standing::NotServed(ip),
-            Some(Some((ip, Some(gateway)))) if gateway == own => {
-                plan.nat.addresses.insert(*ipv4, ip);
-                if *here {
-                    plan.rows.insert(*ipv4, ProxyRow::default());
-                }
-                Standing::Through(ip)
-            }
-            Some(Some((ip, Some(gateway)))) => match ways.get(&gateway) {
-                None => Standing::NoWay(ip, gateway),
-                Some(way) => {
+            Some(Some((ip, gateway))) => match way_to(own, gateway, ways) {
+                Err(problem) => Standing::Closed(ip, problem),
+                Ok(way) => {
+                    if way.is_none() {
+                        plan.nat.addresses.insert(*ipv4, ip);
+                    }
                     if *here {
-                        let row = ProxyRow { ifindex: way.ifindex, mtu: way.mtu };
-                        plan.rows.insert(*ipv4, row);
+                        let row = way.map(|Way { ifindex, mtu, .. }| ProxyRow { ifindex, mtu });
+                        plan.rows.insert(*ipv4, row.unwrap_or_default());
                     }
                     Standing::Through(ip)
                 }
@@ -180,7 +238,7 @@ mod tests {
             client(6, "main", A[0], false),
             client(7, "main", A[1], false),
         ];
-        let way = Way { ifindex: 9, mtu: 1420 };
+        let way = Way { ifindex: 9, mtu: 1420, answers: true };
         let at = |last: u8| Ipv4Addr::new(100, 64, 0, last);
         let done = plan(1, &known(), &clients, &[(7, way)].into());
         let through = ProxyRow { ifindex: 9, mtu: 1420 };
@@ -188,12 +246,16 @@ mod tests {
         assert_eq!(done.nat.addresses, [(at(2), A[0]), (at(6), A[0])].into());
         assert_eq!(done.nat.proxied, [at(2), at(3), at(4), at(5)].into());
         assert_eq!(done.nat.held, [A[0]].into());
-        assert_eq!(done.standings["co-4"], Standing::NotServed(A[2]));
+        assert_eq!(done.standings["co-4"], Standing::Closed(A[2], Problem::NotServed));
         assert_eq!(done.standings["co-5"], Standing::Unknown, "another workspace's");
         assert!(!done.standings.contains_key("co-6"));
 
-        let done = plan(1, &known(), &clients[1..2], &BTreeMap::new());
-        assert_eq!(done.standings["co-3"], Standing::NoWay(A[1], 7));
-        assert!(done.rows.is_empty() && done.nat.addresses.is_empty());
+        let silent = [(7, Way { answers: false, ..way })].into();
+        for (ways, problem) in [(BTreeMap::new(), Problem::NoWay(7)), (silent, Problem::Silent(7))]
+        {
+            let done = plan(1, &known(), &clients[1..2], &ways);
+            assert_eq!(done.standings["co-3"], Standing::Closed(A[1], problem));
+            assert!(done.rows.is_empty() && done.nat.addresses.is_empty());
+        }
     }
 }

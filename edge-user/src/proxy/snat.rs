@@ -2,16 +2,16 @@
 //! addresses, and whatever of a proxied container is not in it is dropped.
 //!
 //! NAT's own memory of connections is the kernel's: changes of the map concern new connections
-//! only, and a daemon's restart none.
+//! only, and a daemon's restart none. So are the counters: those of an address live for as long as
+//! this machine serves it, those of what is dropped as long as the table.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
-    ops::{AddAssign, RangeInclusive},
+    ops::RangeInclusive,
 };
 
-use serde_json::Value;
-
+use super::counts::{COUNTED, Counts, DROPPED, Dropped, is_stale};
 use crate::host::nft::{self, NftError};
 
 /// What the table is made of.
@@ -49,21 +49,6 @@ pub struct Nat {
     pub own: BTreeSet<Ipv4Addr>,
 }
 
-/// What one container sent and received by its proxy, and how many connections it began.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Carried {
-    /// Packets to the internet.
-    pub packets_out: u64,
-    /// Their bytes.
-    pub bytes_out: u64,
-    /// Packets from there.
-    pub packets_in: u64,
-    /// Their bytes.
-    pub bytes_in: u64,
-    /// Connections, in the wide sense of NAT: UDP and ICMP have some, too.
-    pub connections: u64,
-}
-
 impl Nat {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
@@ -71,23 +56,30 @@ impl Nat {
     }
 }
 
-impl AddAssign for Carried {
-    fn add_assign(&mut self, other: Self) {
-        self.packets_out += other.packets_out;
-        self.bytes_out += other.bytes_out;
-        self.packets_in += other.packets_in;
-        self.bytes_in += other.bytes_in;
-        self.connections += other.connections;
-    }
-}
-
 impl Snat {
-    /// Puts the table in place, replacing in one step whatever has its name.
+    /// Puts the table in place, taking up in one step whatever has its name: what was counted
+    /// stays. Only a table of another shape is replaced.
     ///
     /// # Errors
     /// [`NftError`]; then nothing was changed.
     pub fn install(&self, nat: &Nat) -> Result<(), NftError> {
-        nft::run(&self.script(nat))
+        let Self { name, .. } = self;
+        let script = self.script();
+        let stale: String = match nft::counters(name) {
+            Ok(counters) => counters
+                .iter()
+                .filter(|(counter, _)| is_stale(counter, nat))
+                .map(|(counter, _)| format!("delete counter inet {name} {counter}\n"))
+                .collect(),
+            Err(_) => String::new(),
+        };
+        let taken_up = format!("table inet {name}\nflush table inet {name}\n{script}");
+        let elements = self.difference(&Nat::default(), nat);
+        let taken_up = format!("{taken_up}{}{stale}{elements}", self.emptied());
+        nft::run(&taken_up).or_else(|error| {
+            tracing::debug!(%error, "the table of proxies is made anew");
+            nft::run(&format!("table inet {name}\ndelete table inet {name}\n{script}{elements}"))
+        })
     }
 
     /// Puts the table in place with nothing in it, unless there is one: then nothing that comes by
@@ -96,7 +88,7 @@ impl Snat {
     /// # Errors
     /// [`NftError`].
     pub fn shut(&self) -> Result<(), NftError> {
-        if nft::list(&self.name).is_ok() { Ok(()) } else { self.install(&Nat::default()) }
+        if nft::counters(&self.name).is_ok() { Ok(()) } else { self.install(&Nat::default()) }
     }
 
     /// Removes the table wholly; fine if it is not there.
@@ -116,67 +108,58 @@ impl Snat {
         if script.is_empty() { Ok(()) } else { nft::run(&script) }
     }
 
-    /// What containers sent and received since they were in the map.
+    /// What it has counted.
     ///
     /// # Errors
     /// [`NftError`].
-    pub fn carried(&self) -> Result<BTreeMap<Ipv4Addr, Carried>, NftError> {
-        let listed = nft::list(&self.name)?;
-        let mut all = BTreeMap::new();
-        let objects = listed["nftables"].as_array();
-        for object in objects.into_iter().flatten() {
-            let set = object.get("set").or_else(|| object.get("map"));
-            let Some(set) = set else { continue };
-            for element in set["elem"].as_array().into_iter().flatten() {
-                let Some((container, packets, bytes)) = counted(element) else { continue };
-                let row: &mut Carried = all.entry(container).or_default();
-                match set["name"].as_str() {
-                    Some("out") => (row.packets_out, row.bytes_out) = (packets, bytes),
-                    Some("in") => (row.packets_in, row.bytes_in) = (packets, bytes),
-                    Some("address") => row.connections = packets,
-                    _ => {}
-                }
-            }
-        }
-        Ok(all)
+    pub fn counts(&self) -> Result<Counts, NftError> {
+        nft::counters(&self.name).map(|counters| Counts::read(&counters))
     }
 
-    /// A lookup counts wherever it finds something: of each of the counted sets there is one only
-    /// that a packet meets, and a `!=` does not count.
-    fn script(&self, nat: &Nat) -> String {
+    fn script(&self) -> String {
         let Self { name, veth_prefix, wireguard: Interfaces { gateway, ways }, ports } = self;
         let (first, last) = (ports.start(), ports.end());
         let (veth, hosts, ways) =
             (format!("\"{veth_prefix}*\""), format!("\"{gateway}\""), format!("\"{ways}*\""));
-        let table = format!(
-            "table inet {name}
-delete table inet {name}
-table inet {name} {{
+        let counter = |name: String| format!("    counter {name} {{ }}\n");
+        let reasons: String =
+            Dropped::ALL.map(|drop| counter(format!("{DROPPED}{}", drop.label()))).concat();
+        let maps = COUNTED.map(|map| format!("    map {map} {{ type ipv4_addr : counter; }}\n"));
+        let maps = maps.concat();
+        let [no_address, not_translated, gone, ipv6, not_proxied, unsolicited, to_machine, stray] =
+            Dropped::ALL.map(Dropped::statement);
+        format!(
+            "table inet {name} {{
     set proxied {{ type ipv4_addr; }}
-    map address {{ type ipv4_addr : ipv4_addr; counter; }}
-    set out {{ type ipv4_addr; counter; }}
-    set in {{ type ipv4_addr; counter; }}
-    set held {{ type ipv4_addr; }}
+    set mapped {{ type ipv4_addr; }}
     set own {{ type ipv4_addr; }}
-    chain untracked {{
+    map address {{ type ipv4_addr : ipv4_addr; }}
+{maps}{reasons}    chain untracked {{
         type filter hook prerouting priority raw; policy accept;
         iifname {ways} notrack
     }}
     chain input {{
         type filter hook input priority filter - 15; policy accept;
-        iifname {{ {hosts}, {ways} }} drop
-        ip daddr @own meta l4proto != icmp ct state new drop
+        iifname {{ {hosts}, {ways} }} {to_machine}
+        ip daddr @own meta l4proto != icmp ct state new goto uncalled
+    }}
+    chain uncalled {{
+        counter name ip daddr map @unsolicited
+        {unsolicited}
     }}
     chain forward {{
         type filter hook forward priority filter - 15; policy accept;
-        iifname {veth} ip saddr @proxied ip saddr != @out drop
-        iifname {{ {hosts}, {ways} }} meta nfproto ipv6 drop
-        iifname {hosts} ip saddr != @out drop
-        iifname {ways} ip daddr != @proxied drop
-        oifname {ways} drop
-        oifname {hosts} ct state != {{ established, related }} drop
+        iifname {veth} ip saddr @proxied ip saddr != @mapped {no_address}
+        iifname {{ {hosts}, {ways} }} meta nfproto ipv6 {ipv6}
+        iifname {hosts} ip saddr != @mapped {no_address}
+        iifname {ways} ip daddr != @proxied {not_proxied}
+        oifname {ways} {stray}
+        oifname {hosts} ct state != {{ established, related }} {unsolicited}
         oifname {hosts} tcp flags syn tcp option maxseg size set rt mtu
-        oifname {{ {veth}, {hosts} }} ip daddr @in
+        oifname {{ {veth}, {hosts} }} ct direction reply ip daddr @mapped goto returned
+    }}
+    chain returned {{
+        counter name ct reply ip daddr map @received
     }}
     chain postrouting {{
         type nat hook postrouting priority srcnat - 5; policy accept;
@@ -185,22 +168,40 @@ table inet {name} {{
     }}
     chain leaving {{
         type filter hook postrouting priority srcnat + 5; policy accept;
-        ip saddr @proxied drop
-        ip saddr @out drop
-        ct direction original ct original ip saddr @proxied ip saddr != @held drop
-        ct direction original ct original ip saddr @out ip saddr != @held drop
+        ip saddr @proxied {not_translated}
+        ip saddr @mapped {not_translated}
+        ct direction original ct original ip saddr @proxied goto translated
+        ct direction original ct original ip saddr @mapped goto translated
+    }}
+    chain translated {{
+        ct status ! confirmed counter name ip saddr map @opened
+        counter name ip saddr map @sent accept
+        {gone}
     }}
 }}
 "
-        );
-        table + &self.difference(&Nat::default(), nat)
+        )
     }
 
-    /// One transaction, so that the order is nft's affair only: an element must go before it comes
-    /// with another value.
+    /// Takes all elements away.
+    fn emptied(&self) -> String {
+        let name = &self.name;
+        let sets = ["proxied", "mapped", "own"].map(|set| format!("flush set inet {name} {set}\n"));
+        let maps = ["address"].into_iter().chain(COUNTED);
+        sets.concat()
+            + &maps.map(|map| format!("flush map inet {name} {map}\n")).collect::<String>()
+    }
+
+    /// One transaction. An element must go before it comes with another value, and a counter be
+    /// there for as long as an element has it.
     fn difference(&self, before: &Nat, next: &Nat) -> String {
         let mut script = String::new();
         let name = &self.name;
+        for ip in next.held.difference(&before.held) {
+            for counted in COUNTED {
+                script += &format!("add counter inet {name} {counted}-{ip}\n");
+            }
+        }
         let mut say = |verb: &str, set: &str, elements: Vec<String>| {
             if !elements.is_empty() {
                 let elements = elements.join(", ");
@@ -213,36 +214,33 @@ table inet {name} {{
         let new = |(container, address): &(&Ipv4Addr, &Ipv4Addr)| {
             before.addresses.get(*container) != Some(*address)
         };
-        let container = |(container, _): (&Ipv4Addr, &Ipv4Addr)| container.to_string();
         let pair =
             |(container, address): (&Ipv4Addr, &Ipv4Addr)| format!("{container} : {address}");
+        let containers = |of: &Nat| of.addresses.keys().copied().collect::<BTreeSet<_>>();
         for (set, before, next) in [
             ("proxied", &before.proxied, &next.proxied),
-            ("held", &before.held, &next.held),
+            ("mapped", &containers(before), &containers(next)),
             ("own", &before.own, &next.own),
         ] {
             say("add", set, next.difference(before).map(ToString::to_string).collect());
             say("delete", set, before.difference(next).map(ToString::to_string).collect());
         }
-        // Counters begin anew with another address.
-        for set in ["out", "in", "address"] {
-            say("delete", set, before.addresses.iter().filter(other).map(container).collect());
-        }
+        let gone = before.addresses.iter().filter(other);
+        say("delete", "address", gone.map(|(container, _)| container.to_string()).collect());
         say("add", "address", next.addresses.iter().filter(new).map(pair).collect());
-        for set in ["out", "in"] {
-            say("add", set, next.addresses.iter().filter(new).map(container).collect());
+        for counted in COUNTED {
+            let with = |ip: &Ipv4Addr| format!("{ip} : \"{counted}-{ip}\"");
+            say("add", counted, next.held.difference(&before.held).map(with).collect());
+            let gone = before.held.difference(&next.held);
+            say("delete", counted, gone.map(ToString::to_string).collect());
+        }
+        for ip in before.held.difference(&next.held) {
+            for counted in COUNTED {
+                script += &format!("delete counter inet {name} {counted}-{ip}\n");
+            }
         }
         script
     }
-}
-
-/// An element with a counter, alone or at the head of a pair.
-fn counted(element: &Value) -> Option<(Ipv4Addr, u64, u64)> {
-    let element = element.as_array().and_then(|pair| pair.first()).unwrap_or(element);
-    let element = element.get("elem")?;
-    let counter = element.get("counter")?;
-    let container = element.get("val")?.as_str()?.parse().ok()?;
-    Some((container, counter.get("packets")?.as_u64()?, counter.get("bytes")?.as_u64()?))
 }
 
 #[cfg(test)]
@@ -270,28 +268,25 @@ mod tests {
             own: BTreeSet::new(),
         };
         assert_eq!(snat().difference(&before, &before), "");
-        let next = Nat { addresses: [(C[0], A[1])].into(), held: A.into(), ..before.clone() };
+        let next = Nat { addresses: [(C[0], A[1])].into(), ..before.clone() };
         assert_eq!(
             snat().difference(&before, &next),
-            "add element inet edge_t_proxy held { 192.0.2.2 }
-delete element inet edge_t_proxy out { 100.64.0.2, 100.64.0.3 }
-delete element inet edge_t_proxy in { 100.64.0.2, 100.64.0.3 }
+            "delete element inet edge_t_proxy mapped { 100.64.0.3 }
 delete element inet edge_t_proxy address { 100.64.0.2, 100.64.0.3 }
 add element inet edge_t_proxy address { 100.64.0.2 : 192.0.2.2 }
-add element inet edge_t_proxy out { 100.64.0.2 }
-add element inet edge_t_proxy in { 100.64.0.2 }
 "
         );
     }
 
     #[test]
-    fn counters_are_read_from_sets_and_maps() {
-        let listed = serde_json::json!([
-            {"elem": {"val": "100.64.0.2", "counter": {"packets": 3, "bytes": 180}}},
-            [{"elem": {"val": "100.64.0.3", "counter": {"packets": 1, "bytes": 60}}}, "192.0.2.1"],
-            "100.64.0.4",
-        ]);
-        let counted: Vec<_> = listed.as_array().unwrap().iter().map(counted).collect();
-        assert_eq!(counted, [Some((C[0], 3, 180)), Some((C[1], 1, 60)), None]);
+    fn an_addresss_counters_come_before_their_elements_and_go_after_them() {
+        let at = |ip| Nat { held: [ip].into(), ..Nat::default() };
+        let script = snat().difference(&at(A[0]), &at(A[1]));
+        let place = |line: &str| script.find(line).unwrap_or_else(|| panic!("{line}: {script}"));
+        let added =
+            place("add element inet edge_t_proxy opened { 192.0.2.2 : \"opened-192.0.2.2\" }");
+        assert!(place("add counter inet edge_t_proxy opened-192.0.2.2") < added);
+        let gone = place("delete element inet edge_t_proxy opened { 192.0.2.1 }");
+        assert!(gone < place("delete counter inet edge_t_proxy opened-192.0.2.1"));
     }
 }

@@ -3,14 +3,14 @@
 //! What comes from another machine is checked here: a number out of range or an address that is
 //! none is a [`Malformed`], never a guess.
 
-use std::{str::FromStr, sync::Arc};
+use std::{net::Ipv4Addr, str::FromStr, sync::Arc};
 
 use tonic::Status;
 
 use super::{
     bounds::{Asked, Bounds, Defaults},
     cluster::{ClusterMember, ClusterRecord},
-    proxy::{Membership, Proxy, ProxyAddress, ProxyRecord, key},
+    proxy::{Membership, Proxy, ProxyAddress, ProxyRecord, Traffic, key},
     roster::{
         About, Allotted, Carriage, ContainerRecord, HostRecord, RegionSettings, Role, TunnelRecord,
         Uplink, WireGuard,
@@ -279,6 +279,30 @@ fn read_proxy(sent: wire::Proxy) -> Result<Proxy, Malformed> {
     }
     let wire::Proxy { id, name, workspace, created, .. } = sent;
     Ok(Proxy { record: ProxyRecord { id, name, workspace, created, addresses }, holders })
+}
+
+/// What went under an address.
+pub(super) fn traffic(ip: Ipv4Addr, traffic: Traffic) -> wire::AddressTraffic {
+    let Traffic { packets_out, bytes_out, packets_in, bytes_in, connections, unsolicited } =
+        traffic;
+    wire::AddressTraffic {
+        ip: ip.to_string(),
+        packets_out,
+        bytes_out,
+        packets_in,
+        bytes_in,
+        connections,
+        unsolicited,
+    }
+}
+
+/// What went under an address.
+pub(super) fn read_traffic(sent: &wire::AddressTraffic) -> Result<(Ipv4Addr, Traffic), Malformed> {
+    let wire::AddressTraffic { packets_out, bytes_out, packets_in, bytes_in, .. } = *sent;
+    let wire::AddressTraffic { connections, unsolicited, .. } = *sent;
+    let traffic =
+        Traffic { packets_out, bytes_out, packets_in, bytes_in, connections, unsolicited };
+    Ok((parse("proxy's address", &sent.ip)?, traffic))
 }
 
 fn settings(settings: &RegionSettings) -> wire::Settings {

@@ -48,6 +48,23 @@ pub struct Proxy {
     pub holders: BTreeMap<Ipv4Addr, u16>,
 }
 
+/// What went under an address, as the gateway that serves it counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Packets to the internet.
+    pub packets_out: u64,
+    /// Their bytes.
+    pub bytes_out: u64,
+    /// Packets from there.
+    pub packets_in: u64,
+    /// Their bytes.
+    pub bytes_in: u64,
+    /// Connections, in the wide sense of NAT: UDP and ICMP have some, too.
+    pub connections: u64,
+    /// Packets from the internet that were dropped: they answered nothing.
+    pub unsolicited: u64,
+}
+
 /// All that are known, by workspace, a slash, and name.
 pub type Known = BTreeMap<String, Arc<Proxy>>;
 

@@ -20,7 +20,7 @@ use super::{
     mirror::Mirror,
     registry::{Follower, Registry},
     roster::{RegionSettings, Role},
-    service::RegionService,
+    service::{CountTraffic, RegionService},
     session::Sessions,
     store::{Store, StoreError},
     tls,
@@ -151,6 +151,12 @@ impl<R: Registry> ControlPlane<R> {
     /// The store's own.
     pub async fn forget(&self, host: u16) -> Result<bool, ControlError> {
         Ok(self.service.claims.forget(host).await?)
+    }
+
+    /// Who knows what went under the addresses that this gateway serves.
+    pub fn count_traffic_by(&self, count: CountTraffic) {
+        // A second one would know the same.
+        self.service.traffic.set(count).ok();
     }
 
     /// Where the region's state is.

@@ -4,12 +4,12 @@ mod clusters;
 mod tunnels;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU32,
     pin::Pin,
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Mutex, OnceLock, Weak},
 };
 
 use futures::Stream;
@@ -25,6 +25,7 @@ use super::{
     convert,
     identity::{Authority, IdentityError, Peer, public_key_hash},
     mirror::Mirror,
+    proxy::Traffic,
     registry::{Follower, Registry},
     roster::Role,
     session::{Session, Sessions},
@@ -48,6 +49,9 @@ pub struct Caller {
     pub address: SocketAddr,
 }
 
+/// Counts what went under the addresses that a gateway serves. It may wait for the kernel.
+pub type CountTraffic = Arc<dyn Fn() -> BTreeMap<Ipv4Addr, Traffic> + Send + Sync>;
+
 /// Answers hosts.
 pub struct RegionService<R> {
     pub(super) authority: Arc<Authority>,
@@ -57,6 +61,8 @@ pub struct RegionService<R> {
     pub(super) sessions: Sessions,
     pub(super) tasks: TaskTracker,
     pub(super) shutdown: CancellationToken,
+    /// Who knows what went under the addresses that this gateway serves, once it is there.
+    pub(super) traffic: OnceLock<CountTraffic>,
     joins: DefaultKeyedRateLimiter<IpAddr>,
     /// One start or stop of a container's tunnels at a time.
     locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
@@ -78,8 +84,19 @@ impl<R: Registry> RegionService<R> {
         shutdown: CancellationToken,
     ) -> Self {
         let joins = RateLimiter::keyed(Quota::per_minute(JOINS));
-        let (tasks, locks) = Default::default();
-        Self { authority, claims, mirror, tunnels, sessions, tasks, shutdown, joins, locks }
+        let (tasks, locks, traffic) = Default::default();
+        Self {
+            authority,
+            claims,
+            mirror,
+            tunnels,
+            sessions,
+            tasks,
+            shutdown,
+            traffic,
+            joins,
+            locks,
+        }
     }
 
     /// The host that calls, if the region still knows it by this key.
@@ -271,6 +288,23 @@ impl<R: Registry> Region for Arc<RegionService<R>> {
         let wire::RefuseShareRequest { cluster, why } = request.into_inner();
         self.claims.refuse_share(peer.id, &cluster, &why).await?;
         Ok(Response::new(wire::RefuseShareResponse {}))
+    }
+
+    async fn proxy_traffic(
+        &self,
+        request: Request<wire::ProxyTrafficRequest>,
+    ) -> Result<Response<wire::ProxyTrafficResponse>, Status> {
+        let peer = self.host(&request).await?;
+        let Some(count) = self.traffic.get().cloned() else {
+            return Err(Status::unavailable("the gateway has just started; ask again in a moment"));
+        };
+        let counted = tokio::task::spawn_blocking(move || count()).await;
+        let counted = counted.map_err(|_panicked| stopping())?;
+        let proxies = self.mirror.read(|state| state.concerning(peer.id)).proxies;
+        let told = proxies.values().flat_map(|proxy| &proxy.record.addresses);
+        let addresses =
+            told.filter_map(|one| Some(convert::traffic(one.ip, *counted.get(&one.ip)?)));
+        Ok(Response::new(wire::ProxyTrafficResponse { addresses: addresses.collect() }))
     }
 
     async fn stop_tunnel(

@@ -1,21 +1,25 @@
 //! What a host asks of its region.
 
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
 use ipnet::Ipv4Net;
 use tonic::transport::Channel;
 
-use super::{CallError, Inner, Link, Member};
+use super::{CallError, Inner, Link, Member, channel};
 use crate::{
     region::{
         cluster::ClusterRecord,
         clusters::Wanted,
         convert,
+        proxy::Traffic,
         roster::{ContainerRecord, TunnelRecord},
         tunnel::TunnelOptions,
     },
     wire::region::{
         DeleteContainerRequest, EndMemberRequest, JoinClusterRequest, LeaseBlockRequest,
-        PutContainerRequest, RefuseShareRequest, ReturnBlockRequest, StartTunnelRequest,
-        StopTunnelRequest, TakeShareRequest, WorkspaceRequest, region_client::RegionClient,
+        ProxyTrafficRequest, PutContainerRequest, RefuseShareRequest, ReturnBlockRequest,
+        StartTunnelRequest, StopTunnelRequest, TakeShareRequest, WorkspaceRequest,
+        region_client::RegionClient,
     },
 };
 
@@ -170,7 +174,42 @@ impl Member {
     }
 }
 
+impl Member {
+    /// What went under the addresses that a gateway serves, of those proxies that this machine
+    /// knows; asked of that gateway itself, whichever serves this machine.
+    ///
+    /// # Errors
+    /// [`CallError::Unavailable`] if it does not answer.
+    pub async fn proxy_traffic(
+        &self,
+        gateway: u16,
+    ) -> Result<BTreeMap<Ipv4Addr, Traffic>, CallError> {
+        let mut client = self.inner.client_of(gateway).await?;
+        let answer = client.proxy_traffic(ProxyTrafficRequest {}).await?.into_inner();
+        Ok(answer.addresses.iter().map(convert::read_traffic).collect::<Result<_, _>>()?)
+    }
+}
+
 impl Inner {
+    /// A certain gateway.
+    async fn client_of(&self, gateway: u16) -> Result<RegionClient<Channel>, CallError> {
+        let known = self.view.borrow().hosts.get(&gateway).cloned();
+        let endpoints = known.map_or_else(Vec::new, |host| host.record.about.control.clone());
+        if let Link::Connected { gateway, client } = &*self.link.borrow()
+            && endpoints.contains(gateway)
+        {
+            return Ok(client.clone());
+        }
+        let mut why = format!("it is not known where gateway {gateway} is");
+        for endpoint in endpoints {
+            match channel::connect(&endpoint, self.tls.clone()).await {
+                Ok(client) => return Ok(client),
+                Err(error) => why = error,
+            }
+        }
+        Err(CallError::Unavailable(why))
+    }
+
     /// The gateway that serves this machine.
     pub(super) fn client(&self) -> Result<RegionClient<Channel>, CallError> {
         match &*self.link.borrow() {

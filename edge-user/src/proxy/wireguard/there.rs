@@ -1,0 +1,106 @@
+//! The tunnels that a machine has, and what is known of those at their other ends.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Instant,
+};
+
+use ipnet::Ipv4Net;
+
+use super::{
+    device::{Spoken, Tunnel},
+    paths::{Path, Toward},
+};
+use crate::region::roster::HostRecord;
+
+/// What there is.
+#[derive(Default)]
+pub(super) struct There {
+    /// For hosts.
+    pub(super) inward: Option<Inward>,
+    /// To gateways, by number.
+    pub(super) outward: BTreeMap<u16, Outward>,
+    /// When the last handshakes were: WireGuard forgets them with their sessions.
+    shaken: BTreeMap<(u16, Toward), Instant>,
+}
+
+/// The interface by which hosts reach a gateway.
+pub(super) struct Inward {
+    pub(super) tunnel: Tunnel,
+    /// Machines by key.
+    pub(super) peers: BTreeMap<[u8; 32], Sender>,
+    pub(super) routes: BTreeSet<Ipv4Net>,
+}
+
+/// A machine that may send to this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sender {
+    pub(super) number: u16,
+    pub(super) blocks: Vec<Ipv4Net>,
+}
+
+/// An interface to a gateway.
+pub(super) struct Outward {
+    pub(super) tunnel: Tunnel,
+    pub(super) far: Far,
+}
+
+/// The far end of a way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Far {
+    pub(super) key: [u8; 32],
+    pub(super) endpoint: SocketAddr,
+}
+
+impl There {
+    /// Whether there is nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.outward.is_empty() && self.inward.is_none()
+    }
+
+    /// Asks gateways for a sign of life, if it is time to.
+    pub(super) fn ask(&self) {
+        let now = Instant::now();
+        for (number, outward) in &self.outward {
+            outward.tunnel.ask(*number, now);
+        }
+    }
+
+    /// What is known of the way to each machine, and from it.
+    pub(super) async fn paths(&mut self) -> Vec<Path> {
+        let mut paths = Vec::new();
+        let before = std::mem::take(&mut self.shaken);
+        let path = |machine, toward, spoken: &Spoken| Path {
+            machine,
+            toward,
+            shaken: spoken.shaken.or_else(|| before.get(&(machine, toward)).copied()),
+            sent: spoken.sent,
+            received: spoken.received,
+            round_trip: None,
+        };
+        for (number, Outward { tunnel, far }) in &self.outward {
+            if let Some(spoken) = tunnel.spoken().await.get(&far.key) {
+                let round_trip = tunnel.pulse().round_trip();
+                paths.push(Path { round_trip, ..path(*number, Toward::Gateway, spoken) });
+            }
+        }
+        if let Some(inward) = &self.inward {
+            for (key, spoken) in inward.tunnel.spoken().await {
+                if let Some(Sender { number, .. }) = inward.peers.get(&key) {
+                    paths.push(path(*number, Toward::Host, &spoken));
+                }
+            }
+        }
+        let shaken = |path: &Path| Some(((path.machine, path.toward), path.shaken?));
+        self.shaken = paths.iter().filter_map(shaken).collect();
+        paths
+    }
+}
+
+impl Sender {
+    /// As it announced itself.
+    pub(super) fn of(record: &HostRecord) -> Self {
+        Self { number: record.id, blocks: record.blocks.clone() }
+    }
+}
