@@ -77,7 +77,7 @@ impl Snat {
         let elements = self.difference(&Nat::default(), nat);
         let taken_up = format!("{taken_up}{}{stale}{elements}", self.emptied());
         nft::run(&taken_up).or_else(|error| {
-            tracing::debug!(%error, "the table of proxies is made anew");
+            tracing::info!(%error, "the table of proxies is of another shape; it counts from zero");
             nft::run(&format!("table inet {name}\ndelete table inet {name}\n{script}{elements}"))
         })
     }
