@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
+use anyhow::Context as _;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -67,7 +68,8 @@ impl Ground<'_> {
         if let Some(joined) = self.joined {
             let names = machine::wireguard(self.place);
             let mesh = joined.mesh(self.state_dir, names, self.machine, told, board.clone())?;
-            tasks.spawn(mesh.follow(joined.member.view(), shutdown.clone()));
+            let speaks = mesh.start(joined.member.view(), shutdown.clone());
+            tasks.spawn(speaks.context("a thread for WireGuard; see `ulimit -u`")?);
         }
         if let Some(public) = self.joined.and_then(|joined| joined.public.as_ref()) {
             let board = board.clone();

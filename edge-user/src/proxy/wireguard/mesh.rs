@@ -2,13 +2,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures::FutureExt as _;
 use ipnet::IpNet;
-use tokio::{sync::watch, time::MissedTickBehavior};
+use tokio::{
+    sync::{oneshot, watch},
+    time::MissedTickBehavior,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -59,8 +64,28 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// Follows the view until the shutdown; interfaces stay.
-    pub async fn follow(self, mut views: watch::Receiver<Arc<View>>, shutdown: CancellationToken) {
+    /// Follows the view until the shutdown, when what is returned ends; interfaces stay.
+    ///
+    /// On a thread of its own all that speaks WireGuard takes turns: what one task has ready, the
+    /// next one finds in one piece. Spread over threads, packet for packet would wake another.
+    ///
+    /// # Errors
+    /// If the kernel refuses a thread or what it needs.
+    pub fn start(
+        self,
+        views: watch::Receiver<Arc<View>>,
+        shutdown: CancellationToken,
+    ) -> io::Result<impl Future<Output = ()>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (ended, end) = oneshot::channel::<()>();
+        std::thread::Builder::new().name("edge-wireguard".into()).spawn(move || {
+            runtime.block_on(self.follow(views, shutdown));
+            drop(ended);
+        })?;
+        Ok(end.map(drop))
+    }
+
+    async fn follow(self, mut views: watch::Receiver<Arc<View>>, shutdown: CancellationToken) {
         let mut there = There::default();
         let mut failed = false;
         let mut tick = tokio::time::interval(TICK);

@@ -15,13 +15,17 @@ use gotatun::{
         socket::{UdpSocket, UdpSocketFactory},
     },
 };
-use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
 use tokio::io::Interest;
 
 /// What every kernel that knows `UDP_SEGMENT` cuts.
 const MOST_PIECES: usize = 64;
 /// Bytes of a datagram before it is cut, IPv6's header around it.
 const MOST_BYTES: usize = 65_535 - 40 - 8;
+
+/// Bytes of a socket's buffers. The kernel's own have room for three pieces, and each further one
+/// that is lost makes its sender slow; more than what an operator has set takes `CAP_NET_ADMIN`.
+const BUFFER: usize = 7 << 20;
 
 /// Makes sockets.
 #[derive(Default)]
@@ -40,6 +44,8 @@ impl UdpTransportFactory for Sockets {
         params: &UdpTransportFactoryParams,
     ) -> io::Result<(Sender, UdpSocket)> {
         let (send, receive) = self.0.bind(params).await?;
+        setsockopt(&receive, sockopt::RcvBufForce, &BUFFER)?;
+        setsockopt(&send, sockopt::SndBufForce, &BUFFER)?;
         Ok((Sender(send), receive))
     }
 }

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use backon::{ConstantBuilder, Retryable as _};
 use futures::{FutureExt as _, future::BoxFuture};
 use ipnet::Ipv4Net;
 
@@ -13,6 +14,8 @@ use crate::region::addresses::{AddressError, Blocks};
 
 /// Between a call that found no gateway and the next.
 const RETRY: Duration = Duration::from_millis(500);
+/// How often somebody who waits for a block asks again.
+const ATTEMPTS: usize = 20;
 
 /// The blocks of a member: one more than it uses, as soon as a gateway gives it.
 #[derive(Debug)]
@@ -70,7 +73,13 @@ impl Blocks for LeasedAhead {
             let spare = self.inner.spare().block.take();
             let block = match spare {
                 Some(block) => block,
-                None => self.inner.member.lease_block().await?,
+                None => {
+                    // A session may be about to begin anew: it does when this machine has news.
+                    let lease = || self.inner.member.lease_block();
+                    let pauses = ConstantBuilder::default().with_delay(RETRY);
+                    let away = |error: &CallError| matches!(error, CallError::Unavailable(_));
+                    lease.retry(pauses.with_max_times(ATTEMPTS)).when(away).await?
+                }
             };
             self.inner.clone().refill();
             Ok(block)
