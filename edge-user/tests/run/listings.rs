@@ -25,7 +25,7 @@ fn json_has_the_promised_fields() {
         "id": "co-1", "name": "box", "workspace": "main", "host": "here", "pid": null,
         "netns": "/run/netns/box", "ipv4": "100.64.0.2", "i6pn": "fdaa::2", "proxy": null,
         "proxy_ip": null, "proxy_problem": null,
-        "egress": "nat", "private": true,
+        "egress": "nat", "private": true, "cluster": null,
     }]);
     assert_eq!(json("containers"), containers);
 }
@@ -37,7 +37,7 @@ fn hosts_are_listed_and_forgotten_and_tokens_made() {
     let listed: serde_json::Value = serde_json::from_str(&ran(&["hosts", "--json"]).out).unwrap();
     let expected = serde_json::json!([{
         "id": 1, "role": "gateway", "alive": true, "version": "", "underlay": [], "hook": "",
-        "mtu": 0, "lag_ms": null, "blocks": [], "containers": 0,
+        "mtu": 0, "lag_ms": null, "blocks": [], "containers": 0, "runs_members": 0,
     }]);
     assert_eq!(listed, expected);
     assert!(ran(&["hosts"]).out.starts_with("ID"));
