@@ -145,10 +145,10 @@ fn whatever_happens_nobody_is_seen_under_anothers_address() {
         assert_eq!(caller.guest.failures(), [""; 0], "{} has noticed", caller.name);
     }
     assert!(book.connections() > 300, "{} connections", book.connections());
-    // Five addresses are taken by as many containers at least.
+    // A machine gives three containers three addresses.
     let seen: BTreeSet<_> =
         callers.iter().flat_map(|caller| book.addresses(&caller.name)).collect();
-    assert!(seen.len() >= 6, "{seen:?}");
+    assert!(seen.len() >= 4, "{seen:?}");
     wait_for("all addresses to be served", PATIENCE, || {
         let shown = region.gateway().edge.cli(&["proxy", "show", "db", "--workspace", "two"]).ok();
         (shown.stdout.matches("ONLINE").count() == 5).then_some(())
