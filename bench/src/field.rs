@@ -1,9 +1,10 @@
 //! Every way from a client to a server: the same two namespaces, and between them edge, a plain
 //! router, a router with DNAT, or a program on the plain router.
 
-use std::net::SocketAddr;
+use std::{fs, net::SocketAddr, process::Command};
 
 use anyhow::{Context as _, Result};
+use tempfile::NamedTempFile;
 use tests::{
     lab::{Lab, PATIENCE},
     netns::NetNs,
@@ -16,12 +17,13 @@ use crate::{
     cpu,
     load::{Server, Target},
     peers::{PEERS, Peer, Place},
+    report::Measure,
 };
 
 /// Where iperf3 listens.
-const BULK: u16 = 8000;
+pub(crate) const BULK: u16 = 8000;
 /// Where [`Server`] does.
-const ECHO: u16 = 8001;
+pub(crate) const ECHO: u16 = 8001;
 /// The first public port of the first peer; each has ten.
 const BASE: u16 = 9100;
 
@@ -69,11 +71,7 @@ impl Field {
         let dnat = Router::between(client, server, "dnat", 3);
         dnat.translate()?;
 
-        let cpu = cpu::SERVER.to_string();
-        let mut iperf3 = server.command("iperf3");
-        iperf3.args(["--server", "--port", &ports[0], "--affinity", &cpu]);
-        let servers = (iperf3.running(), Server::start(server, ECHO)?);
-
+        let servers = servers(server)?;
         let mut paths =
             vec![Path::to(ROUTED, client, [(&plain.server, BULK), (&plain.server, ECHO)])?];
         let raw = tunnels(&lab)?;
@@ -131,6 +129,17 @@ impl Path {
         Target { address: self.echo, socks: self.socks }
     }
 
+    /// iperf3 where the client is, and the configuration that must stay as long as it runs.
+    pub(crate) fn iperf3(&self) -> Result<(Command, Option<NamedTempFile>)> {
+        let Some(socks) = self.socks else { return Ok((self.from.command("iperf3"), None)) };
+        let (address, port) = (socks.ip(), socks.port());
+        let text = format!("strict_chain\n[ProxyList]\nsocks5 {address} {port}\n");
+        let file = with_text(&text)?;
+        let mut command = self.from.command("proxychains4");
+        command.args(["-q", "-f"]).arg(file.path()).arg("iperf3");
+        Ok((command, Some(file)))
+    }
+
     /// Waits until its echo answers.
     pub(crate) fn wait(&self) -> Result<()> {
         wait_for(&format!("{} to answer", self.name), PATIENCE, || {
@@ -183,8 +192,6 @@ impl Router {
 
     /// The first public ports lead to the server.
     fn translate(&self) -> Result<()> {
-        let folder = tempfile::tempdir()?;
-        let script = folder.path().join("dnat.nft");
         let next = BASE + 1;
         let server = &self.server;
         let text = format!(
@@ -197,10 +204,48 @@ impl Router {
 }}
 "
         );
-        std::fs::write(&script, text)?;
-        self.netns.command("nft").arg("-f").arg(&script).output_of().ok();
-        Ok(())
+        nft(&self.netns, &text)
     }
+}
+
+/// What all paths lead to.
+pub(crate) fn servers(netns: &NetNs) -> Result<(Running, Server)> {
+    let (port, cpu) = (BULK.to_string(), cpu::SERVER.to_string());
+    let mut iperf3 = netns.command("iperf3");
+    iperf3.args(["--server", "--port", &port, "--affinity", &cpu]);
+    Ok((iperf3.running(), Server::start(netns, ECHO)?))
+}
+
+/// Gives nftables of a namespace a script.
+pub(crate) fn nft(netns: &NetNs, script: &str) -> Result<()> {
+    let file = with_text(script)?;
+    netns.command("nft").arg("-f").arg(file.path()).output_of().ok();
+    Ok(())
+}
+
+fn with_text(text: &str) -> Result<NamedTempFile> {
+    let file = NamedTempFile::new()?;
+    fs::write(&file, text)?;
+    Ok(file)
+}
+
+/// Asks the same of every path, round by round, in the order of the measures.
+pub(crate) fn interleaved<'p, const N: usize>(
+    rounds: usize,
+    paths: impl Iterator<Item = &'p Path> + Clone,
+    measures: &mut [Measure; N],
+    once: impl Fn(&Path) -> Result<[f64; N]>,
+) -> Result<()> {
+    for round in 1..=rounds {
+        println!("round {round} of {rounds}");
+        for path in paths.clone() {
+            let values = once(path).with_context(|| path.name.clone())?;
+            for (measure, value) in measures.iter_mut().zip(values) {
+                measure.push(&path.name, value);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The same TCP everywhere. Reno is the one algorithm that every kernel lets a namespace choose;

@@ -2,10 +2,9 @@
 //! another under that one's address: by edge's proxy, by wireguard-go and by plain routing with
 //! nftables' source NAT behind, and by a SOCKS server.
 
-use std::{any::Any, fs, net::SocketAddr};
+use std::{any::Any, net::SocketAddr};
 
-use anyhow::{Context as _, Result};
-use tempfile::TempDir;
+use anyhow::Result;
 use tests::{
     netns::NetNs,
     process::{Running, Start as _},
@@ -14,10 +13,9 @@ use tests::{
 };
 
 use crate::{
-    cpu,
     field::{self, Path},
-    i6pn::ways::wireguard,
-    load::{self, Server},
+    i6pn::ways::{Way, wireguard},
+    load,
     machine::Machine,
     raw::{MANY, WHILE, bulk},
     report::{Better, Measure, Report},
@@ -29,19 +27,8 @@ const ADDRESS: &str = "192.0.2.65";
 const NETWORK: &str = "192.0.2.64/28";
 /// A machine's and a container's end of their wire, without edge.
 const WIRE: [&str; 2] = ["10.9.0.1", "10.9.0.2"];
-/// Where iperf3 listens.
-const BULK: u16 = 8000;
-/// Where [`Server`] does.
-const ECHO: u16 = 8001;
-/// Where the SOCKS server does.
+/// Where the SOCKS server listens.
 const SOCKS: u16 = 1080;
-
-/// One way; it goes with this guard.
-struct Way {
-    path: Path,
-    _servers: (Running, Server),
-    _scene: Box<dyn Any>,
-}
 
 pub(crate) fn measure(rounds: usize) -> Result<Report> {
     let machine = Machine::here();
@@ -62,15 +49,7 @@ pub(crate) fn measure(rounds: usize) -> Result<Report> {
         Measure::new("p99 of these", "µs", Better::Less),
         Measure::new("new connections", "1/s", Better::More),
     ];
-    for round in 1..=rounds {
-        println!("round {round} of {rounds}");
-        for Way { path, .. } in &ways {
-            let values = once(path).with_context(|| path.name.clone())?;
-            for (measure, value) in measures.iter_mut().zip(values) {
-                measure.push(&path.name, value);
-            }
-        }
-    }
+    field::interleaved(rounds, ways.iter().map(|way| &way.path), &mut measures, once)?;
     let question = "What does a static outbound address cost?".to_owned();
     Ok(Report { question, machine, measures: measures.into() })
 }
@@ -86,38 +65,13 @@ fn once(path: &Path) -> Result<[f64; 8]> {
     Ok([one, cpu, four, back, single.rate, many.rate, many.p99, new])
 }
 
-impl Way {
-    fn new(name: &str, from: &NetNs, internet: &NetNs, scene: impl Any) -> Result<Self> {
-        Self::through(name, from, internet, None, scene)
-    }
-
-    fn through(
-        name: &str,
-        from: &NetNs,
-        internet: &NetNs,
-        socks: Option<SocketAddr>,
-        scene: impl Any,
-    ) -> Result<Self> {
-        field::tune(from);
-        field::tune(internet);
-        let mut iperf3 = internet.command("iperf3");
-        let cpu = cpu::SERVER.to_string();
-        iperf3.args(["--server", "--port", &BULK.to_string(), "--affinity", &cpu]);
-        let servers = (iperf3.running(), Server::start(internet, ECHO)?);
-        let [bulk, echo] = [BULK, ECHO].map(|port| (Scene::CLIENT, port).into());
-        let path = Path { name: name.to_owned(), from: from.clone(), bulk, echo, socks };
-        path.wait()?;
-        Ok(Self { path, _servers: servers, _scene: Box::new(scene) })
-    }
-}
-
 fn edge() -> Result<Way> {
     let plan = Plan::over(Underlay::V4).hosts(1);
     let region = plan.gateway_arguments_more(&["--proxy-addresses", NETWORK]).up();
     region.gateway().edge.cli(&["proxy", "create", "static", "--ip", ADDRESS]).ok();
     let tenant = region.hosts[0].tenant("proxied", &["--proxy", "static"]);
     let (from, internet) = (tenant.netns.clone(), region.scene.internet.clone());
-    Way::new("edge, proxy", &from, &internet, (tenant, region))
+    Way::new("edge, proxy", [&from, &internet], Scene::CLIENT, (tenant, region))
 }
 
 /// The closure leads packets from a host to a gateway and back, as long as what it returns stays.
@@ -132,7 +86,7 @@ fn without_edge<S: Any>(
     translate(gateway, Scene::UPLINK, &format!("snat to {ADDRESS}"))?;
     let led = lead([host, gateway]);
     let internet = scene.internet.clone();
-    Way::new(name, &container, &internet, (led, wire, places, scene))
+    Way::new(name, [&container, &internet], Scene::CLIENT, (led, wire, places, scene))
 }
 
 /// A host with a container, and a gateway.
@@ -150,8 +104,6 @@ fn machines(underlay: Underlay) -> (Scene, [Place; 2], NetNs, Wire) {
 }
 
 fn translate(place: &Place, by: &str, how: &str) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let script = folder.path().join("snat.nft");
     let text = format!(
         "table ip translation {{
     chain postrouting {{
@@ -162,9 +114,7 @@ fn translate(place: &Place, by: &str, how: &str) -> Result<()> {
 ",
         WIRE[0]
     );
-    fs::write(&script, text)?;
-    place.netns.command("nft").arg("-f").arg(&script).output_of().ok();
-    Ok(())
+    field::nft(&place.netns, &text)
 }
 
 fn by_routing([host, gateway]: [&Place; 2]) {
@@ -192,19 +142,6 @@ fn by_socks() -> Result<Way> {
     let running = server.args(["-p", &SOCKS.to_string(), "-b", ADDRESS]).running();
     let socks = Some(SocketAddr::new(gateway.underlay[0], SOCKS));
     let internet = scene.internet.clone();
-    Way::through("microsocks", &container, &internet, socks, (running, wire, places, scene))
-}
-
-/// iperf3 by a SOCKS server: the folder holds the configuration that it needs.
-pub(crate) fn through_socks(
-    from: &NetNs,
-    socks: SocketAddr,
-) -> Result<(std::process::Command, TempDir)> {
-    let folder = tempfile::tempdir()?;
-    let file = folder.path().join("proxychains.conf");
-    let (address, port) = (socks.ip(), socks.port());
-    fs::write(&file, format!("strict_chain\n[ProxyList]\nsocks5 {address} {port}\n"))?;
-    let mut command = from.command("proxychains4");
-    command.args(["-q", "-f"]).arg(file).arg("iperf3");
-    Ok((command, folder))
+    let scene = (running, wire, places, scene);
+    Way::through("microsocks", [&container, &internet], Scene::CLIENT, socks, scene)
 }

@@ -8,10 +8,9 @@ use tests::process::Start as _;
 
 use crate::{
     cpu::{self, Busy},
-    field::{Field, Path},
+    field::{self, Field, Path},
     load,
     machine::Machine,
-    proxy,
     report::{Better, Measure, Report},
 };
 
@@ -34,15 +33,7 @@ pub(crate) fn measure(rounds: usize) -> Result<Report> {
         Measure::new("p99 of these", "µs", Better::Less),
         Measure::new("new connections", "1/s", Better::More),
     ];
-    for round in 1..=rounds {
-        println!("round {round} of {rounds}");
-        for path in &field.paths {
-            let values = once(path).with_context(|| path.name.clone())?;
-            for (measure, value) in measures.iter_mut().zip(values) {
-                measure.push(&path.name, value);
-            }
-        }
-    }
+    field::interleaved(rounds, field.paths.iter(), &mut measures, once)?;
     Ok(Report {
         question: "What does a raw TCP tunnel cost?".to_owned(),
         machine,
@@ -63,13 +54,7 @@ fn once(path: &Path) -> Result<[f64; 7]> {
 /// seconds of the whole machine for each gigabyte.
 pub(crate) fn bulk(path: &Path, further: &[&str]) -> Result<(f64, f64)> {
     let (address, port) = (path.bulk.ip().to_string(), path.bulk.port().to_string());
-    let (mut command, _configuration) = match path.socks {
-        Some(socks) => {
-            let (command, folder) = proxy::through_socks(&path.from, socks)?;
-            (command, Some(folder))
-        }
-        None => (path.from.command("iperf3"), None),
-    };
+    let (mut command, _configuration) = path.iperf3()?;
     command.args(["--client", &address, "--port", &port, "--json"]);
     command.args(["--affinity", &cpu::CLIENT.to_string()]);
     // With small writes two CPUs measure the scheduler.

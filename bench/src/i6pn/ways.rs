@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    net::Ipv6Addr,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -18,17 +18,12 @@ use tests::{
 };
 
 use crate::{
-    cpu,
-    field::{self, Path},
+    field::{self, BULK, ECHO, Path},
     load::Server,
 };
 
 /// What a machine calls its interface towards the underlay.
 const UNDERLAY: &str = "un0";
-/// Where iperf3 listens.
-const BULK: u16 = 8000;
-/// Where [`Server`] does.
-const ECHO: u16 = 8001;
 /// The two ends, where edge does not give them addresses.
 const ENDS: [Ipv6Addr; 2] =
     [Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 2), Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 2)];
@@ -79,19 +74,27 @@ impl Way {
     /// From one namespace to an address of the other; the scene is whatever must stay.
     pub(crate) fn new(
         name: &str,
+        ends: [&NetNs; 2],
+        address: impl Into<IpAddr>,
+        scene: impl Any,
+    ) -> Result<Self> {
+        Self::through(name, ends, address, None, scene)
+    }
+
+    /// The same by a SOCKS server, if there is one.
+    pub(crate) fn through(
+        name: &str,
         [from, to]: [&NetNs; 2],
-        address: Ipv6Addr,
+        address: impl Into<IpAddr>,
+        socks: Option<SocketAddr>,
         scene: impl Any,
     ) -> Result<Self> {
         field::tune(from);
         field::tune(to);
-        let cpu = cpu::SERVER.to_string();
-        let mut iperf3 = to.command("iperf3");
-        iperf3.args(["--server", "--port", &BULK.to_string(), "--affinity", &cpu]);
-        let servers = (iperf3.running(), Server::start(to, ECHO)?);
-        let at = |port: u16| (address, port).into();
-        let (name, from) = (name.to_owned(), from.clone());
-        let path = Path { name, from, bulk: at(BULK), echo: at(ECHO), socks: None };
+        let servers = field::servers(to)?;
+        let address = address.into();
+        let [bulk, echo] = [BULK, ECHO].map(|port| (address, port).into());
+        let path = Path { name: name.to_owned(), from: from.clone(), bulk, echo, socks };
         path.wait()?;
         let (to, _scene) = (to.clone(), Box::new(scene));
         Ok(Self { path, to, entrance: None, _servers: servers, _scene })

@@ -237,29 +237,31 @@ impl ProxyService {
         });
         let traffic: BTreeMap<Ipv4Addr, Traffic> =
             futures::future::join_all(asked).await.into_iter().flatten().collect();
+        let refused = self.refused();
         for (proxy, told) in found.iter().zip(proxies) {
-            told.refused = self.refused(&proxy.record.workspace);
+            told.refused = refused.get(&proxy.record.workspace).copied().unwrap_or(0);
             for (address, ip) in proxy.record.addresses.iter().zip(&mut told.ips) {
                 ip.traffic = traffic.get(&address.ip).copied().map(Into::into);
             }
         }
     }
 
-    /// Packets of a workspace's proxied containers here that had no way out.
-    fn refused(&self, workspace: &str) -> u64 {
-        match self.datapath.verdicts_and_tallies() {
-            Ok((_, tallies)) => {
-                let its = tallies.iter().filter(|tally| {
-                    tally.verdict == Verdict::ProxyAway
-                        && matches!(&tally.whose, Whose::Workspace(name) if name == workspace)
-                });
-                its.map(|tally| tally.count.packets).sum()
-            }
+    /// Packets of each workspace's proxied containers here that had no way out.
+    fn refused(&self) -> BTreeMap<String, u64> {
+        let tallies = match self.datapath.verdicts_and_tallies() {
+            Ok((_, tallies)) => tallies,
             Err(error) => {
                 tracing::warn!(%error, "kernel counters cannot be read");
-                0
+                return BTreeMap::new();
+            }
+        };
+        let mut refused = BTreeMap::new();
+        for tally in tallies {
+            if let (Verdict::ProxyAway, Whose::Workspace(name)) = (tally.verdict, tally.whose) {
+                *refused.entry(name).or_default() += tally.count.packets;
             }
         }
+        refused
     }
 }
 

@@ -12,10 +12,8 @@ use std::{
     path::PathBuf,
     process::{ExitStatus, Stdio},
     sync::Arc,
-    time::Duration,
 };
 
-use backon::{ConstantBuilder, Retryable as _};
 use prost::Message as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -30,14 +28,13 @@ use crate::{
     region::{
         cluster::ClusterRecord,
         clusters::{Clusters, Known},
-        member::{CallError, Member},
+        member::{CallError, Member, patiently},
         spread::Share,
     },
     wire::admin::Launch,
 };
 
-/// Between attempts to reach a gateway, and how many of them.
-const AGAIN: Duration = Duration::from_millis(500);
+/// How often a gateway is asked again that does not answer.
 const ATTEMPTS: usize = 60;
 /// Bytes of what a share's process says of its end.
 const LAST_WORDS: u64 = 4096;
@@ -120,9 +117,7 @@ impl Launcher {
         let Some(share) = self.share(cluster) else { return Ok(()) };
         self.has_room(share, known)?;
         let take = || self.member.take_share(&cluster.id, self.taker);
-        let pauses = ConstantBuilder::default().with_delay(AGAIN).with_max_times(ATTEMPTS);
-        let passes = |error: &CallError| matches!(error, CallError::Unavailable(_));
-        let launch = match take.retry(pauses).when(passes).await {
+        let launch = match patiently(ATTEMPTS, take).await {
             Ok(launch) => launch,
             Err(CallError::Refused { code: Code::NotFound | Code::AlreadyExists, text }) => {
                 // It is over, or a daemon before this one has taken it on.

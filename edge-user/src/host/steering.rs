@@ -140,8 +140,8 @@ impl KernelSteering {
         self.older.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a tunnel that this daemon opened may have connections to end. Looking for them costs the kernel a walk through
-    /// the sockets of all namespaces.
+    /// Whether a tunnel that this daemon opened may have connections to end. Looking for them costs
+    /// the kernel a walk through the sockets of all namespaces.
     fn was_used(&self, tunnel: &Tunnel) -> bool {
         let Traffic { inbound, outbound, .. } = self.traffic(tunnel);
         let relayed = tunnel.stats.connections.load(Ordering::Relaxed);

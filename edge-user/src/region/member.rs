@@ -30,7 +30,7 @@ use tonic::transport::Channel;
 use self::memory::Memory;
 pub use self::{
     blocks::LeasedAhead,
-    calls::Known,
+    calls::{Known, patiently},
     error::{CallError, JoinError},
     join::{Standing, join, standing},
 };

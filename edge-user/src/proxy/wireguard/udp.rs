@@ -3,6 +3,7 @@
 //! (`UDP_SEGMENT` of udp(7)). What comes in is merged by `gotatun`'s own.
 
 use std::{
+    collections::VecDeque,
     io::{self, IoSlice},
     net::SocketAddr,
     os::fd::AsRawFd as _,
@@ -66,20 +67,20 @@ impl UdpSend for Sender {
         buffer: &mut Self::SendManyBuf,
         packets: &mut Vec<(Packet, SocketAddr)>,
     ) -> io::Result<()> {
-        let mut single = Vec::new();
-        while !packets.is_empty() {
-            let run = run(packets.iter().map(|(packet, to)| (packet.len(), *to)));
-            let mut run: Vec<_> = packets.drain(..run).collect();
-            if run.len() > 1 {
-                self.send_each(buffer, &mut single).await?;
+        let mut rest = VecDeque::from(std::mem::take(packets));
+        while !rest.is_empty() {
+            let run = run(rest.iter().map(|(packet, to)| (packet.len(), *to)));
+            if run > 1 {
+                self.send_each(buffer, packets).await?;
                 // A way that is narrower than its interface, or a driver that cannot.
-                if self.send_whole(&run).await.is_ok() {
+                if self.send_whole(rest.range(..run)).await.is_ok() {
+                    rest.drain(..run);
                     continue;
                 }
             }
-            single.append(&mut run);
+            packets.extend(rest.drain(..run));
         }
-        self.send_each(buffer, &mut single).await
+        self.send_each(buffer, packets).await
     }
 
     fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
@@ -101,13 +102,17 @@ impl Sender {
     }
 
     /// A run, in one call.
-    async fn send_whole(&self, run: &[(Packet, SocketAddr)]) -> io::Result<()> {
-        let Some((first, to)) = run.first() else { return Ok(()) };
+    async fn send_whole<'p>(
+        &self,
+        run: impl Iterator<Item = &'p (Packet, SocketAddr)>,
+    ) -> io::Result<()> {
+        let mut run = run.peekable();
+        let Some((first, to)) = run.peek() else { return Ok(()) };
         let size = u16::try_from(first.len()).map_err(io::Error::other)?;
         let to = SockaddrStorage::from(*to);
         let socket = self.0.socket();
+        let pieces: Vec<_> = run.map(|(packet, _)| IoSlice::new(packet)).collect();
         let send = || {
-            let pieces: Vec<_> = run.iter().map(|(packet, _)| IoSlice::new(packet)).collect();
             let cut = [ControlMessage::UdpGsoSegments(&size)];
             sendmsg(socket.as_raw_fd(), &pieces, &cut, MsgFlags::MSG_DONTWAIT, Some(&to))?;
             Ok(())
@@ -138,7 +143,7 @@ fn run(packets: impl IntoIterator<Item = (usize, SocketAddr)>) -> usize {
 #[cfg(test)]
 mod tests {
     use std::{
-        net::{Ipv4Addr, Ipv6Addr},
+        net::{IpAddr, Ipv4Addr, Ipv6Addr},
         time::Duration,
     };
 
@@ -146,8 +151,8 @@ mod tests {
 
     use super::*;
 
-    const A: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
-    const B: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 2);
+    const A: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+    const B: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2);
 
     #[test]
     fn a_run_is_of_one_size_and_one_receiver() {
@@ -164,40 +169,70 @@ mod tests {
         }
     }
 
-    async fn socket(address: SocketAddr) -> (Sender, UdpSocket) {
-        let params = UdpTransportFactoryParams { addr: Some(address.ip()), port: 0, fwmark: None };
+    /// On this address, or on all of both families.
+    async fn socket(addr: Option<IpAddr>) -> (Sender, UdpSocket) {
+        let params = UdpTransportFactoryParams { addr, port: 0, fwmark: None };
         Sockets::default().bind(&params).await.unwrap()
+    }
+
+    /// Packets of these sizes, each with a byte of its own.
+    fn packets(sizes: impl Iterator<Item = usize>, to: SocketAddr) -> Vec<(Packet, SocketAddr)> {
+        let pool = PacketBufPool::<4096>::new(128);
+        let packet = |(size, number)| {
+            let mut packet = pool.get();
+            packet.truncate(size);
+            packet.fill(number);
+            (packet, to)
+        };
+        sizes.zip(0_u8..).map(packet).collect()
+    }
+
+    /// What comes, so many packets.
+    async fn received(receiver: &mut UdpSocket, count: usize) -> Vec<Vec<u8>> {
+        let mut pool = PacketBufPool::<4096>::new(128);
+        let (mut got, mut buffer) = (Vec::new(), Default::default());
+        while got.len() < count {
+            let receive = receiver.recv_many_from(&mut buffer, &mut pool, &mut got);
+            tokio::time::timeout(Duration::from_secs(60), receive).await.unwrap().unwrap();
+        }
+        bytes(&got)
+    }
+
+    fn bytes(packets: &[(Packet, SocketAddr)]) -> Vec<Vec<u8>> {
+        packets.iter().map(|(packet, _)| packet.to_vec()).collect()
+    }
+
+    /// Senders as devices have them, and one of a single family, each with a receiver.
+    async fn pairs() -> Vec<(Sender, UdpSocket, SocketAddr)> {
+        let mut pairs = Vec::new();
+        for local in [Ipv4Addr::LOCALHOST.into(), IpAddr::from(Ipv6Addr::LOCALHOST)] {
+            for from in [Some(local), None] {
+                let ((sender, _), (_, receiver)) = (socket(from).await, socket(Some(local)).await);
+                let to = receiver.local_addr().unwrap();
+                pairs.push((sender, receiver, to));
+            }
+        }
+        pairs
+    }
+
+    #[tokio::test]
+    async fn a_run_goes_in_one_call() {
+        for (sender, mut receiver, to) in pairs().await {
+            let run = packets([1400; 39].into_iter().chain([7]), to);
+            sender.send_whole(run.iter()).await.unwrap();
+            assert_eq!(received(&mut receiver, run.len()).await, bytes(&run));
+        }
     }
 
     #[tokio::test]
     async fn packets_of_all_sizes_arrive_as_they_were_sent() {
-        let any: [SocketAddr; 2] =
-            [(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()];
-        for address in any {
-            let ((sender, _), (_, mut receiver)) = (socket(address).await, socket(address).await);
-            let to = receiver.local_addr().unwrap();
-            let mut pool = PacketBufPool::<4096>::new(128);
+        for (sender, mut receiver, to) in pairs().await {
             let sizes = [1400; 70].into_iter().chain([32, 96, 96, 96, 1, 2000, 1400, 1400, 7]);
-            let sent: Vec<Vec<u8>> =
-                sizes.zip(0_u8..).map(|(size, number)| vec![number; size]).collect();
-            let mut packets: Vec<_> = sent
-                .iter()
-                .map(|bytes| {
-                    let mut packet = pool.get();
-                    packet.truncate(bytes.len());
-                    packet.copy_from_slice(bytes);
-                    (packet, to)
-                })
-                .collect();
+            let mut packets = packets(sizes, to);
+            let sent = bytes(&packets);
             sender.send_many_to(&mut Default::default(), &mut packets).await.unwrap();
             assert!(packets.is_empty());
-            let (mut got, mut buffer) = (Vec::new(), Default::default());
-            while got.len() < sent.len() {
-                let receive = receiver.recv_many_from(&mut buffer, &mut pool, &mut got);
-                tokio::time::timeout(Duration::from_secs(60), receive).await.unwrap().unwrap();
-            }
-            let got: Vec<_> = got.iter().map(|(packet, _)| packet.to_vec()).collect();
-            assert_eq!(got, sent);
+            assert_eq!(received(&mut receiver, sent.len()).await, sent);
         }
     }
 }

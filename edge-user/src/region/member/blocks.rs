@@ -1,19 +1,16 @@
 //! Address blocks, leased ahead: containers get addresses while no gateway can be reached.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use backon::{ConstantBuilder, Retryable as _};
 use futures::{FutureExt as _, future::BoxFuture};
 use ipnet::Ipv4Net;
 
-use super::{CallError, Link, Member};
+use super::{
+    CallError, Link, Member,
+    calls::{AGAIN, patiently},
+};
 use crate::region::addresses::{AddressError, Blocks};
 
-/// Between a call that found no gateway and the next.
-const RETRY: Duration = Duration::from_millis(500);
 /// How often somebody who waits for a block asks again.
 const ATTEMPTS: usize = 20;
 
@@ -73,13 +70,8 @@ impl Blocks for LeasedAhead {
             let spare = self.inner.spare().block.take();
             let block = match spare {
                 Some(block) => block,
-                None => {
-                    // A session may be about to begin anew: it does when this machine has news.
-                    let lease = || self.inner.member.lease_block();
-                    let pauses = ConstantBuilder::default().with_delay(RETRY);
-                    let away = |error: &CallError| matches!(error, CallError::Unavailable(_));
-                    lease.retry(pauses.with_max_times(ATTEMPTS)).when(away).await?
-                }
+                // A session may be about to begin anew: it does when this machine has news.
+                None => patiently(ATTEMPTS, || self.inner.member.lease_block()).await?,
             };
             self.inner.clone().refill();
             Ok(block)
@@ -112,7 +104,7 @@ impl Ahead {
                     Ok(block) => break Some(block),
                     Err(CallError::Unavailable(_)) => {
                         // The link says so in a moment.
-                        tokio::time::sleep(RETRY).await;
+                        tokio::time::sleep(AGAIN).await;
                     }
                     Err(error) => {
                         tracing::warn!(%error, "no address block is leased ahead");

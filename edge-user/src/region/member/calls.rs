@@ -1,7 +1,8 @@
 //! What a host asks of its region.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
+use backon::{ConstantBuilder, Retryable as _};
 use ipnet::Ipv4Net;
 use tonic::transport::Channel;
 
@@ -30,6 +31,21 @@ pub enum Known {
     Now,
     /// It will when a gateway can be reached.
     Later,
+}
+
+/// Between a call that found no gateway and the next.
+pub(super) const AGAIN: Duration = Duration::from_millis(500);
+
+/// Makes a call, and makes it so often again while no gateway answers.
+///
+/// # Errors
+/// The last call's.
+pub async fn patiently<T, F>(times: usize, call: impl FnMut() -> F) -> Result<T, CallError>
+where
+    F: Future<Output = Result<T, CallError>>,
+{
+    let pauses = ConstantBuilder::default().with_delay(AGAIN).with_max_times(times);
+    call.retry(pauses).when(|error| matches!(error, CallError::Unavailable(_))).await
 }
 
 impl Member {
@@ -172,9 +188,7 @@ impl Member {
         self.inner.client()?.refuse_share(request).await?;
         Ok(())
     }
-}
 
-impl Member {
     /// What went under the addresses that a gateway serves, of those proxies that this machine
     /// knows; asked of that gateway itself, whichever serves this machine.
     ///
