@@ -147,7 +147,7 @@ fn within_host<T: Tables>(
 
 /// The private network: whatever IPv6 carries, as it is; and IPv4 between members of a cluster.
 #[inline(always)]
-const fn between_containers(sender: &AddressRow, receiver: &AddressRow) -> Outcome {
+fn between_containers(sender: &AddressRow, receiver: &AddressRow) -> Outcome {
     if sender.workspace != receiver.workspace {
         return Outcome::drop(Verdict::OtherWorkspace);
     }

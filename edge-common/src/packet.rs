@@ -150,15 +150,16 @@ impl Headers {
 
     #[inline(always)]
     fn parse_v4<P: Packet>(packet: &P, at: usize) -> Result<Self, Verdict> {
-        let fixed = packet.read::<12>(at).ok_or(Verdict::Truncated)?;
+        let [first, _] = packet.read::<2>(at).ok_or(Verdict::Truncated)?;
+        let [high, low, _, protocol] = packet.read::<4>(at + 6).ok_or(Verdict::Truncated)?;
         let source = packet.read::<4>(at + 12).ok_or(Verdict::Truncated)?;
         let destination = packet.read::<4>(at + 16).ok_or(Verdict::Truncated)?;
-        let length = usize::from(fixed[0] & 0x0f) * 4;
-        if fixed[0] >> 4 != 4 || length < 20 {
+        let length = usize::from(first & 0x0f) * 4;
+        if first >> 4 != 4 || length < 20 {
             return Err(Verdict::Truncated);
         }
-        let offset = u16::from_be_bytes([fixed[6], fixed[7]]);
-        let mut kind = V4 | u32::from(fixed[9]);
+        let offset = u16::from_be_bytes([high, low]);
+        let mut kind = V4 | u32::from(protocol);
         if length > 20 {
             kind |= OPTIONS;
         }

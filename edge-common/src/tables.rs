@@ -242,6 +242,18 @@ pub struct Judged {
 impl Judged {
     /// Only a program on this machine writes metadata, so this guards against other programs'.
     pub const MAGIC: u32 = 0xed9e_1d6e;
+
+    /// As it lies in front of a frame.
+    #[inline(always)]
+    pub const fn bytes(self) -> [u8; size_of::<Self>()] {
+        zerocopy::transmute!(self)
+    }
+
+    /// See [`Judged::bytes`].
+    #[inline(always)]
+    pub const fn from_bytes(bytes: [u8; size_of::<Self>()]) -> Self {
+        zerocopy::transmute!(bytes)
+    }
 }
 
 /// What a decision may ask. Every answer may be missing.

@@ -65,7 +65,10 @@ pub fn arriving<P: Packet, T: Tables>(
     }
     if headers.protocol() == TCP {
         if let Some(row) = tables.tunnel(&headers.receiver()) {
-            let outcome = into_tunnel(packet, &headers, tables, settings, row);
+            let outcome = match into_tunnel(packet, &headers, tables, settings, row) {
+                Ok(outcome) => outcome,
+                Err(verdict) => Outcome::drop(verdict),
+            };
             return Ok(outcome.at(place(row, settings)));
         }
     } else if headers.is_icmp_error() {
@@ -88,37 +91,33 @@ fn into_tunnel<P: Packet, T: Tables>(
     tables: &T,
     settings: &Settings,
     row: &TunnelRow,
-) -> Outcome {
+) -> Result<Outcome, Verdict> {
     if let Some(verdict) = unfit(headers) {
-        return Outcome::drop(verdict);
+        return Err(verdict);
     }
     if !headers.source.is_unicast() || headers.source == headers.destination {
-        return Outcome::drop(Verdict::ForgedSource);
+        return Err(Verdict::ForgedSource);
     }
     // Before a token is taken: TCX is going to ask again.
     if row.host != 0 && !P::SENDS {
-        return Outcome::deferred();
+        return Ok(Outcome::deferred());
     }
     if row.flags != 0
         && let Some(verdict) = admit::refusal(headers, tables, row)
     {
-        return Outcome::drop(verdict);
+        return Err(verdict);
     }
     if row.host != 0 {
         let way = match Way::to(packet, headers, tables, row.host) {
             Ok(way) => way,
-            Err(refusal) => return refusal.into(),
+            Err(refusal) => return Ok(refusal.into()),
         };
-        if towards_container(packet, headers, settings, row).is_none() {
-            return Outcome::failed();
-        }
+        towards_container(packet, headers, settings, row).ok_or(Verdict::Failed)?;
         let carried = way.carry(packet, headers, settings, Verdict::Tunnel);
-        return inward(carried, row);
+        return Ok(inward(carried, row));
     }
-    if towards_container(packet, headers, settings, row).is_none() {
-        return Outcome::failed();
-    }
-    inward(Outcome::deliver(Verdict::Tunnel, row.ifindex, row.mac), row)
+    towards_container(packet, headers, settings, row).ok_or(Verdict::Failed)?;
+    Ok(inward(Outcome::deliver(Verdict::Tunnel, row.ifindex, row.mac), row))
 }
 
 #[inline(always)]

@@ -1,5 +1,7 @@
 //! TCX: frames that are skbs already, merged by GRO or made by a local sender.
 
+use core::mem::offset_of;
+
 use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
@@ -201,7 +203,7 @@ impl Skb {
     /// Makes the headers readable in one piece; GSO skbs are never flattened beyond them.
     #[inline(always)]
     fn pull(&self, most: u32) {
-        let linear = self.ctx.data_end() - self.ctx.data();
+        let linear = self.data_end() - self.data();
         let len = self.ctx.len();
         let wanted = if len < most { len } else { most };
         if (linear as u32) < wanted {
@@ -228,18 +230,35 @@ impl Skb {
     #[inline(always)]
     fn judged(&self) -> Option<Judged> {
         // SAFETY: the kernel passes a valid context.
-        let meta = unsafe { (*self.ctx.skb.skb).data_meta } as usize;
-        if meta + size_of::<Judged>() > self.ctx.data() {
+        let meta = unsafe { place::field::<{ offset_of!(__sk_buff, data_meta) }, _>(self.skb()) };
+        if meta + size_of::<Judged>() > self.data() {
             return None;
         }
-        // SAFETY: the bytes up to the frame were just found to be there; metadata is aligned to 4.
-        let judged = unsafe { *(meta as *const Judged) };
+        // SAFETY: the bytes up to the frame were just found to be there.
+        let judged = Judged::from_bytes(unsafe { place::read(meta as *const _) });
         (judged.magic == Judged::MAGIC).then_some(judged)
     }
 
     #[inline(always)]
+    fn skb(&self) -> *mut __sk_buff {
+        self.ctx.skb.skb
+    }
+
+    #[inline(always)]
+    fn data(&self) -> usize {
+        // SAFETY: the kernel passes a valid context.
+        unsafe { place::field::<{ offset_of!(__sk_buff, data) }, _>(self.skb()) }
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        // SAFETY: the kernel passes a valid context.
+        unsafe { place::field::<{ offset_of!(__sk_buff, data_end) }, _>(self.skb()) }
+    }
+
+    #[inline(always)]
     fn at<const N: usize>(&self, at: usize) -> Option<*mut [u8; N]> {
-        place::of(self.ctx.data(), self.ctx.data_end(), at)
+        place::of(self.data(), self.data_end(), at)
     }
 }
 
@@ -249,13 +268,13 @@ impl Packet for Skb {
     #[inline(always)]
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         // SAFETY: `at` found the bytes within the linear part.
-        self.at::<N>(at).map(|bytes| unsafe { *bytes })
+        self.at::<N>(at).map(|bytes| unsafe { place::read(bytes) })
     }
 
     #[inline(always)]
     fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Option<()> {
         // SAFETY: as in `read`; the kernel unshares the head of a skb for a program that writes.
-        self.at::<N>(at).map(|place| unsafe { *place = bytes })
+        self.at::<N>(at).map(|to| unsafe { place::write(to, bytes) })
     }
 
     #[inline(always)]
@@ -298,7 +317,7 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn forget(&self, word: u32) -> u32 {
-        place::forget(word, self.ifindex())
+        place::forget(word, self.ctx.len() as usize)
     }
 
     #[inline(always)]

@@ -1,5 +1,7 @@
 //! XDP: frames straight from a NIC, before there is a skb.
 
+use core::mem::offset_of;
+
 use aya_ebpf::{
     bindings::{
         xdp_action::{XDP_DROP, XDP_PASS},
@@ -117,7 +119,7 @@ impl Frame {
     /// reads the first; the kernel is asked only if an IP packet does not end there.
     #[inline(always)]
     fn whole(&self) -> u64 {
-        let first = self.ctx.data_end() - self.ctx.data();
+        let first = self.linear();
         let end = match self.read::<8>(12) {
             Some([0x08, 0x00, _, _, high, low, _, _]) => {
                 NETWORK + usize::from(u16::from_be_bytes([high, low]))
@@ -143,24 +145,48 @@ impl Frame {
     #[inline(always)]
     fn leave(&mut self, judged: Judged) -> Option<()> {
         // Another program, or a driver, may have left metadata of its own: this takes its place.
-        let present = self.ctx.data() - self.ctx.metadata();
+        let present = self.data() - self.metadata();
         let missing = size_of::<Judged>() as i32 - present as i32;
         // SAFETY: the kernel passes a valid context and checks the length.
         if unsafe { bpf_xdp_adjust_meta(self.ctx.ctx, -missing) } != 0 {
             return None;
         }
-        let meta = self.ctx.metadata();
-        if meta + size_of::<Judged>() > self.ctx.data() {
+        let meta = self.metadata();
+        if meta + size_of::<Judged>() > self.data() {
             return None;
         }
-        // SAFETY: the bytes up to the frame were just found to be there; metadata is aligned to 4.
-        unsafe { *(meta as *mut Judged) = judged };
+        // SAFETY: the bytes up to the frame were just found to be there.
+        unsafe { place::write(meta as *mut _, judged.bytes()) };
         Some(())
     }
 
     #[inline(always)]
+    fn data(&self) -> usize {
+        // SAFETY: the kernel passes a valid context.
+        unsafe { place::field::<{ offset_of!(xdp_md, data) }, _>(self.ctx.ctx) }
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        // SAFETY: the kernel passes a valid context.
+        unsafe { place::field::<{ offset_of!(xdp_md, data_end) }, _>(self.ctx.ctx) }
+    }
+
+    #[inline(always)]
+    fn metadata(&self) -> usize {
+        // SAFETY: the kernel passes a valid context.
+        unsafe { place::field::<{ offset_of!(xdp_md, data_meta) }, _>(self.ctx.ctx) }
+    }
+
+    /// Bytes of the first buffer.
+    #[inline(always)]
+    fn linear(&self) -> usize {
+        self.data_end() - self.data()
+    }
+
+    #[inline(always)]
     fn at<const N: usize>(&self, at: usize) -> Option<*mut [u8; N]> {
-        place::of(self.ctx.data(), self.ctx.data_end(), at)
+        place::of(self.data(), self.data_end(), at)
     }
 }
 
@@ -170,13 +196,13 @@ impl Packet for Frame {
     #[inline(always)]
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         // SAFETY: `at` found the bytes within the frame.
-        self.at::<N>(at).map(|bytes| unsafe { *bytes })
+        self.at::<N>(at).map(|bytes| unsafe { place::read(bytes) })
     }
 
     #[inline(always)]
     fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Option<()> {
         // SAFETY: as in `read`.
-        self.at::<N>(at).map(|place| unsafe { *place = bytes })
+        self.at::<N>(at).map(|to| unsafe { place::write(to, bytes) })
     }
 
     #[inline(always)]
@@ -191,9 +217,21 @@ impl Packet for Frame {
         self.write(at, difference.apply(old).to_ne_bytes())
     }
 
+    /// Here no checksum is left for the NIC to finish: both are one.
+    #[inline(always)]
+    fn fix_checksum_of_both(
+        &mut self,
+        at: usize,
+        addresses: Difference,
+        covered: Difference,
+        v6: bool,
+    ) -> Option<()> {
+        self.fix_checksum(at, addresses.and(covered), false, v6)
+    }
+
     #[inline(always)]
     fn forget(&self, word: u32) -> u32 {
-        place::forget(word, self.ifindex())
+        place::forget(word, self.linear())
     }
 
     #[inline(always)]
@@ -203,7 +241,7 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn truncate(&mut self, len: usize) -> Option<()> {
-        let excess = (self.ctx.data_end() - self.ctx.data()).checked_sub(len)?;
+        let excess = self.linear().checked_sub(len)?;
         // SAFETY: the kernel passes a valid context and checks the length.
         let done = unsafe { bpf_xdp_adjust_tail(self.ctx.ctx, -(excess as i32)) };
         (done == 0).then_some(())
