@@ -37,6 +37,8 @@ const IDLE: usize = 2_000;
 const API: &str = "http://169.254.20.10:80";
 const API_SOCKET: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10)), 80);
+/// How often a second a thread can sleep.
+const TICKS: u32 = 1_000;
 /// Where the hostile container's programs would listen.
 const PORT: u16 = 9000;
 
@@ -51,7 +53,7 @@ pub(crate) struct Attack {
 pub(crate) const ATTACKS: &[Attack] = &[
     Attack { name: "no attack: a busy loop beside it", run: busy },
     Attack { name: "500 half ClientHellos a second", run: half_hellos },
-    Attack { name: "slowloris, 500 connections", run: slowloris },
+    Attack { name: "slowloris, 500 connections, 5,000 bytes a second", run: slowloris },
     Attack { name: "64 KiB of SNI, 50 a second", run: long_names },
     Attack { name: "2,000 idle connections", run: idle },
     Attack { name: "SYN flood, 20,000 a second from forged sources", run: syn_flood },
@@ -128,14 +130,14 @@ impl Scene {
     }
 }
 
-/// Calls again and again at a pace until told to stop.
+/// Calls again and again at a pace until told to stop: as evenly as a thread can sleep, since who
+/// attacks from many places does not do so in step.
 fn until(signals: &Signals, a_second: u32, mut again: impl FnMut() -> Result<()>) -> Result<()> {
     while signals.go_on() {
-        // In bursts, for a thread cannot sleep shorter than this.
-        for _ in 0..(a_second / 100).max(1) {
+        for _ in 0..(a_second / TICKS).max(1) {
             again()?;
         }
-        thread::sleep(Duration::from_secs(1) / a_second.clamp(1, 100));
+        thread::sleep(Duration::from_secs(1) / a_second.clamp(1, TICKS));
     }
     Ok(())
 }
@@ -165,11 +167,15 @@ fn half_hellos(scene: &Scene, signals: &Signals) -> Result<()> {
 
 fn slowloris(scene: &Scene, signals: &Signals) -> Result<()> {
     let mut held = scene.strangers.tries(HELD, gateway()?);
-    let mut bytes = scene.greeting.iter().cycle();
-    until(signals, 10, || {
-        let byte = *bytes.next().context("an empty greeting")?;
-        // Those that met their deadline cannot send.
-        held.iter_mut().for_each(|stream| stream.write_all(&[byte]).unwrap_or_default());
+    let bytes = scene.greeting.iter().cycle();
+    let mut next = bytes.flat_map(|byte| (0..HELD).map(move |number| (number, *byte)));
+    // Ten bytes a second each.
+    until(signals, 5_000, || {
+        let (number, byte) = next.next().context("an empty greeting")?;
+        if let Some(stream) = held.get_mut(number) {
+            // One that met its deadline cannot send.
+            stream.write_all(&[byte]).ok();
+        }
         Ok(())
     })
 }

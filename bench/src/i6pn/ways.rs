@@ -184,20 +184,28 @@ fn between<S: Any>(
 fn vxlan([near, far]: [&Place; 2]) {
     for (own, other) in [(near, far), (far, near)] {
         let [local, remote] = [own, other].map(|place| place.underlay[0].to_string());
-        let ends = ["local", &local, "remote", &remote, "dstport", "4789", "dev", UNDERLAY];
-        own.netns.ip(&[&["link", "add", "ov0", "type", "vxlan", "id", "7"][..], &ends].concat());
+        // No outer checksum (RFC 7348): a veth does not make the one that a NIC would, and frames
+        // that are used again would be taken for damaged.
+        let ends = ["local", &local, "remote", &remote, "dstport", "4789", "noudpcsum"];
+        own.netns.ip(&[
+            &["link", "add", "ov0", "type", "vxlan", "id", "7", "dev", UNDERLAY][..],
+            &ends,
+        ]
+        .concat());
     }
     lead_over_overlay([(near, "ov0"), (far, "ov0")]);
 }
 
 /// As its own manual sets it up: a tunnel in userspace, keys on both sides. It listens in a folder
-/// that all namespaces share, under the interface's name: so each has another until it listens.
+/// that all namespaces share, under the interface's name: so each has another, also than those of a
+/// run that was killed.
 /// What runs, with the names of the interfaces.
 pub(crate) fn wireguard([near, far]: [&Place; 2]) -> [(Running, String); 2] {
     const PORT: &str = "51820";
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let ends = [near, far].map(|place| {
-        let name = format!("edge-wg{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("wg{number}-{}", std::process::id());
         let mut command = place.netns.command("wireguard-go");
         let running = command.args(["--foreground", &name]).running();
         wait_for("wireguard-go to make its interface", PATIENCE, || {

@@ -29,6 +29,7 @@ pub struct Claims {
     store: Arc<dyn Store>,
     workspaces: Workspaces,
     terms: Terms,
+    joining: tokio::sync::Mutex<()>,
 }
 
 /// How long things last.
@@ -51,7 +52,12 @@ impl Default for Terms {
 impl Claims {
     /// Over this store.
     pub fn new(store: Arc<dyn Store>, terms: Terms) -> Self {
-        Self { workspaces: Workspaces::new(store.clone()), store, terms }
+        Self {
+            workspaces: Workspaces::new(store.clone()),
+            store,
+            terms,
+            joining: Default::default(),
+        }
     }
 
     /// The terms that it works by.

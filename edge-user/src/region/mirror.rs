@@ -22,7 +22,7 @@ use super::{
         self, About, ContainerRecord, HostRecord, Presence, RegionSettings, Role, TunnelRecord,
     },
     store::{Change, Entry, Seen, Store, StoreError},
-    view::{Host, View},
+    view::{Difference, Host, Rows, View},
 };
 
 /// Between two attempts to watch a store that failed.
@@ -33,7 +33,9 @@ const AGAIN: Duration = Duration::from_millis(500);
 pub struct State {
     revision: u64,
     settings: Arc<RegionSettings>,
-    hosts: BTreeMap<u16, HostRecord>,
+    /// As views have them, which share these.
+    hosts: BTreeMap<u16, Arc<Host>>,
+    news: News,
     present: BTreeMap<u16, Presence>,
     containers: BTreeMap<String, Arc<ContainerRecord>>,
     /// The containers of each workspace, and of each host.
@@ -47,6 +49,17 @@ pub struct State {
     proxies: BTreeMap<String, Arc<ProxyRecord>>,
     /// The gateways that serve addresses of proxies.
     holders: BTreeMap<Ipv4Addr, u16>,
+}
+
+/// Which machines were written about after a revision: found without looking at the others, since
+/// each session asks after each write.
+#[derive(Debug, Default)]
+struct News {
+    /// Nothing before this is known.
+    since: u64,
+    by_revision: BTreeSet<(u64, u16)>,
+    /// The last, of those that are gone too.
+    of: HashMap<u16, u64>,
 }
 
 /// The copy.
@@ -114,6 +127,8 @@ impl Mirror {
                     state.apply(Change { key, revision, value: Some(value) });
                 }
                 state.revision = snapshot.revision;
+                // Who is gone since is not told.
+                state.news.since = snapshot.revision;
             }
             Seen::Changes(changes) => changes.into_iter().for_each(|change| state.apply(change)),
         }
@@ -132,7 +147,7 @@ impl State {
 
     /// A machine that has joined.
     pub fn host(&self, id: u16) -> Option<&HostRecord> {
-        self.hosts.get(&id)
+        self.hosts.get(&id).map(|host| &host.record)
     }
 
     /// What the gateway of a tunnel's raw socket said of itself.
@@ -147,8 +162,7 @@ impl State {
 
     /// host:port of every gateway that is there.
     pub fn control(&self) -> Vec<String> {
-        let there = self.present.keys().filter_map(|id| self.hosts.get(id));
-        there.flat_map(|machine| machine.about.control.clone()).collect()
+        self.there().flat_map(|machine| machine.about.control.clone()).collect()
     }
 
     /// All tunnels, those of hosts that are away too, and whether the host is there.
@@ -159,8 +173,7 @@ impl State {
     /// How many members of gangs the machines that are there may start for others: all that take
     /// part but this one.
     pub fn rooms(&self, but: u16) -> BTreeMap<u16, u16> {
-        let there = self.present.keys().filter_map(|id| self.hosts.get(id));
-        let others = there.filter(|host| host.id != but && host.about.runs_members > 0);
+        let others = self.there().filter(|host| host.id != but && host.about.runs_members > 0);
         let mut rooms: BTreeMap<_, _> =
             others.map(|host| (host.id, host.about.runs_members)).collect();
         let living = self.clusters.values().filter(|cluster| cluster.over.is_none());
@@ -172,6 +185,11 @@ impl State {
         rooms
     }
 
+    /// The machines that keep their leases.
+    fn there(&self) -> impl Iterator<Item = &HostRecord> {
+        self.hosts.values().filter(|host| host.alive).map(|host| &host.record)
+    }
+
     /// A container, whether its host is there or not.
     pub fn container(&self, id: &str) -> Option<&Arc<ContainerRecord>> {
         self.containers.get(id)
@@ -179,12 +197,32 @@ impl State {
 
     /// What concerns this machine.
     pub fn concerning(&self, machine: u16) -> View {
-        let all = self.hosts.get(&machine).is_some_and(|host| host.role == Role::Gateway);
+        View { hosts: self.hosts.clone(), ..self.but_hosts(machine) }
+    }
+
+    /// What of that is new to a machine that was shown this view.
+    pub fn news(&self, machine: u16, shown: &View) -> Difference {
+        match self.news.after(shown.revision) {
+            Some(changed) => {
+                let mut hosts = Rows::default();
+                for id in changed {
+                    match (self.hosts.get(&id), shown.hosts.get(&id)) {
+                        (Some(host), known) if known != Some(host) => {
+                            hosts.put.push((id, host.clone()));
+                        }
+                        (None, Some(_)) => hosts.gone.push(id),
+                        _ => {}
+                    }
+                }
+                shown.difference_with(&self.but_hosts(machine), hosts)
+            }
+            None => shown.difference(&self.concerning(machine)),
+        }
+    }
+
+    fn but_hosts(&self, machine: u16) -> View {
+        let all = self.host(machine).is_some_and(|host| host.role == Role::Gateway);
         let there = |host: &u16| self.present.contains_key(host);
-        let hosts = self.hosts.values().map(|record| {
-            let host = Host { record: record.clone(), alive: there(&record.id) };
-            (record.id, Arc::new(host))
-        });
         let own = self.by_host.get(&machine).into_iter().flatten();
         let workspaces: BTreeSet<&str> =
             own.filter_map(|id| Some(self.containers.get(id)?.workspace.as_str())).collect();
@@ -209,7 +247,7 @@ impl State {
         View {
             revision: self.revision,
             settings: self.settings.clone(),
-            hosts: hosts.collect(),
+            hosts: BTreeMap::new(),
             containers: containers
                 .filter(|container| there(&container.host))
                 .map(|container| (container.id.clone(), container.clone()))
@@ -229,14 +267,33 @@ impl State {
         let (kind, id) = rest.split_once('/').unwrap_or((rest, ""));
         match kind {
             "settings" => self.settings = Arc::new(read(&key, value).unwrap_or_default()),
-            "host" => number(&mut self.hosts, &key, id, value),
-            "presence" => number(&mut self.present, &key, id, value),
+            "host" => {
+                let present = &self.present;
+                number(&mut self.hosts, &key, id, value, |record: HostRecord| {
+                    Arc::new(Host { alive: present.contains_key(&record.id), record })
+                });
+                self.news.tell(id, revision);
+            }
+            "presence" => {
+                number(&mut self.present, &key, id, value, |presence| presence);
+                self.see(id);
+                self.news.tell(id, revision);
+            }
             "container" => self.put_container(id, read(&key, value)),
             "tunnel" => keyed(&mut self.tunnels, &key, id, value),
             "cluster" => keyed(&mut self.clusters, &key, id, value),
             "proxy" => keyed(&mut self.proxies, &key, id, value),
-            "proxy-holder" => number(&mut self.holders, &key, id, value),
+            "proxy-holder" => number(&mut self.holders, &key, id, value, |holder| holder),
             _ => {}
+        }
+    }
+
+    /// Whether a machine is there has perhaps changed.
+    fn see(&mut self, id: &str) {
+        let Ok(id) = id.parse() else { return };
+        let alive = self.present.contains_key(&id);
+        if let Some(host) = self.hosts.get_mut(&id).filter(|host| host.alive != alive) {
+            Arc::make_mut(host).alive = alive;
         }
     }
 
@@ -253,15 +310,33 @@ impl State {
     }
 }
 
-fn number<K: FromStr + Ord, T: DeserializeOwned>(
-    table: &mut BTreeMap<K, T>,
+impl News {
+    /// Something was written about a machine.
+    fn tell(&mut self, id: &str, revision: u64) {
+        let Ok(id) = id.parse() else { return };
+        if let Some(before) = self.of.insert(id, revision) {
+            self.by_revision.remove(&(before, id));
+        }
+        self.by_revision.insert((revision, id));
+    }
+
+    /// The machines that were written about after a revision, if that is known.
+    fn after(&self, revision: u64) -> Option<impl Iterator<Item = u16>> {
+        let later = (revision.saturating_add(1), 0)..;
+        (revision >= self.since).then(|| self.by_revision.range(later).map(|(_, id)| *id))
+    }
+}
+
+fn number<K: FromStr + Ord, T: DeserializeOwned, Row>(
+    table: &mut BTreeMap<K, Row>,
     key: &str,
     id: &str,
     value: Option<Value>,
+    row: impl FnOnce(T) -> Row,
 ) {
     let Ok(id) = id.parse() else { return };
     match read(key, value) {
-        Some(record) => drop(table.insert(id, record)),
+        Some(record) => drop(table.insert(id, row(record))),
         None => drop(table.remove(&id)),
     }
 }
@@ -294,6 +369,42 @@ fn read<T: DeserializeOwned>(key: &str, value: Option<Value>) -> Option<T> {
         Err(error) => {
             tracing::error!(key, %error, "a record of the region cannot be understood; run one version of edge on all gateways");
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_new_makes_the_view_that_was_shown_the_one_that_there_is() {
+        let seed = rand::random();
+        println!("seed {seed}");
+        let mut dice = StdRng::seed_from_u64(seed);
+        let mut state = State::default();
+        let mut shown: Vec<View> = (1..4).map(|machine| state.concerning(machine)).collect();
+        for revision in 1..3_000 {
+            let id = dice.random_range(1..12);
+            let (blocks, about) = (Vec::new(), About::default());
+            let key = dice.random_range(0..3).to_string();
+            let record = HostRecord { id, role: Role::Host, key, blocks, about };
+            let (key, value) = match dice.random_range(0..5) {
+                0 | 1 => (roster::host(id), Some(json!(record))),
+                2 => (roster::host(id), None),
+                3 => (roster::presence(id), Some(json!(Presence { session: 1, lease: 1 }))),
+                _ => (roster::presence(id), None),
+            };
+            state.apply(Change { key, revision, value });
+            for (machine, shown) in (1..).zip(&mut shown) {
+                if dice.random_bool(0.2) {
+                    shown.apply(state.news(machine, shown));
+                    assert_eq!(*shown, state.concerning(machine));
+                }
+            }
         }
     }
 }

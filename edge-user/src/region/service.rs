@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    claims::Claims,
+    claims::{ClaimError, Claims},
     convert,
     identity::{Authority, IdentityError, Peer, public_key_hash},
     mirror::Mirror,
@@ -35,8 +35,8 @@ use crate::{
     wire::region::{self as wire, region_server::Region},
 };
 
-/// Attempts to join that one address (IPv6: one /64) may make in a minute.
-const JOINS: NonZeroU32 = NonZeroU32::new(30).expect("not zero");
+/// Attempts to join in vain that one address (IPv6: one /64) may make in a minute.
+const GUESSES: NonZeroU32 = NonZeroU32::new(30).expect("not zero");
 /// Events on their way to one host.
 const EVENTS: usize = 4;
 
@@ -63,7 +63,7 @@ pub struct RegionService<R> {
     pub(super) shutdown: CancellationToken,
     /// Who knows what went under the addresses that this gateway serves, once it is there.
     pub(super) traffic: OnceLock<CountTraffic>,
-    joins: DefaultKeyedRateLimiter<IpAddr>,
+    guesses: DefaultKeyedRateLimiter<IpAddr>,
     /// One start or stop of a container's tunnels at a time.
     locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -83,7 +83,7 @@ impl<R: Registry> RegionService<R> {
         sessions: Sessions,
         shutdown: CancellationToken,
     ) -> Self {
-        let joins = RateLimiter::keyed(Quota::per_minute(JOINS));
+        let guesses = RateLimiter::keyed(Quota::per_minute(GUESSES));
         let (tasks, locks, traffic) = Default::default();
         Self {
             authority,
@@ -94,7 +94,7 @@ impl<R: Registry> RegionService<R> {
             tasks,
             shutdown,
             traffic,
-            joins,
+            guesses,
             locks,
         }
     }
@@ -121,7 +121,7 @@ impl<R: Registry> RegionService<R> {
         }
         let record = self.claims.record(peer.id).await?;
         if record.key != peer.key_hash() || record.role != peer.role {
-            return Err(super::claims::ClaimError::UnknownHost(peer.id).into());
+            return Err(ClaimError::UnknownHost(peer.id).into());
         }
         Ok(peer)
     }
@@ -137,19 +137,14 @@ impl<R: Registry> Region for Arc<RegionService<R>> {
     ) -> Result<Response<wire::JoinResponse>, Status> {
         let address = request.extensions().get::<Caller>().map(|caller| caller.address);
         let address = address.map_or(Ipv6Addr::UNSPECIFIED.into(), |address| network(address.ip()));
-        self.joins.retain_recent();
-        if self.joins.check_key(&address).is_err() {
-            return Err(Status::resource_exhausted(format!(
-                "more than {JOINS} attempts to join came from this network within a minute; wait, then try again"
-            )));
-        }
         let wire::JoinRequest { secret, signing_request } = request.into_inner();
         let signing_request = CertificateSigningRequestParams::from_der(&signing_request.into())
             .map_err(|error| Status::invalid_argument(IdentityError::Request(error).to_string()))?;
         let key = public_key_hash(&signing_request.public_key.subject_public_key_info());
-        let host = self.claims.join(&secret, &key).await.inspect_err(|error| {
-            tracing::warn!(%address, %error, "a machine may not join");
-        })?;
+        let host = match self.claims.join(&secret, &key).await {
+            Ok(host) => host,
+            Err(error) => return Err(self.unwelcome(address, error)),
+        };
         let certificate =
             self.authority.admit(Role::Host, host, &signing_request).map_err(internal)?;
         tracing::info!(host, %address, "a machine has joined");
@@ -316,6 +311,20 @@ impl<R: Registry> Region for Arc<RegionService<R>> {
         let stopped = self.tasks.spawn(async move { this.stop(peer.id, request).await }).await;
         let existed = stopped.map_err(|_panicked| stopping())??;
         Ok(Response::new(wire::StopTunnelResponse { existed }))
+    }
+}
+
+impl<R> RegionService<R> {
+    /// Who guesses learns nothing and fills no log; who has a token joins beside it.
+    fn unwelcome(&self, address: IpAddr, error: ClaimError) -> Status {
+        self.guesses.retain_recent();
+        if self.guesses.check_key(&address).is_err() {
+            return Status::resource_exhausted(format!(
+                "more than {GUESSES} attempts to join came from this network in vain within a minute; wait, then try again"
+            ));
+        }
+        tracing::warn!(%address, %error, "a machine may not join");
+        error.into()
     }
 }
 

@@ -1,7 +1,6 @@
 //! A host's session at a gateway: it is kept present, and told what concerns it.
 //!
-//! What is told is a difference of two views: the one that was told last and the one that the
-//! mirror shows now. So a host that reads slowly gets fewer and larger messages, and there is
+//! What is told is the difference between the view that was told last and what the mirror shows now. So a host that reads slowly gets fewer and larger messages, and there is
 //! no queue that could overflow.
 
 use std::{
@@ -34,8 +33,11 @@ use crate::{
 
 /// How long a new session may take to announce itself.
 const ANNOUNCE: Duration = Duration::from_secs(10);
-/// Changes that come within this time go out as one message.
+/// Changes that come within this time go out as one message; and within so much more for each
+/// machine of the region, since each is told: else a thousand that come at once would be told of
+/// one another one by one.
 const PACE: Duration = Duration::from_millis(10);
+const PACE_EACH: Duration = Duration::from_micros(100);
 
 /// Where a session's events go.
 pub(super) type Events = mpsc::Sender<Result<SessionEvent, Status>>;
@@ -127,26 +129,31 @@ impl Session {
                 "the gateway does not see its own store; it may be busy",
             ));
         }
-        let mut shown = self.view();
+        let mut shown = self.mirror.read(|state| state.concerning(self.peer.id));
         self.tell(shown.revision, Event::Welcome(self.welcome(&arrival))).await?;
         self.tell(shown.revision, Event::Snapshot(convert::snapshot(&shown))).await?;
 
         let lease = self.claims.terms().lease;
         let mut beat = tokio::time::interval(lease / 3);
         let mut heard = Instant::now();
+        let mut stayed = heard;
         loop {
             tokio::select! {
                 _ = revisions.changed() => {
-                    tokio::time::sleep(PACE).await;
+                    tokio::time::sleep(pace(shown.hosts.len())).await;
                     revisions.mark_unchanged();
                     self.still(session)?;
-                    shown = self.show(shown).await?;
+                    self.show(&mut shown).await?;
                 }
                 request = requests.next() => match request {
                     Some(Ok(SessionRequest { request: Some(Request::Seen(seen)) })) => {
                         heard = Instant::now();
                         self.sessions.seen(self.peer.id, seen.revision);
-                        self.stay(&arrival).await?;
+                        // It says so after each message, and the store would have little else to do.
+                        if stayed.elapsed() > lease / 6 {
+                            stayed = heard;
+                            self.stay(&arrival).await?;
+                        }
                     }
                     Some(Ok(SessionRequest { request: Some(Request::Leave(_)) })) => {
                         self.claims.leave(&arrival).await.map_err(unavailable)?;
@@ -199,13 +206,13 @@ impl Session {
     }
 
     /// Tells what has changed since the view that was told last.
-    async fn show(&self, shown: View) -> Result<View, Status> {
-        let next = self.view();
-        let difference = shown.difference(&next);
-        if !difference.is_empty() {
-            self.tell(next.revision, Event::Changes(convert::changes(&difference))).await?;
+    async fn show(&self, shown: &mut View) -> Result<(), Status> {
+        let news = self.mirror.read(|state| state.news(self.peer.id, shown));
+        if !news.is_empty() {
+            self.tell(news.revision, Event::Changes(convert::changes(&news))).await?;
         }
-        Ok(next)
+        shown.apply(news);
+        Ok(())
     }
 
     async fn tell(&self, revision: u64, event: Event) -> Result<(), Status> {
@@ -249,10 +256,10 @@ impl Session {
     fn present(&self) -> Option<u64> {
         self.mirror.read(|state| state.presence(self.peer.id).map(|presence| presence.session))
     }
+}
 
-    fn view(&self) -> View {
-        self.mirror.read(|state| state.concerning(self.peer.id))
-    }
+fn pace(machines: usize) -> Duration {
+    PACE + PACE_EACH * u32::try_from(machines).unwrap_or(u32::MAX)
 }
 
 fn unavailable(error: StoreError) -> Status {

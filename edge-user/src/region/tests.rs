@@ -1,6 +1,7 @@
 //! The control plane of a region, in one process: real TLS over loopback, real files.
 
 mod convergence;
+mod crowd;
 mod hosts;
 mod joining;
 mod lab;

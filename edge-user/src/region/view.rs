@@ -77,10 +77,15 @@ impl<K, V> Default for Rows<K, V> {
 impl View {
     /// What makes this view the next one.
     pub fn difference(&self, next: &Self) -> Difference {
+        self.difference_with(next, rows(&self.hosts, &next.hosts))
+    }
+
+    /// The same, where it is known how the machines differ.
+    pub(super) fn difference_with(&self, next: &Self, hosts: Rows<u16, Host>) -> Difference {
         Difference {
             revision: next.revision,
             settings: (self.settings != next.settings).then(|| next.settings.clone()),
-            hosts: rows(&self.hosts, &next.hosts),
+            hosts,
             containers: rows(&self.containers, &next.containers),
             tunnels: rows(&self.tunnels, &next.tunnels),
             clusters: rows(&self.clusters, &next.clusters),

@@ -24,6 +24,8 @@ impl Claims {
     /// [`ClaimError::Token`], [`ClaimError::NoHostLeft`].
     pub async fn join(&self, secret: &[u8], key: &str) -> Result<u16, ClaimError> {
         let at = roster::token(&token::hash(secret));
+        // All who join want the next number: one after the other, none tries in vain.
+        let _turn = self.joining.lock().await;
         loop {
             let found: Option<Found<TokenRecord>> = self.get(&at).await?;
             let found = found.ok_or(TokenError::Unknown)?;
@@ -191,11 +193,14 @@ impl Claims {
     ) -> Result<u16, ClaimError> {
         let next: Option<Found<u16>> = self.get(roster::NEXT_HOST).await?;
         let first = next.as_ref().map_or(1, |found| found.record.max(1));
-        let taken = self.store.list("region/host/").await?;
-        let taken: HashSet<_> = taken.into_iter().map(|(key, _)| key).collect();
         let mut ids = (first..=u16::MAX).chain(1..first);
-        let free = ids.find(|id| !taken.contains(&roster::host(*id)));
-        let id = free.ok_or(ClaimError::NoHostLeft)?;
+        // Most likely the first one is free.
+        let id = loop {
+            let id = ids.next().ok_or(ClaimError::NoHostLeft)?;
+            if self.store.get(&roster::host(id)).await?.is_none() {
+                break id;
+            }
+        };
         let (blocks, about) = (Vec::new(), About::default());
         let record = HostRecord { id, role, key: key.to_owned(), blocks, about };
         transaction.given(roster::NEXT_HOST, next.as_ref());

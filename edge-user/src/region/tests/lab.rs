@@ -55,6 +55,7 @@ pub(super) struct Region {
     machines: Mutex<usize>,
     /// Where its state is, if not in a file.
     etcd: Option<Server>,
+    terms: Terms,
 }
 
 thread_local! {
@@ -71,7 +72,12 @@ pub(super) fn in_etcd(test: fn()) {
 impl Region {
     pub(super) fn new() -> Self {
         let etcd = IN_ETCD.get().then(Server::start);
-        Self { dir: tempfile::tempdir().unwrap(), machines: Mutex::new(0), etcd }
+        Self { dir: tempfile::tempdir().unwrap(), machines: Mutex::new(0), etcd, terms: TERMS }
+    }
+
+    /// One with the patience of real ones.
+    pub(super) fn patient() -> Self {
+        Self { terms: Terms::default(), ..Self::new() }
     }
 
     pub(super) fn in_etcd() -> Self {
@@ -121,7 +127,7 @@ impl Region {
             store.clone(),
             authority,
             &settings,
-            TERMS,
+            self.terms,
             public.clone(),
             shutdown.clone(),
         );
@@ -249,7 +255,7 @@ pub(super) fn settings() -> RegionSettings {
     }
 }
 
-fn about(dir: &Path) -> About {
+pub(super) fn about(dir: &Path) -> About {
     // Something that tells machines apart.
     let last = dir.to_str().and_then(|dir| dir.bytes().last()).unwrap_or_default();
     About {

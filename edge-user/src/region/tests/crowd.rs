@@ -1,0 +1,110 @@
+//! Very many hosts that join at once.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use data_encoding::BASE64;
+use futures::future::join_all;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::lab::{Gateway, Region, about, until};
+use crate::{
+    region::{
+        convert,
+        identity::Credentials,
+        member::{JoinError, channel, join},
+        roster::WireGuard,
+        tls::{self, Held},
+        token::JoinToken,
+        view::View,
+    },
+    wire::region::{Seen, SessionRequest, session_request::Request},
+};
+
+/// So many take seconds where the code is compiled for speed, and minutes where it is not.
+fn hosts() -> u16 {
+    if std::env::var_os("EDGE_LONG").is_some() { 1_000 } else { 200 }
+}
+
+/// How often a host says how far it has followed.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// A host as far as the control channel knows: it joins, says its key, and listens.
+async fn host(gateway: &Gateway, token: &JoinToken, dir: PathBuf) -> JoinHandle<()> {
+    let credentials = patiently(token, &dir).await;
+    let config = tls::member(Held::new(&credentials).unwrap(), &credentials.authority).unwrap();
+    let mut client = loop {
+        if let Ok(client) = channel::connect(&gateway.address.to_string(), config.clone()).await {
+            break client;
+        }
+    };
+    let mut about = about(&dir);
+    about.wireguard = Some(WireGuard { key: key(credentials.membership.host), port: 0 });
+    let (requests, outgoing) = mpsc::channel(16);
+    let announcement = Request::Announcement(convert::announcement(&about, Vec::new()));
+    requests.send(SessionRequest { request: Some(announcement) }).await.unwrap();
+    let mut events = client.session(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    tokio::spawn(async move {
+        let (mut beat, mut revision) = (tokio::time::interval(BEAT), 0);
+        loop {
+            tokio::select! {
+                event = events.message() => match event {
+                    Ok(Some(event)) => revision = event.revision,
+                    _ => break,
+                },
+                _ = beat.tick() => {
+                    let seen = Request::Seen(Seen { revision });
+                    if requests.send(SessionRequest { request: Some(seen) }).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+    })
+}
+
+/// A gateway that has its hands full lets some wait for too long: they try again.
+async fn patiently(token: &JoinToken, dir: &Path) -> Credentials {
+    loop {
+        match join(token, dir).await {
+            Ok(credentials) => return credentials,
+            Err(JoinError::Unreachable(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn key(host: u16) -> String {
+    let mut key = [0; 32];
+    key[..2].copy_from_slice(&host.to_be_bytes());
+    BASE64.encode(&key)
+}
+
+fn keys(view: &View) -> BTreeSet<String> {
+    let about = view.hosts.values().map(|host| &host.record.about);
+    about.filter_map(|about| Some(about.wireguard.as_ref()?.key.clone())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn very_many_hosts_join_at_once_and_their_keys_are_known() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let region = Region::patient();
+    let gateway = region.gateway().await;
+    let watcher = region.host(&gateway).await;
+    watcher.connected().await;
+    let count = hosts();
+    let token = gateway.token(count.into()).await;
+    let hosts: Vec<_> =
+        join_all((0..count).map(|_| host(&gateway, &token, region.machine()))).await;
+    // The watcher is host 1.
+    let all: BTreeSet<_> = (2..=count + 1).map(key).collect();
+    let seen = watcher.member.view();
+    until(seen, "all keys", |view| keys(view) == all).await;
+    hosts.iter().for_each(JoinHandle::abort);
+}
