@@ -318,7 +318,8 @@ impl<R> RegionService<R> {
     /// Who guesses learns nothing and fills no log; who has a token joins beside it.
     fn unwelcome(&self, address: IpAddr, error: ClaimError) -> Status {
         self.guesses.retain_recent();
-        if self.guesses.check_key(&address).is_err() {
+        let guessed = matches!(error, ClaimError::Token(_));
+        if guessed && self.guesses.check_key(&address).is_err() {
             return Status::resource_exhausted(format!(
                 "more than {GUESSES} attempts to join came from this network in vain within a minute; wait, then try again"
             ));

@@ -24,9 +24,18 @@ pub(in crate::region) async fn connect(
     gateway: &str,
     tls: Arc<ClientConfig>,
 ) -> Result<RegionClient<Channel>, String> {
+    connect_within(CONNECT, gateway, tls).await
+}
+
+/// The same, with a patience of its own.
+pub(super) async fn connect_within(
+    patience: Duration,
+    gateway: &str,
+    tls: Arc<ClientConfig>,
+) -> Result<RegionClient<Channel>, String> {
     let endpoint = Endpoint::from_shared(format!("http://{GATEWAY_NAME}"))
         .map_err(|error| causes(&error))?
-        .connect_timeout(CONNECT)
+        .connect_timeout(patience)
         .http2_keep_alive_interval(ALIVE)
         .keep_alive_timeout(ALIVE)
         .keep_alive_while_idle(true);
@@ -35,12 +44,12 @@ pub(in crate::region) async fn connect(
         let (to, tls) = (to.clone(), TlsConnector::from(tls.clone()));
         async move { dial(&to, &tls).await.map(TokioIo::new) }
     });
-    match tokio::time::timeout(CONNECT, endpoint.connect_with_connector(connector)).await {
+    match tokio::time::timeout(patience, endpoint.connect_with_connector(connector)).await {
         Ok(Ok(channel)) => Ok(RegionClient::new(channel)
             .max_decoding_message_size(MESSAGE)
             .max_encoding_message_size(MESSAGE)),
         Ok(Err(error)) => Err(format!("{gateway}: {}", causes(&error))),
-        Err(_elapsed) => Err(format!("{gateway}: no answer within {CONNECT:?}")),
+        Err(_elapsed) => Err(format!("{gateway}: no answer within {patience:?}")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A machine becomes a host of a region.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::CertificateDer;
@@ -16,6 +16,10 @@ use crate::{
     },
     wire::region::{JoinRequest, RenewRequest},
 };
+
+/// How long a gateway may take to answer a machine that wants to join: where a thousand knock at once
+/// the last ones wait.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the region says of a machine's credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +64,8 @@ pub async fn join(token: &JoinToken, dir: &Path) -> Result<Credentials, JoinErro
     let mut silent = Vec::new();
     for gateway in &token.endpoints {
         let pin = Pin::new(token.authority.clone());
-        let mut client = match channel::connect(gateway, tls::joining(pin.clone())?).await {
+        let tls = tls::joining(pin.clone())?;
+        let mut client = match channel::connect_within(PATIENCE, gateway, tls).await {
             Ok(client) => client,
             Err(_) if pin.mismatched() => return Err(JoinError::WrongAuthority(gateway.clone())),
             Err(why) => {

@@ -1,10 +1,6 @@
 //! Very many hosts that join at once.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use data_encoding::BASE64;
 use futures::future::join_all;
@@ -16,8 +12,7 @@ use super::lab::{Gateway, Region, about, until};
 use crate::{
     region::{
         convert,
-        identity::Credentials,
-        member::{JoinError, channel, join},
+        member::{channel, join},
         roster::WireGuard,
         tls::{self, Held},
         token::JoinToken,
@@ -36,8 +31,9 @@ const BEAT: Duration = Duration::from_secs(1);
 
 /// A host as far as the control channel knows: it joins, says its key, and listens.
 async fn host(gateway: &Gateway, token: &JoinToken, dir: PathBuf) -> JoinHandle<()> {
-    let credentials = patiently(token, &dir).await;
+    let credentials = join(token, &dir).await.unwrap();
     let config = tls::member(Held::new(&credentials).unwrap(), &credentials.authority).unwrap();
+    // As a member does: it tries again.
     let mut client = loop {
         if let Ok(client) = channel::connect(&gateway.address.to_string(), config.clone()).await {
             break client;
@@ -66,17 +62,6 @@ async fn host(gateway: &Gateway, token: &JoinToken, dir: PathBuf) -> JoinHandle<
             }
         }
     })
-}
-
-/// A gateway that has its hands full lets some wait for too long: they try again.
-async fn patiently(token: &JoinToken, dir: &Path) -> Credentials {
-    loop {
-        match join(token, dir).await {
-            Ok(credentials) => return credentials,
-            Err(JoinError::Unreachable(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
-            Err(error) => panic!("{error}"),
-        }
-    }
 }
 
 fn key(host: u16) -> String {
