@@ -1,7 +1,8 @@
 //! A host's session at a gateway: it is kept present, and told what concerns it.
 //!
-//! What is told is the difference between the view that was told last and what the mirror shows now. So a host that reads slowly gets fewer and larger messages, and there is
-//! no queue that could overflow.
+//! What is told is the difference between the view that was told last and what the mirror shows
+//! now. So a host that reads slowly gets fewer and larger messages, and there is no queue that
+//! could overflow.
 
 use std::{
     collections::HashMap,
