@@ -35,10 +35,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     units.args(["--exclude", "tests", "--"]);
     // What a plain `cargo test` leaves out needs the Python environment, which is there by now.
     units.arg("--include-ignored").args(&options.filters);
-    units.env("EDGE_MODAL_PYTHON", workspace.venv().join("bin/python")).env_remove("EDGE_LONG");
-    if options.long {
-        units.env("EDGE_LONG", "1");
-    }
+    units.env("EDGE_MODAL_PYTHON", workspace.venv().join("bin/python"));
     step::live("unit tests", "decisions and formats, without a daemon", units)?;
 
     promises::run(workspace, &options.filters, |program| {

@@ -137,7 +137,7 @@ impl Session {
         let lease = self.claims.terms().lease;
         let mut beat = tokio::time::interval(lease / 3);
         let mut heard = Instant::now();
-        let mut stayed = heard;
+        let mut stayed: Option<Instant> = None;
         loop {
             tokio::select! {
                 _ = revisions.changed() => {
@@ -151,8 +151,8 @@ impl Session {
                         heard = Instant::now();
                         self.sessions.seen(self.peer.id, seen.revision);
                         // It says so after each message, and the store would have little else to do.
-                        if stayed.elapsed() > lease / 6 {
-                            stayed = heard;
+                        if stayed.is_none_or(|stayed| stayed.elapsed() > lease / 6) {
+                            stayed = Some(heard);
                             self.stay(&arrival).await?;
                         }
                     }
