@@ -49,6 +49,7 @@ const QUESTIONS: &[Question] = &[
     Question { name: "hostile", measure: hostile::measure, rounds: 5 },
     Question { name: "trace", measure: trace::measure, rounds: 15 },
     Question { name: "proxy", measure: proxy::measure, rounds: 7 },
+    Question { name: "proxy_spread", measure: proxy::spread, rounds: 5 },
     Question { name: "restart", measure: restart::measure, rounds: 15 },
 ];
 

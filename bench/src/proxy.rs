@@ -2,9 +2,12 @@
 //! another under that one's address: by edge's proxy, by wireguard-go and by plain routing with
 //! nftables' source NAT behind, and by a SOCKS server.
 
+mod spread;
+
 use std::{any::Any, net::SocketAddr};
 
 use anyhow::Result;
+pub(crate) use spread::measure as spread;
 use tests::{
     netns::NetNs,
     process::{Running, Start as _},

@@ -15,7 +15,8 @@ use crate::{
     hosts::{BlockRow, HostRow, PathMtu, PeerRow, UnderlayRow},
     packet::{NETWORK, Packet},
     tables::{
-        AddressRow, ForwardRow, ListenerRow, MemberRow, ProxyRow, Settings, Tables, TunnelRow,
+        AddressRow, FlowKey, ForwardRow, ListenerRow, MemberRow, ProxyRow, Settings, Tables,
+        TunnelRow,
     },
 };
 
@@ -174,6 +175,8 @@ pub struct Rows {
     pub buckets: Buckets,
     /// What they learn of ways. Copies are the same.
     pub learnt: Arc<Mutex<HashMap<u32, PathMtu>>>,
+    /// The ways that flows of proxied containers have taken. Copies are the same.
+    pub flows: Arc<Mutex<HashMap<FlowKey, u32>>>,
 }
 
 /// The buckets that decisions made and took from. Copies of them are the same buckets.
@@ -251,6 +254,14 @@ impl Tables for Rows {
 
     fn proxy(&self, container: &Address) -> Option<&ProxyRow> {
         self.proxies.get(container)
+    }
+
+    fn flow_way(&self, flow: &FlowKey) -> Option<u32> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner).get(flow).copied()
+    }
+
+    fn keep_flow_way(&self, flow: &FlowKey, ifindex: u32) {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner).insert(*flow, ifindex);
     }
 
     fn path_mtu(&self, host: u32) -> Option<&PathMtu> {

@@ -1,12 +1,12 @@
-//! The egress of containers that have a proxy: to the gateway that serves their address, or
+//! The egress of containers that have a proxy: to a gateway that serves an address of theirs, or
 //! nowhere.
 
 use crate::{
     carry,
     decide::{Action, Outcome},
-    packet::{Headers, Packet, SYN, TCP},
+    packet::{Headers, Packet, SYN, TCP, UDP},
     rewrite,
-    tables::Tables,
+    tables::{FlowKey, ProxyRow, Tables},
     verdict::Verdict,
 };
 
@@ -25,16 +25,125 @@ pub(crate) fn leave<P: Packet, T: Tables>(
     let Some(row) = tables.proxy(&headers.source) else {
         return Outcome::drop(Verdict::ProxyAway);
     };
-    if row.ifindex == 0 {
+    let is_tcp = headers.protocol() == TCP && !headers.later();
+    let ifindex = way(headers, tables, row, is_tcp && headers.opens());
+    if ifindex == 0 {
         return Outcome::pass(Verdict::Proxied);
     }
     if carry::size(packet, headers) > row.mtu as usize {
         *mtu = row.mtu;
         return Outcome::drop(Verdict::TooBig);
     }
-    let opens = headers.protocol() == TCP && !headers.later() && headers.flags() & SYN != 0;
-    if opens && rewrite::clamp_mss(packet, headers, row.mtu.saturating_sub(HEADERS)).is_none() {
+    let is_syn = is_tcp && headers.flags() & SYN != 0;
+    if is_syn && rewrite::clamp_mss(packet, headers, row.mtu.saturating_sub(HEADERS)).is_none() {
         return Outcome::failed();
     }
-    Outcome { ifindex: row.ifindex, ..Outcome::new(Verdict::Proxied, Action::SendBare) }
+    Outcome { ifindex, ..Outcome::new(Verdict::Proxied, Action::SendBare) }
+}
+
+/// The way of a flow: the one that it has taken, for as long as there is that way, else one that it
+/// may begin by. Where all is on this machine there is nothing to remember.
+#[inline(always)]
+fn way<T: Tables>(headers: &Headers, tables: &T, row: &ProxyRow, begins: bool) -> u32 {
+    if row.count <= 1 && row.ways[0] == 0 {
+        return 0;
+    }
+    let flow = FlowKey::of(headers);
+    let taken = tables.flow_way(&flow);
+    if let Some(way) = taken
+        && !begins
+        && row.has(way)
+    {
+        return way;
+    }
+    let chosen = row.choose(carry::flow(headers));
+    if taken != Some(chosen) {
+        tables.keep_flow_way(&flow, chosen);
+    }
+    chosen
+}
+
+impl ProxyRow {
+    #[inline(always)]
+    fn has(&self, way: u32) -> bool {
+        let count = if self.count == 0 { 1 } else { self.count as usize };
+        self.ways.iter().enumerate().any(|(index, one)| index < count && *one == way)
+    }
+
+    #[inline(always)]
+    const fn choose(&self, flow: u32) -> u32 {
+        let fresh = if self.fresh == 0 { 1 } else { self.fresh };
+        // More than there are would be the daemon's mistake.
+        self.ways[((flow >> 16) % fresh) as usize % Self::WAYS]
+    }
+}
+
+impl FlowKey {
+    #[inline(always)]
+    const fn of(headers: &Headers) -> Self {
+        let has_ports = !headers.fragment() && matches!(headers.protocol(), TCP | UDP);
+        Self {
+            source: headers.source.last(),
+            destination: headers.destination.last(),
+            ports: if has_ports { headers.ports } else { 0 },
+            protocol: headers.protocol() as u32,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::{address::Address, native::Rows};
+
+    fn headers(port: u16) -> Headers {
+        let address = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());
+        Headers {
+            source: address("100.64.0.2"),
+            destination: address("198.51.100.7"),
+            kind: TCP.into(),
+            ports: u32::from(port) << 16 | 80,
+            ..Headers::default()
+        }
+    }
+
+    fn row(ways: &[u32], fresh: u32) -> ProxyRow {
+        let mut row = ProxyRow { fresh, count: ways.len() as u32, ..ProxyRow::default() };
+        row.ways[..ways.len()].copy_from_slice(ways);
+        row
+    }
+
+    #[test]
+    fn flows_spread_over_ways_and_keep_to_theirs() {
+        let rows = Rows::default();
+        let way = |port, row: &ProxyRow, begins| way(&headers(port), &rows, row, begins);
+        let two = row(&[7, 8], 2);
+        let begun: Vec<_> = (1..=1000).map(|port| way(port, &two, true)).collect();
+        let first = begun.iter().filter(|way| **way == 7).count();
+        assert!((440..=560).contains(&first), "{first} of 1000");
+        // One goes and another comes: nothing that has begun moves, nothing begins by the old one.
+        let other = row(&[9, 7, 8], 2);
+        for (port, before) in (1..=1000).zip(&begun) {
+            assert_eq!(way(port, &other, false), *before);
+        }
+        assert!((1001..=2000).all(|port| [7, 9].contains(&way(port, &other, true))));
+        // The same ports again are another connection.
+        assert!((1..=1000).any(|port| way(port, &other, true) == 9));
+        // What is gone is gone.
+        let last = row(&[9], 1);
+        assert!((1..=1000).all(|port| way(port, &last, false) == 9));
+    }
+
+    #[test]
+    fn where_all_is_here_nothing_is_remembered() {
+        let rows = Rows::default();
+        assert_eq!(way(&headers(1), &rows, &ProxyRow::HERE, true), 0);
+        assert_eq!(rows.flow_way(&FlowKey::of(&headers(1))), None);
+        // Elsewhere this machine is one of several.
+        let both: Vec<_> =
+            (1..=100).map(|port| way(&headers(port), &rows, &row(&[0, 7], 2), true)).collect();
+        assert!(both.contains(&0) && both.contains(&7));
+    }
 }

@@ -12,7 +12,7 @@ use crate::{
 
 /// The layout of everything in this file and in [`crate::hosts`]. Pinned tables lie under a path
 /// that names it, so that a program never reads rows of another layout.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// Most tunnels of one host: two rows for each family fit the tables.
 pub const MAX_TUNNELS: u32 = 16_384;
@@ -22,6 +22,9 @@ pub const MAX_ADDRESSES: u32 = 131_072;
 pub const MAX_MEMBERS: u32 = 16_384;
 /// Most proxied containers of one host.
 pub const MAX_PROXIED: u32 = MAX_ADDRESSES / 2;
+/// Flows of proxied containers whose way is remembered. One that is pushed out chooses again: the
+/// same, unless the ways are others since it began.
+pub const MAX_FLOWS: u32 = 65_536;
 /// Most (address, port) pairs that userspace listeners serve.
 pub const MAX_LISTENERS: u32 = 65_536;
 
@@ -108,18 +111,49 @@ impl AddressRow {
     pub const PROXIED: u32 = 8;
 }
 
-/// The way to the gateway that has the address of a container's proxy, by the container's own
+/// The ways to the gateways that have the addresses of a container's proxy, by the container's own
 /// address. Without a row there is none, and what would go by it is refused.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct ProxyRow {
-    /// The WireGuard interface that leads to it, one without a link layer; zero if it is this
-    /// machine itself.
-    pub ifindex: u32,
-    /// Bytes of the largest IP packet on that interface.
+    /// WireGuard interfaces, which have no link layer; zero is this machine itself. First those
+    /// that connections may begin by, one for each address; then those that only lead on what has
+    /// begun by them.
+    pub ways: [u32; ProxyRow::WAYS],
+    /// How many connections may begin by; the first, if it is zero.
+    pub fresh: u32,
+    /// How many there are; none but the first, if it is zero.
+    pub count: u32,
+    /// Bytes of the largest IP packet on these interfaces.
     pub mtu: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl ProxyRow {
+    /// Most ways of a container: five addresses, and some that go.
+    pub const WAYS: usize = 8;
+    /// Nothing but this machine itself.
+    pub const HERE: Self = Self { ways: [0; Self::WAYS], fresh: 1, count: 1, mtu: 0, reserved: 0 };
+}
+
+/// A flow of a proxied container: of its connections each keeps to its gateway, for that has their
+/// NAT. In network byte order, as they lie in the headers.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct FlowKey {
+    /// The container's IPv4 address.
+    pub source: u32,
+    /// The far end's.
+    pub destination: u32,
+    /// Source and destination port; zero in fragments, and where there are none.
+    pub ports: u32,
+    /// The IP protocol.
+    pub protocol: u32,
 }
 
 /// A raw tunnel, by its public endpoint.
@@ -289,8 +323,12 @@ pub trait Tables {
     fn block(&self, network: u32) -> Option<&BlockRow>;
     /// The cluster of a container, here or elsewhere, by its IPv4 address as it lies in a header.
     fn member(&self, address: u32) -> Option<&MemberRow>;
-    /// The way of a proxied container's egress.
+    /// The ways of a proxied container's egress.
     fn proxy(&self, container: &Address) -> Option<&ProxyRow>;
+    /// The way that a flow of such a container has taken, if it is remembered.
+    fn flow_way(&self, flow: &FlowKey) -> Option<u32>;
+    /// Remembers it.
+    fn keep_flow_way(&self, flow: &FlowKey, ifindex: u32);
     /// What was learnt of the way to a host.
     fn path_mtu(&self, host: u32) -> Option<&PathMtu>;
     /// Remembers it.
@@ -303,8 +341,9 @@ pub trait Tables {
 mod pod {
     //! Rows that may be copied to and from the kernel byte by byte.
     use super::{
-        Address, AddressRow, BlockRow, Count, Endpoint, ForwardRow, HostRow, ListKey, ListenerRow,
-        MemberRow, PaceRow, PathMtu, PeerRow, ProxyRow, Settings, Traffic, TunnelRow, UnderlayRow,
+        Address, AddressRow, BlockRow, Count, Endpoint, FlowKey, ForwardRow, HostRow, ListKey,
+        ListenerRow, MemberRow, PaceRow, PathMtu, PeerRow, ProxyRow, Settings, Traffic, TunnelRow,
+        UnderlayRow,
     };
     use crate::trace::{Filter, Notes};
 
@@ -323,6 +362,7 @@ mod pod {
         Count,
         Endpoint,
         Filter,
+        FlowKey,
         ForwardRow,
         HostRow,
         ListKey,

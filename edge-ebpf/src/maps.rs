@@ -20,8 +20,9 @@ use edge_common::{
         UnderlayRow,
     },
     tables::{
-        AddressRow, Count, ForwardRow, ListenerRow, MAX_ADDRESSES, MAX_LISTENERS, MAX_MEMBERS,
-        MAX_PROXIED, MAX_TUNNELS, MemberRow, ProxyRow, Settings, Tables, Traffic, TunnelRow,
+        AddressRow, Count, FlowKey, ForwardRow, ListenerRow, MAX_ADDRESSES, MAX_FLOWS,
+        MAX_LISTENERS, MAX_MEMBERS, MAX_PROXIED, MAX_TUNNELS, MemberRow, ProxyRow, Settings,
+        Tables, Traffic, TunnelRow,
     },
     verdict::Hook,
 };
@@ -100,6 +101,10 @@ static MEMBERS: HashMap<u32, MemberRow> = HashMap::with_max_entries(MAX_MEMBERS,
 #[map]
 static PROXIES: HashMap<Address, ProxyRow> =
     HashMap::with_max_entries(MAX_PROXIED, BPF_F_NO_PREALLOC);
+
+/// The ways that flows of proxied containers have taken; written here only.
+#[map]
+static FLOWS: LruHashMap<FlowKey, u32> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
 
 /// What the underlay said of ways to hosts, by number; written here only.
 #[map]
@@ -212,6 +217,19 @@ impl Tables for Maps {
     fn proxy(&self, container: &Address) -> Option<&ProxyRow> {
         // SAFETY: as in `address`.
         unsafe { PROXIES.get(container) }
+    }
+
+    #[inline(always)]
+    fn flow_way(&self, flow: &FlowKey) -> Option<u32> {
+        // SAFETY: a row that is pushed out meanwhile may become another flow's: then one packet
+        // goes another way.
+        unsafe { FLOWS.get(flow) }.copied()
+    }
+
+    #[inline(always)]
+    fn keep_flow_way(&self, flow: &FlowKey, ifindex: u32) {
+        // It fails if no row can be had at the moment: the next packet chooses the same.
+        let _forgotten = FLOWS.insert(flow, ifindex, 0);
     }
 
     #[inline(always)]

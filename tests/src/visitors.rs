@@ -1,7 +1,7 @@
 //! An "internet" server that records who came, by TCP, UDP and ICMP.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     time::Duration,
@@ -58,6 +58,25 @@ impl Visitors {
         });
         seen.extend(self.tcp.clients()[before..].iter().map(SocketAddr::ip));
         seen
+    }
+
+    /// A namespace comes by TCP so often; as whom how often.
+    #[track_caller]
+    pub fn dialled_by(&self, netns: &NetNs, times: usize) -> BTreeMap<IpAddr, usize> {
+        let before = self.tcp.clients().len();
+        for _ in 0..times {
+            let stream = netns.enter(|| TcpStream::connect_timeout(&self.tcp(), PATIENCE));
+            drop(stream.unwrap_or_else(|error| panic!("no way out: {error}")));
+        }
+        let seen = crate::process::wait_for("the server to have accepted all", PATIENCE, || {
+            let clients = self.tcp.clients();
+            (clients.len() >= before + times).then(|| clients[before..].to_vec())
+        });
+        let mut counts = BTreeMap::new();
+        for client in seen {
+            *counts.entry(client.ip()).or_insert(0) += 1;
+        }
+        counts
     }
 
     /// A namespace has no way out, and is told so at once.

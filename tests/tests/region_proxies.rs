@@ -11,7 +11,8 @@ use serde_json::Value;
 use tests::{
     echo::round_trip,
     lab::PATIENCE,
-    process::wait_for,
+    netns::NetNs,
+    process::{Start as _, wait_for},
     region::{Plan, Region, Scene, Underlay},
     server::Server,
     visitors::Visitors,
@@ -91,7 +92,26 @@ fn large_transfers_pass_whatever_the_underlay_carries() {
         let tenant = region.hosts[0].tenant("proxied", &["--proxy", "db"]);
         round_trip(&tenant.netns, visitors.tcp(), DOWNLOAD);
         assert_eq!(visitors.visited_by(&tenant.netns, 1), only(ONE), "{underlay}, {mtu}");
+        // What comes out of WireGuard at either end is merged before it goes to the kernel.
+        for (machine, ending) in [(region.gateway(), "-in"), (&region.hosts[0], "-g1")] {
+            let [bytes, packets] = received(&machine.place.netns, ending);
+            assert!(
+                bytes / packets > 2 * u64::from(mtu),
+                "{underlay}, {mtu}: {bytes} B, {packets}"
+            );
+        }
     }
+}
+
+/// Bytes and packets that came by the WireGuard interface whose name ends so.
+fn received(netns: &NetNs, ending: &str) -> [u64; 2] {
+    let links = netns.command("ip").args(["-json", "-stats", "link", "show"]).output_of().ok();
+    let links: Vec<Value> = serde_json::from_str(&links.stdout).expect("JSON");
+    let is_it = |link: &&Value| {
+        link["ifname"].as_str().is_some_and(|name| name.starts_with("ew") && name.ends_with(ending))
+    };
+    let link = links.iter().find(is_it).expect("the interface");
+    ["bytes", "packets"].map(|what| link["stats64"]["rx"][what].as_u64().expect("a number"))
 }
 
 #[test]
@@ -167,6 +187,37 @@ fn a_gateway_that_does_not_answer_is_no_way_out() {
     assert_eq!(visitors.visited_by(&tenant.netns, 3), only(ONE));
     assert_eq!(host.proxy("db")["ips"][0]["status"], "ONLINE");
     assert_eq!(host.metrics().sum("edge_proxy_address_problem", &[]), 0.0);
+}
+
+#[test]
+fn keys_change_under_a_connection() {
+    let life = ["--key-life", "2s"];
+    let plan = Plan::over(Underlay::V4).hosts(1).host_arguments_more(&life);
+    let region = region(plan.gateway_arguments_more(&life));
+    region.gateway().edge.cli(&["proxy", "create", "db", "--ip", ONE]).ok();
+    let visitors = Visitors::at(&region.scene.internet, Scene::CLIENT);
+    let tenant = region.hosts[0].tenant("proxied", &["--proxy", "db"]);
+    assert_eq!(visitors.visited_by(&tenant.netns, 3), only(ONE));
+    let server = SocketAddr::from((Scene::CLIENT, 7000));
+    let _server = Server::at(&region.scene.internet, server, |mut client, _| {
+        let mut byte = [0];
+        while client.read_exact(&mut byte).is_ok() && client.write_all(&byte).is_ok() {}
+    });
+    let mut stream = tenant.netns.enter(|| TcpStream::connect(server).unwrap());
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let key = |machine: &tests::region::Machine| {
+        std::fs::read_to_string(machine.edge.folder().join("wireguard.key")).expect("a key")
+    };
+    // Of both ends, whoever is first.
+    let (mut of_host, mut of_gateway) = (BTreeSet::new(), BTreeSet::new());
+    wait_for("both to have had four keys", PATIENCE, || {
+        stream.write_all(b"x").and_then(|()| stream.read_exact(&mut [0])).expect("it goes on");
+        of_host.insert(key(&region.hosts[0]));
+        of_gateway.insert(key(region.gateway()));
+        (of_host.len() >= 4 && of_gateway.len() >= 4).then_some(())
+    });
+    assert_eq!(visitors.visited_by(&tenant.netns, 3), only(ONE));
+    assert_eq!(region.hosts[0].edge.proxy("db")["ips"][0]["status"], "ONLINE");
 }
 
 #[test]

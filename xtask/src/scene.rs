@@ -10,7 +10,7 @@ use crate::{build, setup, step, workspace::Workspace};
 /// What to measure.
 #[derive(clap::Args)]
 pub(crate) struct BenchOptions {
-    /// What to ask: raw, i6pn, i6pn_delay, i6pn_packets, decision, live, start, restart, tls, hostile, trace, proxy; everything if nothing is named
+    /// What to ask: raw, i6pn, i6pn_delay, i6pn_packets, decision, live, start, restart, tls, hostile, trace, proxy, proxy_spread; everything if nothing is named
     questions: Vec<String>,
     /// How often everything is measured; each question has a default
     #[arg(long, value_name = "N")]

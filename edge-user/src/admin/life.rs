@@ -104,6 +104,7 @@ impl Lives {
                 match standing {
                     Some(
                         Standing::Through(_)
+                        | Standing::Spread { .. }
                         | Standing::Closed(_, Problem::NotServed | Problem::Silent(_)),
                     ) => return,
                     _ => tokio::time::sleep(AGAIN).await,

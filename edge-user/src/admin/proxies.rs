@@ -16,12 +16,13 @@ use crate::{
     host::containers::Containers,
     proxy::{
         keeper::Nudge,
+        plan::Standing,
         wireguard::{Path, Toward},
     },
     region::{
         member::Member,
         proxies::{Proxies as Store, ProxyError},
-        proxy::{Known, Proxy, ProxyRecord, Status as ProxyStatus, Traffic, key},
+        proxy::{Known, Proxy, ProxyRecord, Status as ProxyStatus, Traffic, UnknownSpread, key},
         roster::ContainerRecord,
     },
     wire::admin::{
@@ -58,9 +59,12 @@ impl Proxies for ProxyService {
         &self,
         request: Request<CreateProxyRequest>,
     ) -> Result<Response<wire::Proxy>, Status> {
-        let CreateProxyRequest { workspace, name, ips } = request.into_inner();
+        let CreateProxyRequest { workspace, name, ips, spread } = request.into_inner();
         let ips = ips.iter().map(|ip| address(ip)).collect::<Result<Vec<_>, _>>()?;
-        self.done(self.store()?.create(&workspace, &name, &ips).await).await
+        let spread = spread
+            .parse()
+            .map_err(|error: UnknownSpread| Status::invalid_argument(error.to_string()))?;
+        self.done(self.store()?.create(&workspace, &name, &ips, spread).await).await
     }
 
     async fn list(
@@ -166,7 +170,9 @@ impl ProxyService {
             });
             its.filter(|one| {
                 let standing = self.containers.proxies().standing(&one.container.id);
-                standing.and_then(|standing| standing.address()) == Some(ip)
+                standing.is_some_and(|standing| {
+                    matches!(standing, Standing::Spread { .. }) || standing.address() == Some(ip)
+                })
             })
             .count()
         };
@@ -190,6 +196,7 @@ impl ProxyService {
             ips: ips.collect(),
             paths: self.paths(proxy),
             refused: 0,
+            spread: record.spread.label().to_owned(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::{net::Ipv4Addr, time::Duration};
 use clap::{Args, Subcommand};
 
 use super::{ListArgs, values::Name};
+use crate::region::proxy::Spread;
 
 /// What `edge proxy` does.
 #[derive(Debug, Clone, Subcommand)]
@@ -18,6 +19,9 @@ pub enum ProxyCommand {
         /// that its --proxy-addresses let it put on its uplink
         #[arg(long = "ip", value_name = "IP", required = true)]
         ips: Vec<Ipv4Addr>,
+        /// What is spread over the addresses
+        #[arg(long, value_name = "WHAT", default_value = "container")]
+        spread: Spread,
     },
     /// List proxies
     List {

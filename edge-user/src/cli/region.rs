@@ -47,7 +47,7 @@ pub struct GatewayArgs {
     /// Where the region's state is.
     #[command(flatten)]
     pub store: StoreArgs,
-    /// What it does for the others.
+    /// What it has to do with the others.
     #[command(flatten)]
     pub others: OthersArgs,
 }
@@ -115,7 +115,7 @@ pub struct HostArgs {
     /// What carries packets between containers
     #[arg(long, value_enum, default_value_t, help_heading = "Network")]
     pub datapath: Datapath,
-    /// What it does for the others.
+    /// What it has to do with the others.
     #[command(flatten)]
     pub others: OthersArgs,
     /// What holds for a tunnel whose owner says nothing; a container cannot go beyond it.
@@ -126,8 +126,8 @@ pub struct HostArgs {
     pub operation: OperationArgs,
 }
 
-/// What a machine does for others of its region.
-#[derive(Debug, Clone, Copy, Default, Args)]
+/// What a machine has to do with others of its region.
+#[derive(Debug, Clone, Copy, Args)]
 pub struct OthersArgs {
     /// Start members of gangs that other machines of the region spread (`edge run --spread`), MAX
     /// at a time: whoever is root on one of them starts programs here then, as root
@@ -142,6 +142,11 @@ pub struct OthersArgs {
         help_heading = "Region"
     )]
     pub runs_members: Option<u16>,
+    /// How long keys live under which proxies' packets go by WireGuard, before new ones take their
+    /// place
+    #[arg(long, value_name = "DURATION", default_value = "1day",
+          value_parser = humantime::parse_duration, help_heading = "Region")]
+    pub key_life: Duration,
 }
 
 /// Which interfaces lead to the region's other machines.

@@ -22,12 +22,13 @@ use crate::{
 pub async fn proxy(place: &Place, command: ProxyCommand) -> Result<(), Error> {
     let mut client = ProxiesClient::new(channel(place).await?);
     match command {
-        ProxyCommand::Create { which, ips } => {
+        ProxyCommand::Create { which, ips, spread } => {
             let ips = ips.iter().map(ToString::to_string).collect();
             let request = CreateProxyRequest {
                 workspace: which.workspace.to_string(),
                 name: which.name.to_string(),
                 ips,
+                spread: spread.label().to_owned(),
             };
             told(client.create(request).await)
         }

@@ -1,6 +1,6 @@
 //! What a daemon of a region of several machines has more than one that is alone.
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -25,7 +25,7 @@ use crate::{
         board::Board,
         plan::Way as Interface,
         snat::Interfaces,
-        wireguard::{self, Keys, Mesh},
+        wireguard::{self, Keys, Mesh, Rotation},
     },
     region::{
         member::Member,
@@ -116,11 +116,15 @@ impl Joined {
         machine: &super::machine::Machine,
         ways: watch::Sender<BTreeMap<u16, Interface>>,
         board: Arc<Board>,
+        key_life: Duration,
     ) -> anyhow::Result<Mesh> {
+        let member = self.member.clone();
+        let announce = Arc::new(move |key| member.announce_key(key));
         let mtu = self.underlays.iter().map(|underlay| underlay.mtu).min().unwrap_or(1500);
         Ok(Mesh {
             own: self.member.host(),
             keys: Keys::open(state_dir)?,
+            rotation: Rotation { life: key_life, announce },
             port: self.wireguard_port(),
             mtu: wireguard::mtu(mtu),
             underlay: underlay::addresses(&self.underlays),

@@ -67,7 +67,9 @@ impl Ground<'_> {
         let board = self.containers.proxies().clone();
         if let Some(joined) = self.joined {
             let names = machine::wireguard(self.place);
-            let mesh = joined.mesh(self.state_dir, names, self.machine, told, board.clone())?;
+            let life = self.orders.key_life();
+            let mesh =
+                joined.mesh(self.state_dir, names, self.machine, told, board.clone(), life)?;
             let speaks = mesh.start(joined.member.view(), shutdown.clone());
             tasks.spawn(speaks.context("a thread for WireGuard; see `ulimit -u`")?);
         }

@@ -87,6 +87,15 @@ impl Orders {
         others.runs_members.unwrap_or_default()
     }
 
+    /// How long keys of WireGuard live.
+    pub(crate) fn key_life(&self) -> Duration {
+        match &self.role {
+            Role::Single => Duration::MAX,
+            Role::Gateway(gateway) => gateway.others.key_life,
+            Role::Host(host) => host.others.key_life,
+        }
+    }
+
     /// What a host learns of its region.
     pub(crate) fn learn(&mut self, settings: &RegionSettings) {
         let (first, last) = settings.raw_ports;

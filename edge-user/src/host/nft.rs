@@ -138,14 +138,25 @@ pub struct Counter {
 
 /// The named counters of a table, and nothing else of it, however much it holds.
 pub fn counters(name: &str) -> Result<Vec<(String, Counter)>, NftError> {
-    let listed = nft(&["-j", "list", "counters", "table", "inet", name], "")?;
-    let Listed { nftables } = serde_json::from_slice(&listed)
-        .map_err(|error| NftError::Refused(format!("its JSON is not understood: {error}")))?;
-    Ok(nftables
+    Ok(listed(&["-j", "list", "counters", "table", "inet", name])?
         .into_iter()
         .filter_map(|one| one.counter)
         .map(|one| (one.name, one.counter))
         .collect())
+}
+
+/// The chains of a table whose names begin so.
+pub fn chains(table: &str, prefix: &str) -> Result<Vec<String>, NftError> {
+    let listed = listed(&["-j", "list", "chains", "inet"])?;
+    let its = |chain: &Chain| chain.table == table && chain.name.starts_with(prefix);
+    let chains = listed.into_iter().filter_map(|one| one.chain);
+    Ok(chains.filter(its).map(|chain| chain.name).collect())
+}
+
+fn listed(arguments: &[&str]) -> Result<Vec<Object>, NftError> {
+    let Listed { nftables } = serde_json::from_slice(&nft(arguments, "")?)
+        .map_err(|error| NftError::Refused(format!("its JSON is not understood: {error}")))?;
+    Ok(nftables)
 }
 
 /// The JSON of libnftables.
@@ -157,6 +168,13 @@ struct Listed {
 #[derive(Deserialize)]
 struct Object {
     counter: Option<Named>,
+    chain: Option<Chain>,
+}
+
+#[derive(Deserialize)]
+struct Chain {
+    table: String,
+    name: String,
 }
 
 #[derive(Deserialize)]

@@ -10,7 +10,7 @@ use std::{
 use edge_common::tables::ProxyRow;
 
 use super::snat::Nat;
-use crate::region::proxy::{Known, Membership, key};
+use crate::region::proxy::{Known, Membership, Proxy, ProxyRecord, Spread, key};
 
 /// A proxied container, of this machine or of another.
 #[derive(Debug, Clone)]
@@ -122,6 +122,13 @@ pub struct Plan {
 pub enum Standing {
     /// Its egress leaves under this address.
     Through(Ipv4Addr),
+    /// Its connections leave under all of its proxy's addresses that work from here.
+    Spread {
+        /// How many those are.
+        open: usize,
+        /// How many it has.
+        of: usize,
+    },
     /// There is no such proxy.
     Unknown,
     /// All of its addresses go.
@@ -135,13 +142,14 @@ impl Standing {
     pub const fn address(self) -> Option<Ipv4Addr> {
         match self {
             Self::Through(ip) | Self::Closed(ip, _) => Some(ip),
-            Self::Unknown | Self::NoAddress => None,
+            Self::Unknown | Self::NoAddress | Self::Spread { .. } => None,
         }
     }
 
     /// Why its egress is refused, if it is.
     pub fn problem(self) -> Option<String> {
-        (!matches!(self, Self::Through(_))).then(|| self.to_string())
+        let leaves = matches!(self, Self::Through(_) | Self::Spread { .. });
+        (!leaves).then(|| self.to_string())
     }
 }
 
@@ -149,6 +157,7 @@ impl fmt::Display for Standing {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Through(ip) => write!(to, "leaves under {ip}"),
+            Self::Spread { open, of } => write!(to, "leaves under {open} of {of} addresses"),
             Self::Unknown => write!(
                 to,
                 "no egress: the workspace has no proxy of this name; `edge proxy create` makes it"
@@ -169,22 +178,16 @@ pub fn plan(own: u16, known: &Known, clients: &[Client], ways: &BTreeMap<u16, Wa
         all.filter(|(_, holder)| **holder == own).map(|(ip, _)| *ip).collect::<BTreeSet<_>>();
     for Client { id, workspace, ipv4, proxy, here } in clients {
         let found = known.get(&key(workspace, &proxy.name));
-        let standing = match found.map(|one| one.address_of(id, proxy.ip)) {
+        let standing = match found {
             None => Standing::Unknown,
-            Some(None) => Standing::NoAddress,
-            Some(Some((ip, gateway))) => match way_to(own, gateway, ways) {
-                Err(problem) => Standing::Closed(ip, problem),
-                Ok(way) => {
-                    if way.is_none() {
-                        plan.nat.addresses.insert(*ipv4, ip);
-                    }
-                    if *here {
-                        let row = way.map(|Way { ifindex, mtu, .. }| ProxyRow { ifindex, mtu });
-                        plan.rows.insert(*ipv4, row.unwrap_or_default());
-                    }
-                    Standing::Through(ip)
+            Some(one) => {
+                let exits = Exits::of(one, id, proxy.ip, |gateway| way_to(own, gateway, ways));
+                exits.translate(*ipv4, &one.record, &mut plan.nat);
+                if *here && let Some(row) = exits.row() {
+                    plan.rows.insert(*ipv4, row);
                 }
-            },
+                exits.standing(one.record.spread)
+            }
         };
         if *here {
             plan.nat.proxied.insert(*ipv4);
@@ -194,12 +197,84 @@ pub fn plan(own: u16, known: &Known, clients: &[Client], ways: &BTreeMap<u16, Wa
     plan
 }
 
+/// How what a container sends gets out: by none for this machine itself.
+struct Exits {
+    /// The addresses that connections begin with.
+    fresh: Vec<(Ipv4Addr, Result<Option<Way>, Problem>)>,
+    /// Those that only carry on what has begun with them.
+    going: Vec<Option<Way>>,
+}
+
+impl Exits {
+    fn of(
+        proxy: &Proxy,
+        container: &str,
+        given: Option<Ipv4Addr>,
+        way: impl Fn(Option<u16>) -> Result<Option<Way>, Problem>,
+    ) -> Self {
+        let fresh = proxy.addresses_of(container, given).into_iter();
+        let fresh = fresh.map(|(ip, gateway)| (ip, way(gateway))).collect();
+        let going = proxy.going().filter_map(|(_, gateway)| way(gateway).ok()).collect();
+        Self { fresh, going }
+    }
+
+    /// What of a container leaves by this machine.
+    fn translate(&self, container: Ipv4Addr, proxy: &ProxyRecord, nat: &mut Nat) {
+        let here = self.fresh.iter().filter(|(_, way)| *way == Ok(None)).map(|(ip, _)| *ip);
+        match proxy.spread {
+            Spread::Container => nat.addresses.extend(here.map(|ip| (container, ip))),
+            Spread::Flow => {
+                for ip in here {
+                    nat.spread.entry(container).or_insert_with(|| proxy.id.clone());
+                    nat.pools.entry(proxy.id.clone()).or_default().insert(ip);
+                }
+            }
+        }
+        if self.going.contains(&None) {
+            nat.drained.insert(container);
+        }
+    }
+
+    /// The kernel's row; none without a way out.
+    fn row(&self) -> Option<ProxyRow> {
+        let fresh: Vec<_> = self.fresh.iter().filter_map(|(_, way)| way.ok()).collect();
+        let first = *fresh.first()?;
+        // Where all is one way, there is nothing to choose.
+        let fresh = if fresh.iter().all(|way| *way == first) { vec![first] } else { fresh };
+        let mut all = fresh.clone();
+        for way in &self.going {
+            if !all.contains(way) {
+                all.push(*way);
+            }
+        }
+        all.truncate(ProxyRow::WAYS);
+        let mut row = ProxyRow { mtu: 0, ..ProxyRow::HERE };
+        for (place, way) in row.ways.iter_mut().zip(&all) {
+            *place = way.map_or(0, |way| way.ifindex);
+        }
+        row.mtu = all.iter().flatten().map(|way| way.mtu).min().unwrap_or_default();
+        let count = |of: &[Option<Way>]| u32::try_from(of.len()).unwrap_or(1);
+        (row.fresh, row.count) = (count(&fresh), count(&all));
+        Some(row)
+    }
+
+    fn standing(&self, spread: Spread) -> Standing {
+        let open = self.fresh.iter().filter(|(_, way)| way.is_ok()).count();
+        match (self.fresh.first(), spread) {
+            (None, _) => Standing::NoAddress,
+            (Some((ip, Err(problem))), _) if open == 0 => Standing::Closed(*ip, *problem),
+            (Some((ip, _)), Spread::Container) => Standing::Through(*ip),
+            (Some(_), Spread::Flow) => Standing::Spread { open, of: self.fresh.len() },
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::region::proxy::{Proxy, ProxyAddress, ProxyRecord};
+    use crate::region::proxy::ProxyAddress;
 
     const A: [Ipv4Addr; 3] =
         [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(192, 0, 2, 3)];
@@ -212,6 +287,7 @@ mod tests {
             workspace: "main".into(),
             created: 0,
             addresses: A.map(address).into(),
+            spread: Spread::Container,
         };
         // The first here, the second by gateway 7, the third by nobody.
         let proxy = Proxy { record, holders: [(A[0], 1), (A[1], 7)].into() };
@@ -241,8 +317,9 @@ mod tests {
         let way = Way { ifindex: 9, mtu: 1420, answers: true };
         let at = |last: u8| Ipv4Addr::new(100, 64, 0, last);
         let done = plan(1, &known(), &clients, &[(7, way)].into());
-        let through = ProxyRow { ifindex: 9, mtu: 1420 };
-        assert_eq!(done.rows, [(at(2), ProxyRow::default()), (at(3), through)].into());
+        let mut through = ProxyRow { mtu: 1420, ..ProxyRow::HERE };
+        through.ways[0] = 9;
+        assert_eq!(done.rows, [(at(2), ProxyRow::HERE), (at(3), through)].into());
         assert_eq!(done.nat.addresses, [(at(2), A[0]), (at(6), A[0])].into());
         assert_eq!(done.nat.proxied, [at(2), at(3), at(4), at(5)].into());
         assert_eq!(done.nat.held, [A[0]].into());
@@ -257,5 +334,54 @@ mod tests {
             assert_eq!(done.standings["co-3"], Standing::Closed(A[1], problem));
             assert!(done.rows.is_empty() && done.nat.addresses.is_empty());
         }
+    }
+
+    fn change(known: &mut Known, change: impl FnOnce(&mut Proxy)) {
+        let proxy = known.get_mut("main/db").expect("the proxy");
+        change(Arc::get_mut(proxy).expect("nobody else's"));
+    }
+
+    #[test]
+    fn connections_spread_over_the_addresses_that_work() {
+        let mut known = known();
+        change(&mut known, |proxy| proxy.record.spread = Spread::Flow);
+        let clients = [client(2, "main", A[0], true), client(3, "main", A[0], false)];
+        let way = Way { ifindex: 9, mtu: 1420, answers: true };
+        let at = |last: u8| Ipv4Addr::new(100, 64, 0, last);
+        let done = plan(1, &known, &clients, &[(7, way)].into());
+        assert_eq!(done.standings["co-2"], Standing::Spread { open: 2, of: 3 });
+        let mut both = ProxyRow { fresh: 2, count: 2, mtu: 1420, ..ProxyRow::HERE };
+        both.ways[1] = 9;
+        assert_eq!(done.rows, [(at(2), both)].into());
+        let pool = || "pr-1".to_owned();
+        assert_eq!(done.nat.spread, [(at(2), pool()), (at(3), pool())].into());
+        assert_eq!(done.nat.pools, [(pool(), [A[0]].into())].into());
+        assert!(done.nat.addresses.is_empty() && done.nat.drained.is_empty());
+
+        // Several addresses by one way are no choice.
+        change(&mut known, |proxy| proxy.holders = [(A[1], 7), (A[2], 7)].into());
+        let done = plan(1, &known, &clients, &[(7, way)].into());
+        let mut one = ProxyRow { mtu: 1420, ..ProxyRow::HERE };
+        one.ways[0] = 9;
+        assert_eq!(done.rows, [(at(2), one)].into());
+        let done = plan(1, &known, &clients, &BTreeMap::new());
+        assert_eq!(done.standings["co-2"], Standing::Closed(A[0], Problem::NotServed));
+        assert!(done.rows.is_empty() && done.nat.pools.is_empty());
+    }
+
+    #[test]
+    fn what_has_begun_with_an_address_that_goes_keeps_its_way() {
+        let way = Way { ifindex: 9, mtu: 1420, answers: true };
+        let at = |last: u8| Ipv4Addr::new(100, 64, 0, last);
+        // The first is here and goes; what begins does so by gateway 7.
+        let mut known = known();
+        change(&mut known, |proxy| proxy.record.addresses[0].leaves = Some(1));
+        let clients = [client(2, "main", A[1], true), client(3, "main", A[1], false)];
+        let done = plan(1, &known, &clients, &[(7, way)].into());
+        let mut row = ProxyRow { count: 2, mtu: 1420, ..ProxyRow::HERE };
+        row.ways[0] = 9;
+        assert_eq!(done.rows, [(at(2), row)].into());
+        assert_eq!(done.nat.drained, [at(2), at(3)].into());
+        assert!(done.nat.addresses.is_empty());
     }
 }

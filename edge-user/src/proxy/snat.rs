@@ -1,5 +1,5 @@
 //! Source NAT to proxies' addresses, in an nftables table of its own: a map from containers to
-//! addresses, and whatever of a proxied container is not in it is dropped.
+//! addresses, one to pools of them, and whatever of a proxied container is in neither is dropped.
 //!
 //! NAT's own memory of connections is the kernel's: changes of the map concern new connections
 //! only, and a daemon's restart none. So are the counters: those of an address live for as long as
@@ -13,6 +13,9 @@ use std::{
 
 use super::counts::{COUNTED, Counts, DROPPED, Dropped, is_stale};
 use crate::host::nft::{self, NftError};
+
+/// What the names of pools' chains begin with.
+const POOL: &str = "pool-";
 
 /// What the table is made of.
 #[derive(Debug, Clone)]
@@ -43,6 +46,12 @@ pub struct Nat {
     pub proxied: BTreeSet<Ipv4Addr>,
     /// The addresses of containers, of this machine and of others.
     pub addresses: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    /// The pools of those whose connections are spread over several.
+    pub spread: BTreeMap<Ipv4Addr, String>,
+    /// The addresses of pools.
+    pub pools: BTreeMap<String, BTreeSet<Ipv4Addr>>,
+    /// Containers of which something may still go on here, if nothing begins.
+    pub drained: BTreeSet<Ipv4Addr>,
     /// The addresses that this machine serves: those that go still carry what has begun.
     pub held: BTreeSet<Ipv4Addr>,
     /// Those of them that edge itself has put on the uplink: nobody but NAT listens there.
@@ -52,7 +61,13 @@ pub struct Nat {
 impl Nat {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.proxied.is_empty() && self.addresses.is_empty() && self.held.is_empty()
+        self.proxied.is_empty() && self.mapped().is_empty() && self.held.is_empty()
+    }
+
+    /// Containers that may send by this machine.
+    fn mapped(&self) -> BTreeSet<Ipv4Addr> {
+        let begins = self.addresses.keys().chain(self.spread.keys());
+        begins.chain(&self.drained).copied().collect()
     }
 }
 
@@ -65,14 +80,7 @@ impl Snat {
     pub fn install(&self, nat: &Nat) -> Result<(), NftError> {
         let Self { name, .. } = self;
         let script = self.script();
-        let stale: String = match nft::counters(name) {
-            Ok(counters) => counters
-                .iter()
-                .filter(|(counter, _)| is_stale(counter, nat))
-                .map(|(counter, _)| format!("delete counter inet {name} {counter}\n"))
-                .collect(),
-            Err(_) => String::new(),
-        };
+        let stale = self.stale(nat).unwrap_or_default();
         let taken_up = format!("table inet {name}\nflush table inet {name}\n{script}");
         let elements = self.difference(&Nat::default(), nat);
         let taken_up = format!("{taken_up}{}{stale}{elements}", self.emptied());
@@ -80,6 +88,18 @@ impl Snat {
             tracing::info!(%error, "the table of proxies is of another shape; it counts from zero");
             nft::run(&format!("table inet {name}\ndelete table inet {name}\n{script}{elements}"))
         })
+    }
+
+    /// Removes the counters and chains that an earlier daemon's table has and this one needs not.
+    fn stale(&self, nat: &Nat) -> Result<String, NftError> {
+        let name = &self.name;
+        let counters = nft::counters(name)?.into_iter().map(|(counter, _)| counter);
+        let counters = counters.filter(|counter| is_stale(counter, nat));
+        let counters = counters.map(|counter| format!("delete counter inet {name} {counter}\n"));
+        let chains = nft::chains(name, POOL)?.into_iter();
+        let chains = chains.filter(|chain| !nat.pools.contains_key(&chain[POOL.len()..]));
+        let chains = chains.map(|chain| format!("delete chain inet {name} {chain}\n"));
+        Ok(counters.chain(chains).collect())
     }
 
     /// Puts the table in place with nothing in it, unless there is one: then nothing that comes by
@@ -134,6 +154,7 @@ impl Snat {
     set mapped {{ type ipv4_addr; }}
     set own {{ type ipv4_addr; }}
     map address {{ type ipv4_addr : ipv4_addr; }}
+    map pool {{ type ipv4_addr : verdict; }}
 {maps}{reasons}    chain untracked {{
         type filter hook prerouting priority raw; policy accept;
         iifname {ways} notrack
@@ -163,6 +184,7 @@ impl Snat {
     }}
     chain postrouting {{
         type nat hook postrouting priority srcnat - 5; policy accept;
+        ip saddr vmap @pool
         meta l4proto {{ tcp, udp }} snat ip to ip saddr map @address:{first}-{last}
         snat ip to ip saddr map @address
     }}
@@ -187,7 +209,7 @@ impl Snat {
     fn emptied(&self) -> String {
         let name = &self.name;
         let sets = ["proxied", "mapped", "own"].map(|set| format!("flush set inet {name} {set}\n"));
-        let maps = ["address"].into_iter().chain(COUNTED);
+        let maps = ["address", "pool"].into_iter().chain(COUNTED);
         sets.concat()
             + &maps.map(|map| format!("flush map inet {name} {map}\n")).collect::<String>()
     }
@@ -202,32 +224,31 @@ impl Snat {
                 script += &format!("add counter inet {name} {counted}-{ip}\n");
             }
         }
+        for (id, ips) in &next.pools {
+            if before.pools.get(id) != Some(ips) {
+                script += &self.pool(id, ips);
+            }
+        }
         let mut say = |verb: &str, set: &str, elements: Vec<String>| {
             if !elements.is_empty() {
                 let elements = elements.join(", ");
                 script += &format!("{verb} element inet {name} {set} {{ {elements} }}\n");
             }
         };
-        let other = |(container, address): &(&Ipv4Addr, &Ipv4Addr)| {
-            next.addresses.get(*container) != Some(*address)
-        };
-        let new = |(container, address): &(&Ipv4Addr, &Ipv4Addr)| {
-            before.addresses.get(*container) != Some(*address)
-        };
-        let pair =
-            |(container, address): (&Ipv4Addr, &Ipv4Addr)| format!("{container} : {address}");
-        let containers = |of: &Nat| of.addresses.keys().copied().collect::<BTreeSet<_>>();
         for (set, before, next) in [
             ("proxied", &before.proxied, &next.proxied),
-            ("mapped", &containers(before), &containers(next)),
+            ("mapped", &before.mapped(), &next.mapped()),
             ("own", &before.own, &next.own),
         ] {
             say("add", set, next.difference(before).map(ToString::to_string).collect());
             say("delete", set, before.difference(next).map(ToString::to_string).collect());
         }
-        let gone = before.addresses.iter().filter(other);
-        say("delete", "address", gone.map(|(container, _)| container.to_string()).collect());
-        say("add", "address", next.addresses.iter().filter(new).map(pair).collect());
+        let (gone, new) = pairs(&before.addresses, &next.addresses, ToString::to_string);
+        say("delete", "address", gone);
+        say("add", "address", new);
+        let (gone, new) = pairs(&before.spread, &next.spread, |id| format!("goto {POOL}{id}"));
+        say("delete", "pool", gone);
+        say("add", "pool", new);
         for counted in COUNTED {
             let with = |ip: &Ipv4Addr| format!("{ip} : \"{counted}-{ip}\"");
             say("add", counted, next.held.difference(&before.held).map(with).collect());
@@ -239,8 +260,40 @@ impl Snat {
                 script += &format!("delete counter inet {name} {counted}-{ip}\n");
             }
         }
+        for id in before.pools.keys().filter(|id| !next.pools.contains_key(*id)) {
+            script += &format!("delete chain inet {name} {POOL}{id}\n");
+        }
         script
     }
+
+    /// Gives a pool these addresses: one connection each in turn.
+    fn pool(&self, id: &str, ips: &BTreeSet<Ipv4Addr>) -> String {
+        let Self { name, ports, .. } = self;
+        let chain = format!("chain inet {name} {POOL}{id}\n");
+        let begin = format!("add {chain}flush {chain}");
+        if ips.is_empty() {
+            return begin;
+        }
+        let places: Vec<_> =
+            ips.iter().enumerate().map(|(place, ip)| format!("{place} : {ip}")).collect();
+        let turn = format!("numgen inc mod {} map {{ {} }}", ips.len(), places.join(", "));
+        let rule = format!("add rule inet {name} {POOL}{id}");
+        let (first, last) = (ports.start(), ports.end());
+        let with_ports = format!("meta l4proto {{ tcp, udp }} snat ip to {turn}:{first}-{last}");
+        format!("{begin}{rule} {with_ports}\n{rule} snat ip to {turn}\n")
+    }
+}
+
+/// What the elements of a map are to lose, and to get.
+fn pairs<V: PartialEq>(
+    before: &BTreeMap<Ipv4Addr, V>,
+    next: &BTreeMap<Ipv4Addr, V>,
+    value: impl Fn(&V) -> String,
+) -> (Vec<String>, Vec<String>) {
+    let gone = before.iter().filter(|(key, value)| next.get(*key) != Some(*value));
+    let new = next.iter().filter(|(key, value)| before.get(*key) != Some(*value));
+    let pair = |(key, of): (&Ipv4Addr, &V)| format!("{key} : {}", value(of));
+    (gone.map(|(key, _)| key.to_string()).collect(), new.map(pair).collect())
 }
 
 #[cfg(test)]
@@ -265,7 +318,7 @@ mod tests {
             proxied: C.into(),
             addresses: [(C[0], A[0]), (C[1], A[0])].into(),
             held: [A[0]].into(),
-            own: BTreeSet::new(),
+            ..Nat::default()
         };
         assert_eq!(snat().difference(&before, &before), "");
         let next = Nat { addresses: [(C[0], A[1])].into(), ..before.clone() };
@@ -275,6 +328,40 @@ mod tests {
 delete element inet edge_t_proxy address { 100.64.0.2, 100.64.0.3 }
 add element inet edge_t_proxy address { 100.64.0.2 : 192.0.2.2 }
 "
+        );
+    }
+
+    #[test]
+    fn a_pool_is_there_before_its_containers_and_goes_after_them() {
+        let with = |ips: &[Ipv4Addr]| Nat {
+            spread: [(C[0], "pr-1".to_owned())].into(),
+            pools: [("pr-1".to_owned(), ips.iter().copied().collect())].into(),
+            ..Nat::default()
+        };
+        let pool = "add chain inet edge_t_proxy pool-pr-1
+flush chain inet edge_t_proxy pool-pr-1
+add rule inet edge_t_proxy pool-pr-1 meta l4proto { tcp, udp } snat ip to numgen inc mod 2 map { 0 : 192.0.2.1, 1 : 192.0.2.2 }:30000-65535
+add rule inet edge_t_proxy pool-pr-1 snat ip to numgen inc mod 2 map { 0 : 192.0.2.1, 1 : 192.0.2.2 }
+";
+        let elements = "add element inet edge_t_proxy mapped { 100.64.0.2 }
+add element inet edge_t_proxy pool { 100.64.0.2 : goto pool-pr-1 }
+";
+        let nothing = Nat::default();
+        assert_eq!(snat().difference(&nothing, &with(&A)), format!("{pool}{elements}"));
+        assert_eq!(snat().difference(&with(&A[..1]), &with(&A)), pool);
+        let goes = "delete element inet edge_t_proxy mapped { 100.64.0.2 }
+delete element inet edge_t_proxy pool { 100.64.0.2 }
+delete chain inet edge_t_proxy pool-pr-1
+";
+        assert_eq!(snat().difference(&with(&A), &nothing), goes);
+    }
+
+    #[test]
+    fn what_only_goes_on_is_let_through_and_begins_nowhere() {
+        let drained = Nat { drained: [C[0]].into(), ..Nat::default() };
+        assert_eq!(
+            snat().difference(&Nat::default(), &drained),
+            "add element inet edge_t_proxy mapped { 100.64.0.2 }\n"
         );
     }
 

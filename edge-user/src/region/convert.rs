@@ -264,6 +264,7 @@ fn proxy(proxy: &Proxy) -> wire::Proxy {
         workspace: record.workspace.clone(),
         created: record.created,
         addresses: record.addresses.iter().map(address).collect(),
+        spread: record.spread.label().to_owned(),
     }
 }
 
@@ -277,8 +278,10 @@ fn read_proxy(sent: wire::Proxy) -> Result<Proxy, Malformed> {
             holders.insert(ip, short("gateway", gateway)?);
         }
     }
+    let spread = parse("spread", &sent.spread)?;
     let wire::Proxy { id, name, workspace, created, .. } = sent;
-    Ok(Proxy { record: ProxyRecord { id, name, workspace, created, addresses }, holders })
+    let record = ProxyRecord { id, name, workspace, created, addresses, spread };
+    Ok(Proxy { record, holders })
 }
 
 /// What went under an address.

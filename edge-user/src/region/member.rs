@@ -197,6 +197,15 @@ impl Member {
         });
     }
 
+    /// The key that this machine speaks WireGuard under from now on.
+    pub fn announce_key(&self, key: String) {
+        self.inner.about.send_modify(|known| {
+            if let Some(wireguard) = &mut known.wireguard {
+                wireguard.key = key;
+            }
+        });
+    }
+
     /// Leaves the gateway, so that the others see at once that this machine is away. It may come
     /// back with the same number.
     pub async fn stop(&self) {

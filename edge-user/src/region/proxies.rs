@@ -12,7 +12,9 @@ use tonic::Code;
 
 use super::{
     names,
-    proxy::{HOLDERS, Known, MOST, PROXIES, Proxy, ProxyAddress, ProxyRecord, key, record_key},
+    proxy::{
+        HOLDERS, Known, MOST, PROXIES, Proxy, ProxyAddress, ProxyRecord, Spread, key, record_key,
+    },
     roster,
     store::{LeaseId, Store, StoreError, Write},
 };
@@ -102,6 +104,7 @@ impl Proxies {
         workspace: &str,
         name: &str,
         ips: &[Ipv4Addr],
+        spread: Spread,
     ) -> Result<ProxyRecord, ProxyError> {
         let created = now();
         let record = ProxyRecord {
@@ -110,6 +113,7 @@ impl Proxies {
             workspace: workspace.to_owned(),
             created,
             addresses: Vec::new(),
+            spread,
         };
         self.change(workspace, name, |found| {
             if found.is_some() {
@@ -368,11 +372,11 @@ mod tests {
     #[tokio::test]
     async fn an_address_belongs_to_one_proxy_until_it_is_swept() {
         let (_dir, proxies) = proxies();
-        proxies.create("main", "one", &[A]).await.unwrap();
-        let taken = proxies.create("main", "two", &[A]).await.unwrap_err();
+        proxies.create("main", "one", &[A], Spread::Container).await.unwrap();
+        let taken = proxies.create("main", "two", &[A], Spread::Container).await.unwrap_err();
         assert!(matches!(taken, ProxyError::Taken(A, by) if by == "main/one"));
         // The same name in another workspace is another proxy.
-        proxies.create("other", "one", &[B]).await.unwrap();
+        proxies.create("other", "one", &[B], Spread::Container).await.unwrap();
         let last = proxies.remove("main", "one", A, Duration::ZERO).await.unwrap_err();
         assert!(matches!(last, ProxyError::Count(_, 0)), "{last}");
         let third = Ipv4Addr::new(192, 0, 2, 3);
@@ -384,13 +388,13 @@ mod tests {
         let known = proxies.known().await.unwrap();
         assert_eq!(known["main/one"].record.staying().collect::<Vec<_>>(), [third]);
         proxies.delete("other", "one").await.unwrap();
-        proxies.create("main", "two", &[A, B]).await.unwrap();
+        proxies.create("main", "two", &[A, B], Spread::Container).await.unwrap();
     }
 
     #[tokio::test]
     async fn one_gateway_at_a_time_serves_an_address() {
         let (_dir, proxies) = proxies();
-        let record = proxies.create("main", "one", &[A]).await.unwrap();
+        let record = proxies.create("main", "one", &[A], Spread::Container).await.unwrap();
         assert!(proxies.hold(&record, A, 3, None).await.unwrap());
         assert!(!proxies.hold(&record, A, 4, None).await.unwrap());
         let known = proxies.known().await.unwrap();
@@ -407,13 +411,20 @@ mod tests {
     async fn what_nobody_can_answer_to_and_too_many_are_refused() {
         let (_dir, proxies) = proxies();
         for text in ["0.1.2.3", "127.0.0.1", "224.0.0.1", "255.255.255.255", "169.254.1.1"] {
-            let made = proxies.create("main", "one", &[text.parse().unwrap()]).await;
+            let made =
+                proxies.create("main", "one", &[text.parse().unwrap()], Spread::Container).await;
             assert!(matches!(made, Err(ProxyError::Unfit(_))), "{text}");
         }
         let six: Vec<_> = (1..=6).map(|last| Ipv4Addr::new(192, 0, 2, last)).collect();
-        assert!(matches!(proxies.create("main", "one", &six).await, Err(ProxyError::Count(_, 6))));
-        assert!(matches!(proxies.create("main", "one", &[]).await, Err(ProxyError::Count(_, 0))));
-        proxies.create("main", "one", &six[..5]).await.unwrap();
+        assert!(matches!(
+            proxies.create("main", "one", &six, Spread::Container).await,
+            Err(ProxyError::Count(_, 6))
+        ));
+        assert!(matches!(
+            proxies.create("main", "one", &[], Spread::Container).await,
+            Err(ProxyError::Count(_, 0))
+        ));
+        proxies.create("main", "one", &six[..5], Spread::Container).await.unwrap();
         assert!(matches!(proxies.add("main", "one", six[5]).await, Err(ProxyError::Count(_, 6))));
     }
 }

@@ -1,7 +1,8 @@
 //! Proxies: named sets of static outbound addresses, and the rules of them.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+use std::{collections::BTreeMap, net::Ipv4Addr, str::FromStr, sync::Arc};
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 /// What the keys of proxies begin with.
@@ -24,6 +25,48 @@ pub struct ProxyRecord {
     pub created: u64,
     /// In the order in which they were given.
     pub addresses: Vec<ProxyAddress>,
+    /// What is spread over them.
+    #[serde(default)]
+    pub spread: Spread,
+}
+
+/// What is spread over the addresses of a proxy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Spread {
+    /// Containers: each keeps one for its life
+    #[default]
+    Container,
+    /// Connections: each container has all of them
+    Flow,
+}
+
+impl Spread {
+    /// As people, `--json` and the wire call it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Flow => "flow",
+        }
+    }
+}
+
+/// Nothing is spread so.
+#[derive(Debug, thiserror::Error)]
+#[error("spread {0:?}: a proxy spreads containers or connections; give \"container\" or \"flow\"")]
+pub struct UnknownSpread(String);
+
+impl FromStr for Spread {
+    type Err = UnknownSpread;
+
+    /// From its label; nothing is the default.
+    fn from_str(label: &str) -> Result<Self, UnknownSpread> {
+        match label {
+            "" | "container" => Ok(Self::Container),
+            "flow" => Ok(Self::Flow),
+            _ => Err(UnknownSpread(label.to_owned())),
+        }
+    }
 }
 
 /// One of its addresses.
@@ -127,18 +170,31 @@ impl Proxy {
         }
     }
 
-    /// The address of a container, and the gateway that serves it if one does. Everybody who asks
-    /// comes to the same answer.
-    pub fn address_of(
+    /// The addresses that a container's connections begin with, and of each the gateway that serves
+    /// it if one does. Everybody who asks comes to the same answer.
+    pub fn addresses_of(
         &self,
         container: &str,
         given: Option<Ipv4Addr>,
-    ) -> Option<(Ipv4Addr, Option<u16>)> {
+    ) -> Vec<(Ipv4Addr, Option<u16>)> {
+        let ips: Vec<_> = match self.record.spread {
+            Spread::Container => self.address_of(container, given).into_iter().collect(),
+            Spread::Flow => self.record.staying().collect(),
+        };
+        ips.into_iter().map(|ip| (ip, self.holders.get(&ip).copied())).collect()
+    }
+
+    /// The addresses that go, and are still served: what has begun with them goes on.
+    pub fn going(&self) -> impl Iterator<Item = (Ipv4Addr, Option<u16>)> {
+        let going = self.record.addresses.iter().filter(|one| one.leaves.is_some());
+        going.map(|one| (one.ip, self.holders.get(&one.ip).copied()))
+    }
+
+    fn address_of(&self, container: &str, given: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
         let staying = || self.record.staying();
-        let ip = given
+        given
             .filter(|given| staying().any(|ip| ip == *given))
-            .or_else(|| staying().max_by_key(|ip| weight(container, *ip)))?;
-        Some((ip, self.holders.get(&ip).copied()))
+            .or_else(|| staying().max_by_key(|ip| weight(container, *ip)))
     }
 }
 
@@ -183,6 +239,7 @@ mod tests {
             workspace: "main".into(),
             created: 0,
             addresses: ips.iter().map(address).collect(),
+            spread: Spread::Container,
         };
         Proxy { record, holders: BTreeMap::new() }
     }
@@ -206,7 +263,7 @@ mod tests {
         let ips = [[192, 0, 2, 1], [192, 0, 2, 2], [192, 0, 2, 3]];
         let mut one = proxy(&ips[..2]);
         let given = Ipv4Addr::from([192, 0, 2, 2]);
-        let at = |one: &Proxy, container: &str| one.address_of(container, Some(given)).unwrap().0;
+        let at = |one: &Proxy, container: &str| one.address_of(container, Some(given)).unwrap();
         assert_eq!(at(&one, "co-a"), given);
         one.record.addresses = proxy(&ips).record.addresses;
         assert_eq!(at(&one, "co-a"), given);
@@ -217,6 +274,19 @@ mod tests {
         assert!(!moved.contains(&given));
         one.record.addresses.clear();
         assert_eq!(one.address_of("co-a", Some(given)), None);
+    }
+
+    #[test]
+    fn connections_spread_over_all_that_stay() {
+        let mut one = proxy(&[[192, 0, 2, 1], [192, 0, 2, 2], [192, 0, 2, 3]]);
+        one.record.spread = Spread::Flow;
+        one.record.addresses[1].leaves = Some(1);
+        one.holders.insert([192, 0, 2, 2].into(), 4);
+        one.holders.insert([192, 0, 2, 3].into(), 3);
+        let given = Some([192, 0, 2, 1].into());
+        let expected = [([192, 0, 2, 1].into(), None), ([192, 0, 2, 3].into(), Some(3))];
+        assert_eq!(one.addresses_of("co-a", given), expected);
+        assert_eq!(one.going().collect::<Vec<_>>(), [([192, 0, 2, 2].into(), Some(4))]);
     }
 
     #[test]

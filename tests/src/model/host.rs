@@ -154,7 +154,9 @@ impl From<&Rows> for Host {
             (IpAddr::from(*address), owner)
         });
         let proxies = rows.proxies.iter().map(|(container, row)| {
-            let way = (row.ifindex != 0).then_some((row.ifindex, row.mtu as usize));
+            // All of a row's ways are the same one here.
+            let [way, ..] = row.ways;
+            let way = (way != 0).then_some((way, row.mtu as usize));
             (IpAddr::from(*container), way)
         });
         Self {

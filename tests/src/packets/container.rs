@@ -10,9 +10,9 @@ use super::{
     private, refused,
     scene::{
         CLIENT, CLIENT_V6, FELLOW, INNER, INNER_V6, MEMBERS, MSS, MSS_V6, OTHER, OTHER_MEMBERS,
-        OWN_LISTENER, OWN_PORT, OWN_PORT_V6, Owner, PROXIED, PROXIED_RAW, PROXIED_V6, PUBLIC,
-        PUBLIC_V6, QUIET, RELAY, RELAY_V6, RELAYED, RELAYED_V6, SERVER, SERVICE, SLOT, SLOT_V6,
-        WIREGUARD,
+        OWN_LISTENER, OWN_PORT, OWN_PORT_V6, Owner, PROXIED, PROXIED_RAW, PROXIED_SPREAD,
+        PROXIED_V6, PUBLIC, PUBLIC_V6, QUIET, RELAY, RELAY_V6, RELAYED, RELAYED_V6, SERVER,
+        SERVICE, SLOT, SLOT_V6, WIREGUARD,
     },
     told, told_of,
 };
@@ -324,6 +324,10 @@ pub fn proxied() -> Vec<Case> {
             "a complaint about a client",
             &icmp(address, "198.51.100.7", 3, 3, &tcp(CLIENT, PROXIED_RAW).build()[14..42]),
         ),
+        bare("a SYN by one of several ways", &syn(PROXIED_SPREAD, server, &mss(536))),
+        bare("what comes after it", &tcp(PROXIED_SPREAD, server)),
+        bare("UDP by one of them", &udp(PROXIED_SPREAD, server)),
+        bare("a later fragment by one of them", &udp(PROXIED_SPREAD, server).fragment(8, false)),
         passes("the gateway is this machine", &syn(here, server, &mss(1460))),
         passes("UDP, here", &udp(here, server)),
         away("nobody serves its address", &syn(nobody, server, &mss(1460))),

@@ -67,6 +67,8 @@ pub const OTHER_MEMBERS: [&str; 2] = ["100.64.0.4:29500", "100.64.0.141:29500"];
 
 /// Ports of containers whose proxies another gateway serves, this machine, and nobody.
 pub const PROXIED: [&str; 3] = ["100.64.0.20:45000", "100.64.0.21:45000", "100.64.0.22:45000"];
+/// A port of one whose flows spread over several ways, all to the gateway of the first.
+pub const PROXIED_SPREAD: &str = "100.64.0.23:45000";
 /// The same, IPv6, of the first.
 pub const PROXIED_V6: &str = "[fdaa:0:1:5:1::8]:45000";
 /// A port of the first that has a row as a raw tunnel's, which it should not.
@@ -208,7 +210,7 @@ pub fn rows_in(region: Region) -> Rows {
         (MEMBER, all, 1, &["100.64.0.6", "fdaa:0:1:5:1::6"]),
         (FELLOW, all, 1, &["100.64.0.7", "fdaa:0:1:5:1::7"]),
         (CLIENT_OF_PROXY, proxied, 1, &["100.64.0.20", "fdaa:0:1:5:1::8"]),
-        (CLIENT_OF_PROXY, proxied, 1, &["100.64.0.21", "100.64.0.22"]),
+        (CLIENT_OF_PROXY, proxied, 1, &["100.64.0.21", "100.64.0.22", "100.64.0.23"]),
         (SERVICE, AddressRow::SERVICE, 0, &["169.254.20.10", "100.64.0.1", "fdaa:0:1:5:1::1"]),
     ] {
         let account = [NOBODY, ACCOUNTS[0], ACCOUNTS[1]][workspace as usize];
@@ -235,7 +237,11 @@ pub fn rows_in(region: Region) -> Rows {
         }
     }
     let (ifindex, mtu) = WIREGUARD;
-    for (end, row) in [(PROXIED[0], ProxyRow { ifindex, mtu }), (PROXIED[1], ProxyRow::default())] {
+    let mut by_one = ProxyRow { mtu, ..ProxyRow::HERE };
+    by_one.ways[0] = ifindex;
+    let by_many = ProxyRow { ways: [ifindex; ProxyRow::WAYS], fresh: 5, count: 7, ..by_one };
+    let ways = [(PROXIED[0], by_one), (PROXIED[1], ProxyRow::HERE), (PROXIED_SPREAD, by_many)];
+    for (end, row) in ways {
         rows.proxies.insert(endpoint(end).address, row);
     }
     let row = ForwardRow {

@@ -15,6 +15,7 @@ pub(super) struct Record {
     pub(super) workspace: String,
     pub(super) name: String,
     pub(super) created: u64,
+    pub(super) spread: String,
     pub(super) ips: Vec<IpRecord>,
     pub(super) paths: Vec<PathRecord>,
     /// Null where it was not asked for.
@@ -61,6 +62,7 @@ pub(super) struct Row {
     pub(super) workspace: String,
     pub(super) name: String,
     pub(super) id: String,
+    pub(super) spread: String,
     pub(super) ips: String,
 }
 
@@ -96,7 +98,7 @@ pub(super) struct HostRow {
 
 impl From<Proxy> for Record {
     fn from(proxy: Proxy) -> Self {
-        let Proxy { id, workspace, name, created, ips, paths, .. } = proxy;
+        let Proxy { id, workspace, name, created, spread, ips, paths, .. } = proxy;
         let paths: Vec<_> = paths.into_iter().map(PathRecord::from).collect();
         let age = |gateway: Option<u32>| {
             let mut to = paths.iter().filter(|path| path.toward == "gateway");
@@ -107,7 +109,7 @@ impl From<Proxy> for Record {
             IpRecord { handshake_age_ms: age(one.gateway), ..one }
         });
         let ips = ips.collect();
-        Self { id, workspace, name, created, ips, paths, refused_packets: None }
+        Self { id, workspace, name, created, spread, ips, paths, refused_packets: None }
     }
 }
 
@@ -154,7 +156,8 @@ impl From<Proxy> for Row {
     fn from(proxy: Proxy) -> Self {
         let ips: Vec<_> = proxy.ips.iter().map(|one| one.ip.as_str()).collect();
         let ips = or_dash(Some(&ips.join(" ")));
-        Self { workspace: proxy.workspace, name: proxy.name, id: proxy.id, ips }
+        let Proxy { workspace, name, id, spread, .. } = proxy;
+        Self { workspace, name, id, spread, ips }
     }
 }
 
@@ -206,7 +209,7 @@ mod tests {
         let paths = vec![path("host", None), path("gateway", handshake_age)];
         let record = Record::from(Proxy { id: "pr-1".into(), ips, paths, ..Proxy::default() });
         let expected = serde_json::json!({
-            "id": "pr-1", "workspace": "", "name": "", "created": 0,
+            "id": "pr-1", "workspace": "", "name": "", "created": 0, "spread": "",
             "ips": [
                 {"ip": "192.0.2.1", "status": "", "created": 0, "gateway": null, "containers": 0,
                  "problem": null, "traffic": null, "handshake_age_ms": null},

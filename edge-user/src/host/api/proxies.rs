@@ -45,7 +45,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::region::proxy::ProxyRecord;
+    use crate::region::proxy::{ProxyRecord, Spread};
 
     #[test]
     fn an_address_is_what_this_machine_sees_of_it() {
@@ -57,6 +57,7 @@ mod tests {
             workspace: "main".into(),
             created: 0,
             addresses: vec![address],
+            spread: Spread::Container,
         };
         let proxy = Proxy { record, holders: BTreeMap::from([(ip, 3)]) };
         let told = told(&proxy, "env", |_| Status::Unhealthy);

@@ -2,31 +2,25 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Instant,
 };
 
 use anyhow::Context as _;
-use gotatun::{
-    device::{Device, DeviceBuilder, Peer},
-    noise::TimerParams,
-    packet::Packet,
-    x25519::{PublicKey, StaticSecret},
-};
+use gotatun::packet::Packet;
 use ipnet::Ipv4Net;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 use super::{
+    engine::{self, Engine},
+    keys::Keys,
+    peers::{Peers, Spoken, Wanted},
     probe::{Probe, Pulse, inner},
-    tun::{self, FromKernel, ToKernel},
-    udp::Sockets,
+    there::Far,
+    tun, udp,
 };
 use crate::host::{links::Links, sysctl};
-
-/// What was sent goes unanswered for so long until a handshake is tried again: a gateway that has
-/// a new daemon does not know the old one's sessions. Probes are answered by then, so silence is
-/// one.
-const UNANSWERED: Duration = Duration::from_secs(3);
 
 /// What a device is made of.
 pub(super) struct Plan<'m> {
@@ -36,33 +30,22 @@ pub(super) struct Plan<'m> {
     pub(super) mtu: u32,
     /// This machine's number.
     pub(super) own: u16,
-    /// Its key.
-    pub(super) secret: StaticSecret,
+    /// Its keys.
+    pub(super) keys: &'m Keys,
     /// The UDP port; 0 is one of the kernel's choice.
     pub(super) port: u16,
-    /// Who may speak.
-    pub(super) peers: Vec<Peer>,
 }
 
 /// An interface with WireGuard behind it.
 pub(super) struct Tunnel {
     /// The interface's index.
     pub(super) ifindex: u32,
-    device: Device<(Sockets, ToKernel, FromKernel)>,
+    peers: Arc<Mutex<Peers>>,
     own: u16,
     probes: mpsc::Sender<Packet>,
     pulse: Pulse,
-}
-
-/// What WireGuard itself knows of a peer.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Spoken {
-    /// When the last handshake was.
-    pub(super) shaken: Option<Instant>,
-    /// Bytes to the peer, encrypted.
-    pub(super) sent: u64,
-    /// Bytes from there, decrypted.
-    pub(super) received: u64,
+    stop: CancellationToken,
+    engine: JoinHandle<()>,
 }
 
 impl Tunnel {
@@ -71,7 +54,7 @@ impl Tunnel {
     /// # Errors
     /// What the kernel refuses.
     pub(super) async fn open(links: &Links, plan: Plan<'_>) -> anyhow::Result<Self> {
-        let Plan { name, mtu, own, secret, port, peers } = plan;
+        let Plan { name, mtu, own, keys, port } = plan;
         let mtu = u16::try_from(mtu).context("the underlay's MTU")?;
         let pulse = Pulse::new(Instant::now());
         let tun::Ends { to, from, probes } = tun::open(name, mtu, inner(own), pulse.clone())
@@ -91,16 +74,13 @@ impl Tunnel {
         let link = links.find(name).await?;
         let ifindex = link.with_context(|| format!("interface {name} is gone again"))?.index;
         links.up(ifindex).await?;
-        let device = DeviceBuilder::new()
-            .with_udp(Sockets::default())
-            .with_ip_pair(to, from)
-            .with_private_key(secret)
-            .with_listen_port(port)
-            .with_peers(peers)
-            .build()
-            .await
-            .with_context(|| format!("WireGuard on UDP port {port}"))?;
-        Ok(Self { ifindex, device, own, probes, pulse })
+        let opened = udp::open(port).await;
+        let (send, receive) = opened.with_context(|| format!("WireGuard on UDP port {port}"))?;
+        let peers = Arc::new(Mutex::new(Peers::new(keys, mtu)));
+        let engine = Engine { peers: peers.clone(), from, to, send, receive };
+        let stop = CancellationToken::new();
+        let engine = tokio::spawn(engine.run(stop.clone()));
+        Ok(Self { ifindex, peers, own, probes, pulse, stop, engine })
     }
 
     /// Asks the machine at the other end for a sign of life, if it is time to.
@@ -118,75 +98,53 @@ impl Tunnel {
     }
 
     /// What is known of the peers, by key.
-    pub(super) async fn spoken(&self) -> BTreeMap<[u8; 32], Spoken> {
-        let count = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
-        let now = Instant::now();
-        let peers = self.device.peers().await.into_iter().map(|one| {
-            let spoken = Spoken {
-                shaken: one.stats.last_handshake.and_then(|age| now.checked_sub(age)),
-                sent: count(one.stats.tx_bytes),
-                received: count(one.stats.rx_bytes),
-            };
-            (one.peer.public_key.to_bytes(), spoken)
-        });
-        peers.collect()
+    pub(super) fn spoken(&self) -> BTreeMap<[u8; 32], Spoken> {
+        self.peers().spoken()
     }
 
-    /// One more peer.
-    ///
-    /// # Errors
-    /// If its packets cannot be taken.
-    pub(super) async fn add(&self, peer: Peer) -> anyhow::Result<()> {
-        self.device.add_or_update_peer(peer).await?;
-        Ok(())
+    /// Speaks under these keys from now on: who knows them may begin a session anew.
+    pub(super) fn answer_as(&self, keys: &Keys) {
+        self.peers().change_keys(keys);
     }
 
-    /// A peer may send other addresses from now on; its session goes on.
-    ///
-    /// # Errors
-    /// If its packets cannot be taken.
-    pub(super) async fn allow(&mut self, peer: &Peer) -> anyhow::Result<()> {
-        let allowed = peer.allowed_ips.clone();
-        let modify = self.device.modify_peer(&peer.public_key, |known| {
-            known.clear_allowed_ips();
-            known.add_allowed_ips(allowed);
-        });
-        modify.await?;
-        Ok(())
+    /// Begins a session with the gateway at the other end anew, under these keys.
+    pub(super) fn begin_as(&self, keys: &Keys, far: &Far) {
+        let mut peers = self.peers();
+        peers.remove(far.key);
+        peers.change_keys(keys);
+        peers.put(receiver(far));
+    }
+
+    /// One more peer, or the same with other addresses; its session goes on then.
+    pub(super) fn put(&self, peer: Wanted) {
+        self.peers().put(peer);
     }
 
     /// A peer less.
-    ///
-    /// # Errors
-    /// If the others' packets cannot be taken any more.
-    pub(super) async fn remove(&self, key: [u8; 32]) -> anyhow::Result<()> {
-        self.device.remove_peer(&PublicKey::from(key)).await?;
-        Ok(())
+    pub(super) fn remove(&self, key: [u8; 32]) {
+        self.peers().remove(key);
     }
 
-    /// Lets go of the sockets; the interface stays.
+    /// Lets go of the socket; the interface stays.
     pub(super) async fn stop(self) {
-        self.device.stop().await;
+        self.stop.cancel();
+        if let Err(error) = self.engine.await {
+            tracing::error!(%error, "WireGuard did not end well");
+        }
+    }
+
+    fn peers(&self) -> MutexGuard<'_, Peers> {
+        engine::peers(&self.peers)
     }
 }
 
 /// A host, as a gateway has it: it may send what its blocks hold, and speak for itself.
-pub(super) fn sender(key: [u8; 32], number: u16, blocks: &[Ipv4Net]) -> anyhow::Result<Peer> {
-    let mut peer = Peer::new(PublicKey::from(key));
-    for network in blocks.iter().copied().chain([Ipv4Net::from(inner(number))]) {
-        // The same network in the words of another crate.
-        peer = peer.with_allowed_ip(network.to_string().parse().context("a block")?);
-    }
-    Ok(peer)
+pub(super) fn sender(key: [u8; 32], number: u16, blocks: &[Ipv4Net]) -> Wanted {
+    let own = Ipv4Net::from(inner(number));
+    Wanted { key, endpoint: None, networks: blocks.iter().copied().chain([own]).collect() }
 }
 
 /// A gateway, as a host has it: it may send from anywhere.
-pub(super) fn receiver(key: [u8; 32], endpoint: SocketAddr) -> anyhow::Result<Peer> {
-    let peer = Peer::new(PublicKey::from(key)).with_endpoint(endpoint);
-    let timers = TimerParams {
-        new_handshake_timeout: UNANSWERED..=UNANSWERED + Duration::from_millis(333),
-        ..TimerParams::default()
-    };
-    let peer = peer.with_allowed_ip("0.0.0.0/0".parse().context("all networks")?);
-    Ok(peer.dangerously_with_timer_params(timers))
+pub(super) fn receiver(far: &Far) -> Wanted {
+    Wanted { key: far.key, endpoint: Some(far.endpoint), networks: vec![Ipv4Net::default()] }
 }

@@ -20,6 +20,7 @@ use super::{
     device::{Plan, Tunnel, receiver, sender},
     keys::{Keys, decoded},
     paths::Paths,
+    rotation::{Rotation, Turn},
     there::{Far, Inward, Outward, Sender, There},
 };
 use crate::{
@@ -47,6 +48,8 @@ pub struct Mesh {
     pub own: u16,
     /// Its keys.
     pub keys: Keys,
+    /// How they change.
+    pub rotation: Rotation,
     /// The UDP port of a gateway; none for a host.
     pub port: Option<u16>,
     /// Bytes of an IP packet on its interfaces.
@@ -85,8 +88,9 @@ impl Mesh {
         Ok(end.map(drop))
     }
 
-    async fn follow(self, mut views: watch::Receiver<Arc<View>>, shutdown: CancellationToken) {
+    async fn follow(mut self, mut views: watch::Receiver<Arc<View>>, shutdown: CancellationToken) {
         let mut there = There::default();
+        let mut turn = Turn::default();
         let mut failed = false;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -96,8 +100,11 @@ impl Mesh {
             if std::mem::take(&mut anew) {
                 let view = views.borrow_and_update().clone();
                 // Before the first session nobody knows who the others are now.
-                let done =
-                    if view.revision > 0 { self.step(&mut there, &view).await } else { Ok(()) };
+                let done = if view.revision > 0 {
+                    self.step(&mut there, &mut turn, &view).await
+                } else {
+                    Ok(())
+                };
                 if let Err(error) = &done
                     && !failed
                 {
@@ -117,6 +124,7 @@ impl Mesh {
                 _ = tick.tick(), if !there.is_empty() => {
                     there.ask();
                     self.tell(&there);
+                    turn.begin(&self.keys, &self.rotation, &there);
                     if ticks.is_multiple_of(LOOK) {
                         self.board.post_paths(self.look(&mut there).await);
                     }
@@ -134,17 +142,23 @@ impl Mesh {
         }
     }
 
-    async fn step(&self, there: &mut There, view: &View) -> anyhow::Result<()> {
+    async fn step(
+        &mut self,
+        there: &mut There,
+        turn: &mut Turn,
+        view: &View,
+    ) -> anyhow::Result<()> {
         if view.proxies.is_empty() && there.is_empty() {
             return Ok(());
         }
         let inward = match self.port {
-            Some(port) => self.inward(there, view, port).await,
+            Some(port) => self.inward(there, view, turn.inward(&self.keys), port).await,
             None => Ok(()),
         };
         let outward = self.outward(there, view).await;
         self.tell(there);
-        inward.and(outward)
+        inward.and(outward)?;
+        turn.end(&mut self.keys, self.own, view, there).await
     }
 
     /// Which ways there are, to whom it concerns if they are others than before.
@@ -174,37 +188,37 @@ impl Mesh {
     }
 
     /// Of a gateway: every machine of the region is a peer, with its own blocks.
-    async fn inward(&self, there: &mut There, view: &View, port: u16) -> anyhow::Result<()> {
+    async fn inward(
+        &self,
+        there: &mut There,
+        view: &View,
+        keys: &Keys,
+        port: u16,
+    ) -> anyhow::Result<()> {
         let others = view.hosts.values().filter(|host| host.record.id != self.own);
         let wanted: BTreeMap<_, _> = others
             .filter_map(|host| Some((key(&host.record)?, Sender::of(&host.record))))
             .collect();
         if there.inward.is_none() {
-            let peers = wanted.iter().map(|(key, one)| sender(*key, one.number, &one.blocks));
-            let peers = peers.collect::<Result<Vec<_>, _>>()?;
-            // Without a peer it would not begin.
-            if peers.is_empty() {
+            // Nobody would come.
+            if wanted.is_empty() {
                 return Ok(());
             }
-            let tunnel = self.open(&self.names.gateway, port, peers).await?;
-            let routes = BTreeSet::new();
-            there.inward = Some(Inward { tunnel, peers: wanted.clone(), routes });
+            let tunnel = self.open(&self.names.gateway, keys, port).await?;
+            there.inward = Some(Inward { tunnel, peers: BTreeMap::new(), routes: BTreeSet::new() });
         }
         let Some(inward) = &mut there.inward else { return Ok(()) };
         for key in inward.peers.keys().copied().collect::<Vec<_>>() {
             if !wanted.contains_key(&key) {
-                inward.tunnel.remove(key).await?;
+                inward.tunnel.remove(key);
                 inward.peers.remove(&key);
             }
         }
         for (key, one) in wanted {
-            let peer = sender(key, one.number, &one.blocks)?;
-            match inward.peers.get(&key) {
-                Some(known) if *known == one => continue,
-                Some(_) => inward.tunnel.allow(&peer).await?,
-                None => inward.tunnel.add(peer).await?,
+            if inward.peers.get(&key) != Some(&one) {
+                inward.tunnel.put(sender(key, one.number, &one.blocks));
+                inward.peers.insert(key, one);
             }
-            inward.peers.insert(key, one);
         }
         let blocks = inward.peers.values().flat_map(|one| &one.blocks);
         let routes: BTreeSet<_> = blocks.copied().collect();
@@ -245,13 +259,13 @@ impl Mesh {
             match there.outward.get_mut(&number) {
                 Some(outward) if outward.far == far => {}
                 Some(outward) => {
-                    outward.tunnel.remove(outward.far.key).await?;
-                    outward.tunnel.add(receiver(far.key, far.endpoint)?).await?;
+                    outward.tunnel.remove(outward.far.key);
+                    outward.tunnel.put(receiver(&far));
                     outward.far = far;
                 }
                 None => {
-                    let peers = vec![receiver(far.key, far.endpoint)?];
-                    let tunnel = self.open(&self.way_name(number), 0, peers).await?;
+                    let tunnel = self.open(&self.way_name(number), &self.keys, 0).await?;
+                    tunnel.put(receiver(&far));
                     there.outward.insert(number, Outward { tunnel, far });
                 }
             }
@@ -268,7 +282,7 @@ impl Mesh {
                 unsent.insert(name, link.unsent);
             }
         }
-        Paths { all: there.paths().await, unsent }
+        Paths { all: there.paths(), unsent }
     }
 
     /// The first address of a family that this machine's underlay has, too.
@@ -281,15 +295,9 @@ impl Mesh {
         format!("{}{number}", self.names.ways)
     }
 
-    async fn open(
-        &self,
-        name: &str,
-        port: u16,
-        peers: Vec<gotatun::device::Peer>,
-    ) -> anyhow::Result<Tunnel> {
+    async fn open(&self, name: &str, keys: &Keys, port: u16) -> anyhow::Result<Tunnel> {
         let Self { own, mtu, .. } = *self;
-        let secret = self.keys.secret.clone();
-        Tunnel::open(&self.links, Plan { name, mtu, own, secret, port, peers }).await
+        Tunnel::open(&self.links, Plan { name, mtu, own, keys, port }).await
     }
 }
 

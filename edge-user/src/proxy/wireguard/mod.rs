@@ -3,14 +3,18 @@
 //!
 //! A host has an interface to each gateway, since two peers of one interface cannot both have all
 //! of the internet; a gateway has one for all hosts, and takes from each what its own address
-//! blocks may send. Keys are made by each machine and told with its announcement. A host asks each
-//! gateway for a sign of life (`probe`), so that a way that leads nowhere is no way.
+//! blocks may send. Keys are made by each machine, told with its announcement, and changed every so
+//! often (`rotation`). A host asks each gateway for a sign of life (`probe`), so that a way that leads
+//! nowhere is no way.
 
 mod device;
+mod engine;
 mod keys;
 mod mesh;
 mod paths;
+mod peers;
 mod probe;
+mod rotation;
 mod there;
 mod tun;
 mod udp;
@@ -19,6 +23,7 @@ pub use self::{
     keys::Keys,
     mesh::{Mesh, PORT},
     paths::{Path, Paths, Toward},
+    rotation::Rotation,
 };
 
 /// What WireGuard puts around a packet, over IPv6: 40 bytes, 8 of UDP, 32 of its own. Over IPv4 it

@@ -9,8 +9,9 @@ use std::{
 use ipnet::Ipv4Net;
 
 use super::{
-    device::{Spoken, Tunnel},
+    device::Tunnel,
     paths::{Path, Toward},
+    peers::Spoken,
 };
 use crate::region::roster::HostRecord;
 
@@ -68,7 +69,7 @@ impl There {
     }
 
     /// What is known of the way to each machine, and from it.
-    pub(super) async fn paths(&mut self) -> Vec<Path> {
+    pub(super) fn paths(&mut self) -> Vec<Path> {
         let mut paths = Vec::new();
         let before = std::mem::take(&mut self.shaken);
         let path = |machine, toward, spoken: &Spoken| Path {
@@ -80,13 +81,13 @@ impl There {
             round_trip: None,
         };
         for (number, Outward { tunnel, far }) in &self.outward {
-            if let Some(spoken) = tunnel.spoken().await.get(&far.key) {
+            if let Some(spoken) = tunnel.spoken().get(&far.key) {
                 let round_trip = tunnel.pulse().round_trip();
                 paths.push(Path { round_trip, ..path(*number, Toward::Gateway, spoken) });
             }
         }
         if let Some(inward) = &self.inward {
-            for (key, spoken) in inward.tunnel.spoken().await {
+            for (key, spoken) in inward.tunnel.spoken() {
                 if let Some(Sender { number, .. }) = inward.peers.get(&key) {
                     paths.push(path(*number, Toward::Host, &spoken));
                 }

@@ -1,23 +1,24 @@
-//! A TUN interface as `gotatun` wants one: whole segments are cut where they come from the kernel,
-//! and merged where they go to it.
+//! A TUN interface: whole segments are cut where they come from the kernel, and merged where they go
+//! to it.
 
 use std::{io, net::Ipv4Addr, sync::Arc, time::Instant};
 
-use gotatun::{
-    packet::{Ip, Packet, PacketBufPool},
-    tun::{IpRecv, IpSend, MtuWatcher},
-};
+use futures::FutureExt as _;
+use gotatun::packet::{Ip, Packet, PacketBufPool};
 use tokio::sync::mpsc;
 use tun_rs::{AsyncDevice, DeviceBuilder, GROTable, IDEAL_BATCH_SIZE, Layer, VIRTIO_NET_HDR_LEN};
 
 use super::probe::{Probe, Pulse};
 
-/// Packets that are on their way to the kernel.
-const QUEUE: usize = 1024;
+/// Packets after which no more are taken before these are sent.
+const BUNCH: usize = 256;
 /// Probes that are on their way into the tunnel: a gateway answers many hosts.
 const PROBES: usize = 256;
 /// The largest packet that the kernel gives in one piece.
 const WHOLE: usize = VIRTIO_NET_HDR_LEN + 65_535;
+/// What a buffer must have room for so that packets are merged into it: `tun-rs` makes none larger,
+/// and counts its header twice.
+const ROOM: usize = WHOLE + VIRTIO_NET_HDR_LEN;
 
 /// Both directions, and a third way in.
 pub(super) struct Ends {
@@ -33,7 +34,6 @@ pub(super) struct Ends {
 pub(super) struct FromKernel {
     device: Arc<AsyncDevice>,
     probes: mpsc::Receiver<Packet>,
-    mtu: u16,
     whole: Vec<u8>,
     slots: Vec<Slot>,
     sizes: Vec<usize>,
@@ -41,7 +41,9 @@ pub(super) struct FromKernel {
 
 /// Packets to the kernel. Probes go no further.
 pub(super) struct ToKernel {
-    kernel: mpsc::Sender<Packet>,
+    device: Arc<AsyncDevice>,
+    table: GROTable,
+    buffers: Vec<Vec<u8>>,
     probes: mpsc::Sender<Packet>,
     own: Ipv4Addr,
     pulse: Pulse,
@@ -61,47 +63,44 @@ pub(super) fn open(name: &str, mtu: u16, own: Ipv4Addr, pulse: Pulse) -> io::Res
     });
     let device = Arc::new(device.build_async()?);
     device.persist()?;
-    let (kernel, packets) = mpsc::channel(QUEUE);
-    tokio::spawn(write(device.clone(), packets));
     let (probes, asked) = mpsc::channel(PROBES);
     let (whole, sizes) = (vec![0; WHOLE], vec![0; IDEAL_BATCH_SIZE]);
     let slots = Vec::with_capacity(IDEAL_BATCH_SIZE);
-    let to = ToKernel { kernel, probes: probes.clone(), own, pulse };
-    let from = FromKernel { device, probes: asked, mtu, whole, slots, sizes };
+    let (table, buffers) = (GROTable::default(), Vec::new());
+    let to =
+        ToKernel { device: device.clone(), table, buffers, probes: probes.clone(), own, pulse };
+    let from = FromKernel { device, probes: asked, whole, slots, sizes };
     Ok(Ends { to, from, probes })
 }
 
-/// Writes what comes, merged as GRO would, until there is nobody to send any more.
-async fn write(device: Arc<AsyncDevice>, mut packets: mpsc::Receiver<Packet>) {
-    let (mut table, mut batch) = (GROTable::default(), Vec::with_capacity(IDEAL_BATCH_SIZE));
-    let mut buffers: Vec<Vec<u8>> = Vec::new();
-    while packets.recv_many(&mut batch, IDEAL_BATCH_SIZE).await > 0 {
-        buffers.resize_with(batch.len(), Vec::new);
-        for (buffer, packet) in buffers.iter_mut().zip(batch.drain(..)) {
-            buffer.clear();
-            buffer.resize(VIRTIO_NET_HDR_LEN, 0);
-            buffer.extend_from_slice(&packet);
-        }
-        if let Err(error) = device.send_multiple(&mut table, &mut buffers, VIRTIO_NET_HDR_LEN).await
-        {
-            tracing::debug!(%error, "the kernel does not take a packet");
-        }
-    }
-}
-
-impl IpSend for ToKernel {
-    async fn send(&mut self, packet: Packet<Ip>) -> io::Result<()> {
-        let packet = packet.into_bytes();
-        if let Some(probe) = Probe::read(&packet) {
-            self.heard(probe);
-            return Ok(());
-        }
-        let gone = |_closed| io::Error::from(io::ErrorKind::BrokenPipe);
-        self.kernel.send(packet).await.map_err(gone)
-    }
-}
-
 impl ToKernel {
+    /// Gives packets to the kernel, merged as GRO would; what it does not take is lost.
+    pub(super) async fn deliver(&mut self, packets: &mut Vec<Packet>) {
+        packets.retain(|packet| match Probe::read(packet) {
+            Some(probe) => {
+                self.heard(probe);
+                false
+            }
+            None => true,
+        });
+        for bunch in packets.chunks(IDEAL_BATCH_SIZE) {
+            while self.buffers.len() < bunch.len() {
+                self.buffers.push(Vec::with_capacity(ROOM));
+            }
+            let buffers = &mut self.buffers[..bunch.len()];
+            for (buffer, packet) in buffers.iter_mut().zip(bunch) {
+                buffer.clear();
+                buffer.resize(VIRTIO_NET_HDR_LEN, 0);
+                buffer.extend_from_slice(packet);
+            }
+            let sent = self.device.send_multiple(&mut self.table, buffers, VIRTIO_NET_HDR_LEN);
+            if let Err(error) = sent.await {
+                tracing::debug!(%error, "the kernel does not take a packet");
+            }
+        }
+        packets.clear();
+    }
+
     fn heard(&self, probe: Probe) {
         if probe.to != self.own {
             return;
@@ -115,19 +114,37 @@ impl ToKernel {
     }
 }
 
-impl IpRecv for FromKernel {
-    async fn recv<'a>(
-        &'a mut self,
-        pool: &mut PacketBufPool,
-    ) -> io::Result<impl Iterator<Item = Packet<Ip>> + Send + 'a> {
+impl FromKernel {
+    /// Waits until the kernel has packets, and takes what it has, up to a bunch. Safe to cancel:
+    /// it waits for nothing once it has one.
+    pub(super) async fn receive(
+        &mut self,
+        pool: &PacketBufPool,
+        packets: &mut Vec<Packet<Ip>>,
+    ) -> io::Result<()> {
+        self.read(pool, packets).await?;
+        while packets.len() < BUNCH {
+            match self.read(pool, packets).now_or_never() {
+                Some(read) => read?,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// One piece.
+    async fn read(
+        &mut self,
+        pool: &PacketBufPool,
+        packets: &mut Vec<Packet<Ip>>,
+    ) -> io::Result<()> {
         self.slots.resize_with(IDEAL_BATCH_SIZE, || Slot(pool.get()));
-        let Self { device, probes, whole, slots, sizes, .. } = self;
+        let Self { device, probes, whole, slots, sizes } = self;
         let read = tokio::select! {
             biased;
             Some(probe) = probes.recv() => {
-                sizes[0] = probe.len();
-                slots[0] = Slot(probe);
-                Ok(1)
+                packets.extend(probe.try_into_ip().ok());
+                return Ok(());
             }
             // It waits for the kernel only before it has read.
             read = device.recv_multiple(whole, slots, sizes, 0) => read,
@@ -137,18 +154,15 @@ impl IpRecv for FromKernel {
             // Segments so small that they are more than a batch: nobody needs them.
             Err(error) if error.kind() == io::ErrorKind::Other => {
                 tracing::debug!(%error, "a packet cannot be cut");
-                0
+                return Ok(());
             }
             Err(error) => return Err(error),
         };
-        Ok(slots.drain(..count).zip(&*sizes).filter_map(|(Slot(mut packet), size)| {
+        packets.extend(slots.drain(..count).zip(&*sizes).filter_map(|(Slot(mut packet), size)| {
             packet.truncate(*size);
             packet.try_into_ip().ok()
-        }))
-    }
-
-    fn mtu(&self) -> MtuWatcher {
-        MtuWatcher::new(self.mtu)
+        }));
+        Ok(())
     }
 }
 

@@ -1,23 +1,22 @@
-//! UDP sockets as `gotatun` wants them: packets of one size to one receiver go to the kernel in one
-//! piece, which it cuts as late as it can, or not at all if the receiver is on the same machine
-//! (`UDP_SEGMENT` of udp(7)). What comes in is merged by `gotatun`'s own.
+//! A UDP socket: packets of one size to one receiver go to the kernel in one piece, which it cuts as
+//! late as it can, or not at all if the receiver is on the same machine (`UDP_SEGMENT` of udp(7)).
+//! What comes in is `gotatun`'s own to read, which takes it in one piece, too.
 
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::AsRawFd as _,
 };
 
-use gotatun::{
-    packet::Packet,
-    udp::{
-        UdpSend, UdpTransportFactory, UdpTransportFactoryParams,
-        socket::{UdpSocket, UdpSocketFactory},
-    },
+use gotatun::udp::{
+    UdpSend as _, UdpTransportFactory as _, UdpTransportFactoryParams,
+    socket::{UdpSocket, UdpSocketFactory},
 };
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
 use tokio::io::Interest;
+
+use super::peers::Sealed;
 
 /// What every kernel that knows `UDP_SEGMENT` cuts.
 const MOST_PIECES: usize = 64;
@@ -28,89 +27,69 @@ const MOST_BYTES: usize = 65_535 - 40 - 8;
 /// that is lost makes its sender slow; more than what an operator has set takes `CAP_NET_ADMIN`.
 const BUFFER: usize = 7 << 20;
 
-/// Makes sockets.
-#[derive(Default)]
-pub(super) struct Sockets(UdpSocketFactory);
-
 /// The sending half.
-#[derive(Clone)]
-pub(super) struct Sender(UdpSocket);
-
-impl UdpTransportFactory for Sockets {
-    type Send = Sender;
-    type Recv = UdpSocket;
-
-    async fn bind(
-        &mut self,
-        params: &UdpTransportFactoryParams,
-    ) -> io::Result<(Sender, UdpSocket)> {
-        let (send, receive) = self.0.bind(params).await?;
-        setsockopt(&receive, sockopt::RcvBufForce, &BUFFER)?;
-        setsockopt(&send, sockopt::SndBufForce, &BUFFER)?;
-        Ok((Sender(send), receive))
-    }
+pub(super) struct Sender {
+    socket: UdpSocket,
+    /// Those of a bunch that go one by one.
+    each: Vec<Sealed>,
 }
 
-impl UdpSend for Sender {
-    type SendManyBuf = <UdpSocket as UdpSend>::SendManyBuf;
+/// Both halves of a socket on this port, for all addresses of the machine; 0 is a port of the
+/// kernel's choice.
+pub(super) async fn open(port: u16) -> io::Result<(Sender, UdpSocket)> {
+    bind(None, port).await
+}
 
-    async fn send_to(&self, packet: Packet, to: SocketAddr) -> io::Result<()> {
-        self.0.send_to(packet, to).await
-    }
+async fn bind(addr: Option<IpAddr>, port: u16) -> io::Result<(Sender, UdpSocket)> {
+    let params = UdpTransportFactoryParams { addr, port, fwmark: None };
+    let (send, receive) = UdpSocketFactory::default().bind(&params).await?;
+    setsockopt(&receive, sockopt::RcvBufForce, &BUFFER)?;
+    setsockopt(&send, sockopt::SndBufForce, &BUFFER)?;
+    Ok((Sender { socket: send, each: Vec::new() }, receive))
+}
 
-    fn max_number_of_packets_to_send(&self) -> usize {
-        self.0.max_number_of_packets_to_send()
-    }
-
-    async fn send_many_to(
-        &self,
-        buffer: &mut Self::SendManyBuf,
-        packets: &mut Vec<(Packet, SocketAddr)>,
-    ) -> io::Result<()> {
+impl Sender {
+    /// Sends all of a bunch; what the kernel does not take is lost.
+    pub(super) async fn send(&mut self, packets: &mut Vec<Sealed>) {
         let mut rest = VecDeque::from(std::mem::take(packets));
         while !rest.is_empty() {
             let run = run(rest.iter().map(|(packet, to)| (packet.len(), *to)));
             if run > 1 {
-                self.send_each(buffer, packets).await?;
+                self.send_each().await;
                 // A way that is narrower than its interface, or a driver that cannot.
                 if self.send_whole(rest.range(..run)).await.is_ok() {
                     rest.drain(..run);
                     continue;
                 }
             }
-            packets.extend(rest.drain(..run));
+            self.each.extend(rest.drain(..run));
         }
-        self.send_each(buffer, packets).await
+        self.send_each().await;
+        // Its room, for the next ones.
+        *packets = rest.into();
     }
 
-    fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
-        UdpSend::local_addr(&self.0)
-    }
-
-    fn set_fwmark(&self, mark: u32) -> io::Result<()> {
-        self.0.set_fwmark(mark)
-    }
-}
-
-impl Sender {
-    async fn send_each(
-        &self,
-        buffer: &mut <UdpSocket as UdpSend>::SendManyBuf,
-        packets: &mut Vec<(Packet, SocketAddr)>,
-    ) -> io::Result<()> {
-        if packets.is_empty() { Ok(()) } else { self.0.send_many_to(buffer, packets).await }
+    async fn send_each(&mut self) {
+        let mut buffer = Default::default();
+        while !self.each.is_empty() {
+            // Addresses of two families do not go in one call.
+            let family = self.each[0].1.is_ipv4();
+            let same = self.each.iter().take_while(|(_, to)| to.is_ipv4() == family).count();
+            let count = same.min(self.socket.max_number_of_packets_to_send());
+            let mut some: Vec<_> = self.each.drain(..count).collect();
+            if let Err(error) = self.socket.send_many_to(&mut buffer, &mut some).await {
+                tracing::debug!(%error, "the kernel does not take a packet of WireGuard's");
+            }
+        }
     }
 
     /// A run, in one call.
-    async fn send_whole<'p>(
-        &self,
-        run: impl Iterator<Item = &'p (Packet, SocketAddr)>,
-    ) -> io::Result<()> {
+    async fn send_whole<'p>(&self, run: impl Iterator<Item = &'p Sealed>) -> io::Result<()> {
         let mut run = run.peekable();
         let Some((first, to)) = run.peek() else { return Ok(()) };
         let size = u16::try_from(first.len()).map_err(io::Error::other)?;
         let to = SockaddrStorage::from(*to);
-        let socket = self.0.socket();
+        let socket = self.socket.socket();
         let pieces: Vec<_> = run.map(|(packet, _)| IoSlice::new(packet)).collect();
         let send = || {
             let cut = [ControlMessage::UdpGsoSegments(&size)];
@@ -143,11 +122,11 @@ fn run(packets: impl IntoIterator<Item = (usize, SocketAddr)>) -> usize {
 #[cfg(test)]
 mod tests {
     use std::{
-        net::{IpAddr, Ipv4Addr, Ipv6Addr},
+        net::{Ipv4Addr, Ipv6Addr},
         time::Duration,
     };
 
-    use gotatun::{packet::PacketBufPool, udp::UdpRecv};
+    use gotatun::{packet::PacketBufPool, udp::UdpRecv as _};
 
     use super::*;
 
@@ -169,14 +148,8 @@ mod tests {
         }
     }
 
-    /// On this address, or on all of both families.
-    async fn socket(addr: Option<IpAddr>) -> (Sender, UdpSocket) {
-        let params = UdpTransportFactoryParams { addr, port: 0, fwmark: None };
-        Sockets::default().bind(&params).await.unwrap()
-    }
-
     /// Packets of these sizes, each with a byte of its own.
-    fn packets(sizes: impl Iterator<Item = usize>, to: SocketAddr) -> Vec<(Packet, SocketAddr)> {
+    fn packets(sizes: impl Iterator<Item = usize>, to: SocketAddr) -> Vec<Sealed> {
         let pool = PacketBufPool::<4096>::new(128);
         let packet = |(size, number)| {
             let mut packet = pool.get();
@@ -198,7 +171,7 @@ mod tests {
         bytes(&got)
     }
 
-    fn bytes(packets: &[(Packet, SocketAddr)]) -> Vec<Vec<u8>> {
+    fn bytes(packets: &[Sealed]) -> Vec<Vec<u8>> {
         packets.iter().map(|(packet, _)| packet.to_vec()).collect()
     }
 
@@ -207,7 +180,8 @@ mod tests {
         let mut pairs = Vec::new();
         for local in [Ipv4Addr::LOCALHOST.into(), IpAddr::from(Ipv6Addr::LOCALHOST)] {
             for from in [Some(local), None] {
-                let ((sender, _), (_, receiver)) = (socket(from).await, socket(Some(local)).await);
+                let (sender, _) = bind(from, 0).await.unwrap();
+                let (_, receiver) = bind(Some(local), 0).await.unwrap();
                 let to = receiver.local_addr().unwrap();
                 pairs.push((sender, receiver, to));
             }
@@ -226,11 +200,12 @@ mod tests {
 
     #[tokio::test]
     async fn packets_of_all_sizes_arrive_as_they_were_sent() {
-        for (sender, mut receiver, to) in pairs().await {
+        for (mut sender, mut receiver, to) in pairs().await {
             let sizes = [1400; 70].into_iter().chain([32, 96, 96, 96, 1, 2000, 1400, 1400, 7]);
-            let mut packets = packets(sizes, to);
+            // More than go in one call, each larger than the one before.
+            let mut packets = packets(sizes.chain(20..=140), to);
             let sent = bytes(&packets);
-            sender.send_many_to(&mut Default::default(), &mut packets).await.unwrap();
+            sender.send(&mut packets).await;
             assert!(packets.is_empty());
             assert_eq!(received(&mut receiver, sent.len()).await, sent);
         }

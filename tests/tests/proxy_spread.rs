@@ -1,0 +1,150 @@
+//! Proxies that spread connections: each container's over all addresses, by whichever gateways
+//! serve them; what has begun keeps its address while others come and go.
+
+use std::{
+    collections::BTreeSet,
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream},
+};
+
+use tests::{
+    lab::{Lab, PATIENCE},
+    process::wait_for,
+    region::{Plan, Region, Scene, Underlay},
+    server::Server,
+    tenant::Tenant,
+    visitors::Visitors,
+};
+
+const IPS: [&str; 5] = ["192.0.2.65", "192.0.2.66", "192.0.2.67", "192.0.2.68", "192.0.2.69"];
+
+fn parsed(ips: &[&str]) -> BTreeSet<IpAddr> {
+    ips.iter().map(|ip| ip.parse().expect("an address")).collect()
+}
+
+fn create(ips: &[&str]) -> Vec<String> {
+    let words = ["proxy", "create", "many", "--spread", "flow"].map(str::to_owned);
+    let ips = ips.iter().flat_map(|ip| ["--ip".to_owned(), (*ip).to_owned()]);
+    words.into_iter().chain(ips).collect()
+}
+
+fn words(words: &[String]) -> Vec<&str> {
+    words.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn on_one_machine_connections_go_under_all_addresses_in_turn() {
+    let mut lab = Lab::new(&["--proxy-addresses", "192.0.2.64/28"]);
+    lab.edge.cli(&words(&create(&IPS))).ok();
+    let visitors = Visitors::at(&lab.internet, Lab::CLIENT.parse().expect("an address"));
+    let tenant = Tenant::new(&lab.edge, "a", &["--proxy", "many"]);
+    assert_eq!(tenant.container.proxy_ip, None, "all of them");
+    let even = visitors.dialled_by(&tenant.netns, 100);
+    assert_eq!(even.keys().copied().collect::<BTreeSet<_>>(), parsed(&IPS));
+    assert!(even.values().all(|count| *count == 20), "{even:?}");
+    // Whatever else it sends: UDP, ping, IPv6.
+    let seen = visitors.visited_by(&tenant.netns, 10);
+    assert!(seen.is_subset(&parsed(&IPS)), "{seen:?}");
+    let shown = lab.edge.proxy("many");
+    assert_eq!(shown["spread"], "flow");
+    for one in shown["ips"].as_array().expect("addresses") {
+        assert_eq!((one["status"].as_str(), &one["containers"]), (Some("ONLINE"), &1.into()));
+        assert!(one["traffic"]["connections"].as_u64() >= Some(20), "{one}");
+    }
+
+    lab.edge.cli(&["proxy", "remove-ip", "many", "--ip", IPS[0]]).ok();
+    let four = visitors.dialled_by(&tenant.netns, 100);
+    assert_eq!(four.keys().copied().collect::<BTreeSet<_>>(), parsed(&IPS[1..]));
+    assert!(four.values().all(|count| *count == 25), "{four:?}");
+    // A daemon that comes after takes it up.
+    lab.edge.kill9();
+    assert_eq!(visitors.dialled_by(&tenant.netns, 8).len(), 4, "without a daemon");
+    lab.edge.start();
+    assert_eq!(visitors.dialled_by(&tenant.netns, 8).len(), 4, "with the next one");
+    lab.edge.cli(&["proxy", "delete", "many"]).ok();
+    visitors.refuse(&tenant.netns);
+}
+
+/// Each of the first addresses is the first gateway's own, the rest the second's.
+fn region(first: &[&str], second: &[&str]) -> Region {
+    let region = Plan::over(Underlay::V4).gateways(2).hosts(1).up();
+    for (gateway, ips) in region.gateways.iter().zip([first, second]) {
+        for ip in ips {
+            gateway.place.netns.ip(&["address", "add", &format!("{ip}/32"), "dev", "up0"]);
+        }
+    }
+    region
+}
+
+#[test]
+fn connections_spread_over_gateways_and_keep_to_theirs() {
+    let region = region(&[IPS[0], IPS[1], IPS[3]], &[IPS[2]]);
+    let gateway = &region.gateway().edge;
+    gateway.cli(&words(&create(&IPS[..3]))).ok();
+    wait_for("all addresses to be served", PATIENCE, || {
+        let shown = gateway.cli(&["proxy", "show", "many"]).ok();
+        (shown.stdout.matches("ONLINE").count() == 3).then_some(())
+    });
+    let visitors = Visitors::at(&region.scene.internet, Scene::CLIENT);
+    let host = &region.hosts[0];
+    let tenant = host.tenant("a", &["--proxy", "many"]);
+    wait_for("ways to both gateways", PATIENCE, || {
+        let shown = host.edge.cli(&["proxy", "show", "many"]).ok();
+        (shown.stdout.matches("ONLINE").count() == 3).then_some(())
+    });
+    let counts = visitors.dialled_by(&tenant.netns, 240);
+    assert_eq!(counts.keys().copied().collect::<BTreeSet<_>>(), parsed(&IPS[..3]));
+    // By hash over gateways, in turn over what each has: 80, by chance some more or less.
+    assert!(counts.values().all(|count| (55..=105).contains(count)), "{counts:?}");
+
+    let server = SocketAddr::from((Scene::CLIENT, 7000));
+    let _server = Server::at(&region.scene.internet, server, |mut client, _| {
+        let mut byte = [0];
+        while client.read_exact(&mut byte).is_ok() && client.write_all(&byte).is_ok() {}
+    });
+    let streams: Vec<_> =
+        (0..30).map(|_| tenant.netns.enter(|| TcpStream::connect(server).unwrap())).collect();
+    let all_say = |when: &str| {
+        for (number, mut stream) in streams.iter().enumerate() {
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let said = stream.write_all(b"x").and_then(|()| stream.read_exact(&mut [0]));
+            said.unwrap_or_else(|error| panic!("{when}: stream {number}: {error}"));
+        }
+    };
+    all_say("at first");
+    // The second gateway's only address goes; the first has one more.
+    gateway.cli(&["proxy", "add-ip", "many", "--ip", IPS[3]]).ok();
+    gateway.cli(&["proxy", "remove-ip", "many", "--ip", IPS[2], "--drain", "10m"]).ok();
+    wait_for("connections to begin under others", PATIENCE, || {
+        let seen: BTreeSet<_> = visitors.dialled_by(&tenant.netns, 30).into_keys().collect();
+        (seen == parsed(&[IPS[0], IPS[1], IPS[3]])).then_some(())
+    });
+    all_say("when one goes and another comes");
+    assert!(host.edge.metrics().packets("tc_container", "proxied") > 300.0);
+}
+
+#[test]
+fn a_connection_drains_with_an_address_of_another_gateway() {
+    let region = region(&[IPS[0]], &[IPS[1]]);
+    let gateway = &region.gateway().edge;
+    gateway.cli(&["proxy", "create", "db", "--ip", IPS[0]]).ok();
+    let visitors = Visitors::at(&region.scene.internet, Scene::CLIENT);
+    let tenant = region.hosts[0].tenant("a", &["--proxy", "db"]);
+    assert_eq!(visitors.visited_by(&tenant.netns, 3), parsed(&IPS[..1]));
+    let server = SocketAddr::from((Scene::CLIENT, 7000));
+    let _server = Server::at(&region.scene.internet, server, |mut client, _| {
+        let mut byte = [0];
+        while client.read_exact(&mut byte).is_ok() && client.write_all(&byte).is_ok() {}
+    });
+    let mut stream = tenant.netns.enter(|| TcpStream::connect(server).unwrap());
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut say = || stream.write_all(b"x").and_then(|()| stream.read_exact(&mut [0]));
+    say().unwrap();
+    gateway.cli(&["proxy", "add-ip", "db", "--ip", IPS[1]]).ok();
+    gateway.cli(&["proxy", "remove-ip", "db", "--ip", IPS[0], "--drain", "10m"]).ok();
+    wait_for("connections to begin under the other", PATIENCE, || {
+        let seen: BTreeSet<_> = visitors.dialled_by(&tenant.netns, 5).into_keys().collect();
+        (seen == parsed(&IPS[1..2])).then_some(())
+    });
+    say().expect("what has begun goes on");
+}
