@@ -69,7 +69,7 @@ fn timed(rounds: usize) -> Result<Vec<Measure>> {
 }
 
 /// Mean time of one run; every single run must have come to the expected verdict.
-fn run(datapath: &Datapath, case: &Case) -> Result<f64> {
+pub(crate) fn run(datapath: &Datapath, case: &Case) -> Result<f64> {
     let before = counted(datapath, case.hook, case.verdict)?;
     let once = |repeat| Ok(datapath.test_run(case.hook, &case.frame, None, repeat)?.duration);
     let mean = timed_runs(case.anew, once)?;

@@ -59,13 +59,15 @@ pub(crate) fn bulk(path: &Path, further: &[&str]) -> Result<(f64, f64)> {
     command.args(["--affinity", &cpu::CLIENT.to_string()]);
     // With small writes two CPUs measure the scheduler.
     command.args(["--time", STREAM, "--length", "1M"]).args(further);
-    let (output, busy) = tests::process::wait_for("iperf3", tests::lab::PATIENCE, || {
+    let (output, result, busy) = tests::process::wait_for("iperf3", tests::lab::PATIENCE, || {
         let busy = Busy::start().ok()?;
         let output = command.output_of();
-        // The server refuses while it closes its last test.
-        output.status.success().then_some((output, busy.time()))
+        let busy = busy.time();
+        let result: serde_json::Value = serde_json::from_str(&output.stdout).ok()?;
+        // The server refuses while it closes its last test, which iperf3 may call a success.
+        let done = output.status.success() && result["error"].is_null();
+        done.then_some((output, result, busy))
     });
-    let result: serde_json::Value = serde_json::from_str(&output.stdout)?;
     let received = &result["end"]["sum_received"];
     let field = |name: &str| {
         received[name].as_f64().with_context(|| format!("iperf3 printed no {name}: {output}"))

@@ -1,7 +1,12 @@
 //! What does it cost that somebody listens? Two containers of one machine, with nobody listening
-//! and beside it with `edge trace`; and how many instructions the programs have.
+//! and beside it with `edge trace`; one decision by itself, which other machines' load does not
+//! drown; and how many instructions the programs have.
+
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
+use edge_common::trace::Filter;
+use edge_user::datapath::Datapath;
 use tests::{
     lab::Lab,
     tenant::Tenant,
@@ -9,6 +14,8 @@ use tests::{
 };
 
 use crate::{
+    decision,
+    frames::{Size, cases, fill},
     i6pn::ways::Way,
     load,
     machine::Machine,
@@ -22,6 +29,10 @@ const LISTENERS: [(&str, Option<&str>); 3] = [
     ("edge trace --sample 1000", Some("1000")),
     ("edge trace", Some("1")),
 ];
+
+/// What is decided, as `decision` calls it.
+const DECISIONS: [&str; 2] = ["tc_container: private, here", "tc_uplink: hit"];
+const PINS: &str = "/sys/fs/bpf/edge/bench-trace";
 
 pub(crate) fn measure(rounds: usize) -> Result<Report> {
     let machine = Machine::here();
@@ -52,6 +63,30 @@ pub(crate) fn measure(rounds: usize) -> Result<Report> {
             wait_off(&lab.edge);
         }
     }
+    let decisions = decisions(rounds);
+    std::fs::remove_dir_all(PINS).ok();
     let question = "What does it cost that somebody listens?".to_owned();
-    Ok(Report { question, machine, measures: measures.into_iter().chain([instructions]).collect() })
+    let measures = measures.into_iter().chain(decisions?).chain([instructions]).collect();
+    Ok(Report { question, machine, measures })
+}
+
+/// What one decision takes, and while one of a thousand is told.
+fn decisions(rounds: usize) -> Result<[Measure; 2]> {
+    let datapath = Arc::new(Datapath::load(Path::new(PINS))?);
+    fill(&datapath, &Size { pairs: 1, hosts: 0, addresses: 0 })?;
+    let filter = Filter { verdicts: Filter::ALL_VERDICTS, sample: 1000, ..Filter::default() };
+    let [nobody, sampled, _] = LISTENERS.map(|(name, _)| name);
+    let mut measures = DECISIONS.map(|name| Measure::new(name, "ns", Better::Less));
+    for _ in 0..rounds {
+        for case in cases()? {
+            let Some(place) = DECISIONS.iter().position(|name| *name == case.name) else {
+                continue;
+            };
+            measures[place].push(nobody, decision::run(&datapath, &case)?);
+            let trace = datapath.trace(filter)?;
+            measures[place].push(sampled, decision::run(&datapath, &case)?);
+            drop(trace);
+        }
+    }
+    Ok(measures)
 }

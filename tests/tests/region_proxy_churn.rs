@@ -21,6 +21,10 @@ const ONE: &str = "192.0.2.65";
 /// Of workspace "two", whose proxy of the same name has five, and sometimes the sixth.
 const FIVE: [&str; 5] = ["192.0.2.66", "192.0.2.67", "192.0.2.68", "192.0.2.69", "192.0.2.70"];
 const SIXTH: &str = "192.0.2.71";
+/// Of workspace "three", whose containers' connections are spread over them.
+const SPREAD: [&str; 3] = ["192.0.2.72", "192.0.2.73", "192.0.2.74"];
+/// Whoever has a key changes it while all of this happens.
+const KEY_LIFE: [&str; 2] = ["--key-life", "15s"];
 /// Where the guestbook lies.
 const BOOK: SocketAddr = SocketAddr::new(IpAddr::V4(Scene::CLIENT), 7000);
 
@@ -41,6 +45,7 @@ impl Caller {
         let parse = |address: &&str| address.parse().expect("an address");
         let allowed = match workspace {
             Some("one") => [ONE].iter().map(parse).collect(),
+            Some("three") => SPREAD.iter().map(parse).collect(),
             Some(_) => FIVE.iter().chain([&SIXTH]).map(parse).collect(),
             None => BTreeSet::from([host.place.public.into()]),
         };
@@ -90,14 +95,16 @@ fn exchange(region: &Region, old: &str, new: &str) {
 #[test]
 fn whatever_happens_nobody_is_seen_under_anothers_address() {
     let plan = Plan::over(Underlay::V4).gateways(2).hosts(2);
-    let mut region = plan.gateway_arguments_more(&["--proxy-addresses", NETWORK]).up();
-    let create = |region: &Region, workspace: &str, addresses: &[&str]| {
-        let words = ["proxy", "create", "db", "--workspace", workspace];
+    let plan = plan.gateway_arguments_more(&["--proxy-addresses", NETWORK]);
+    let mut region = plan.gateway_arguments_more(&KEY_LIFE).host_arguments_more(&KEY_LIFE).up();
+    let create = |region: &Region, workspace: &str, addresses: &[&str], spread: &str| {
+        let words = ["proxy", "create", "db", "--workspace", workspace, "--spread", spread];
         let ips = addresses.iter().flat_map(|address| ["--ip", address]);
         region.gateway().edge.cli(&words.into_iter().chain(ips).collect::<Vec<_>>()).ok();
     };
-    create(&region, "one", &[ONE]);
-    create(&region, "two", &FIVE);
+    create(&region, "one", &[ONE], "container");
+    create(&region, "two", &FIVE, "container");
+    create(&region, "three", &SPREAD, "flow");
     let book = Guestbook::open(&region.scene.internet, BOOK);
     let visitors = Visitors::at(&region.scene.internet, Scene::CLIENT);
     let mut callers = Vec::new();
@@ -107,6 +114,7 @@ fn whatever_happens_nobody_is_seen_under_anothers_address() {
         for more in 0..3 {
             callers.push(Caller::on(host, 10 * number + more, Some("two"), &book));
         }
+        callers.push(Caller::on(host, number, Some("three"), &book));
         plain.push(Caller::on(host, number, None, &book));
     }
     let go_on = || {
@@ -145,10 +153,10 @@ fn whatever_happens_nobody_is_seen_under_anothers_address() {
         assert_eq!(caller.guest.failures(), [""; 0], "{} has noticed", caller.name);
     }
     assert!(book.connections() > 300, "{} connections", book.connections());
-    // A machine gives three containers three addresses.
+    // A machine gives three containers three addresses, and each of the others has all.
     let seen: BTreeSet<_> =
         callers.iter().flat_map(|caller| book.addresses(&caller.name)).collect();
-    assert!(seen.len() >= 4, "{seen:?}");
+    assert!(seen.len() >= 4 + SPREAD.len(), "{seen:?}");
     wait_for("all addresses to be served", PATIENCE, || {
         let shown = region.gateway().edge.cli(&["proxy", "show", "db", "--workspace", "two"]).ok();
         (shown.stdout.matches("ONLINE").count() == 5).then_some(())

@@ -55,7 +55,7 @@ pub(crate) fn measure(rounds: usize) -> Result<Report> {
         Measure::new("16 streams out", "Gbit/s", Better::More),
         Measure::new("CPU of the whole machine", "s/GB", Better::Less),
         Measure::new("new connections", "1/s", Better::More),
-        Measure::new("the busiest address above its share of them", "%", Better::Less),
+        Measure::new("of them under the busiest address, beside an even share", "×", Better::Less),
     ];
     field::interleaved(rounds, paths.iter(), &mut measures, |path| once(&region, path))?;
     let question = "What do more outbound addresses bring?".to_owned();
@@ -72,7 +72,7 @@ fn once(region: &Region, path: &Path) -> Result<[f64; 4]> {
     #[expect(clippy::cast_precision_loss, reason = "five at most")]
     let share = begun.iter().sum::<f64>() / begun.len() as f64;
     let busiest = begun.iter().copied().fold(0.0, f64::max);
-    Ok([gigabits, cpu, new, (busiest / share - 1.0) * 100.0])
+    Ok([gigabits, cpu, new, busiest / share])
 }
 
 /// How many have begun under each address.
