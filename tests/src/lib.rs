@@ -32,6 +32,7 @@ pub mod region;
 pub mod resolver;
 pub mod server;
 pub mod strangers;
+pub mod talk;
 pub mod tap;
 pub mod tenant;
 pub mod tls;

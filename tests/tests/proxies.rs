@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    io::{ErrorKind, Read as _, Write as _},
+    io::ErrorKind,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     time::Duration,
 };
@@ -15,7 +15,7 @@ use tests::{
     postgres::Database,
     process::{Start as _, wait_for},
     resolver::Resolver,
-    server::Server,
+    talk::Listener,
     tenant::Tenant,
     visitors::Visitors,
 };
@@ -243,28 +243,16 @@ fn questions_for_names_leave_by_the_proxy() {
 fn a_connection_outlives_daemons_and_drains_with_its_address() {
     let mut lab = lab();
     lab.edge.cli(&["proxy", "create", "db", "--ip", ONE]).ok();
-    let server: IpAddr = Lab::CLIENT.parse().unwrap();
-    let _server = Server::at(&lab.internet, (server, 7000).into(), |mut client, _| {
-        let mut byte = [0];
-        while client.read_exact(&mut byte).is_ok() && client.write_all(&byte).is_ok() {}
-    });
+    let listener = Listener::at(&lab.internet, Lab::CLIENT.parse::<IpAddr>().unwrap());
     let tenant = Tenant::new(&lab.edge, "a", &["--proxy", "db"]);
-    let dial = || {
-        let to = SocketAddr::new(server, 7000);
-        let stream = tenant.netns.enter(|| TcpStream::connect_timeout(&to, PATIENCE).unwrap());
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream
-    };
-    let say =
-        |mut stream: &TcpStream| stream.write_all(b"x").and_then(|()| stream.read_exact(&mut [0]));
-    let stream = dial();
-    say(&stream).unwrap();
+    let talk = listener.dial(&tenant.netns);
+    talk.say().unwrap();
     lab.edge.kill9();
-    say(&stream).expect("without a daemon");
+    talk.say().expect("without a daemon");
     lab.edge.start();
-    say(&stream).expect("with the next one");
+    talk.say().expect("with the next one");
     let old = lab.edge.replace(&[]);
-    say(&stream).expect("with its successor");
+    talk.say().expect("with its successor");
     drop(old);
 
     lab.edge.cli(&["proxy", "add-ip", "db", "--ip", TWO]).ok();
@@ -272,14 +260,14 @@ fn a_connection_outlives_daemons_and_drains_with_its_address() {
     assert_eq!(removed.stdout_str(), format!("proxy db: {ONE} TERMINATED, {TWO} ONLINE"));
     let visitors = visitors(&lab);
     assert_eq!(visitors.visited_by(&tenant.netns, 3), only(TWO), "what is new");
-    say(&stream).expect("what is old");
+    talk.say().expect("what is old");
     wait_for("the drain to be over", PATIENCE, || {
         let addresses = lab.machine.ip(&["-4", "address", "show", "dev", "up0"]);
         (!addresses.contains(ONE)).then_some(())
     });
-    stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    talk.hurry(Duration::from_millis(500));
     // NAT follows the address.
-    wait_for("what is old to end", PATIENCE, || say(&stream).err());
+    wait_for("what is old to end", PATIENCE, || talk.say().err());
     lab.edge.stop();
     let addresses = lab.machine.ip(&["-4", "address", "show", "dev", "up0"]);
     assert!(!addresses.contains(TWO), "left behind: {addresses}");

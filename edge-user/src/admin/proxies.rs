@@ -16,7 +16,6 @@ use crate::{
     host::containers::Containers,
     proxy::{
         keeper::Nudge,
-        plan::Standing,
         wireguard::{Path, Toward},
     },
     region::{
@@ -162,20 +161,7 @@ impl ProxyService {
 
     fn describe(&self, proxy: &Proxy) -> wire::Proxy {
         let record = &proxy.record;
-        let attached = self.containers.list();
-        let has = |ip: Ipv4Addr| {
-            let its = attached.iter().filter(|one| {
-                one.container.workspace == record.workspace
-                    && one.proxy.as_ref().is_some_and(|own| own.name == record.name)
-            });
-            its.filter(|one| {
-                let standing = self.containers.proxies().standing(&one.container.id);
-                standing.is_some_and(|standing| {
-                    matches!(standing, Standing::Spread { .. }) || standing.address() == Some(ip)
-                })
-            })
-            .count()
-        };
+        let users = self.containers.proxies().users();
         let ips = record.addresses.iter().map(|one| {
             let (status, problem) = self.containers.proxies().status(proxy, one);
             wire::ProxyIp {
@@ -183,7 +169,9 @@ impl ProxyService {
                 status: status.label().to_owned(),
                 created: one.created,
                 gateway: proxy.holders.get(&one.ip).copied().unwrap_or(0).into(),
-                containers: u32::try_from(has(one.ip)).unwrap_or(u32::MAX),
+                containers: users
+                    .get(&one.ip)
+                    .map_or(0, |count| u32::try_from(*count).unwrap_or(u32::MAX)),
                 problem: problem.map(|problem| problem.to_string()),
                 traffic: None,
             }

@@ -35,6 +35,8 @@ pub(super) struct Posted {
     pub(super) ways: BTreeMap<u16, Way>,
     /// How its containers stand, by id.
     pub(super) standings: BTreeMap<String, Standing>,
+    /// How many of them begin with an address.
+    pub(super) users: BTreeMap<Ipv4Addr, usize>,
     /// Whether the proxies of all workspaces are known.
     pub(super) is_complete: bool,
 }
@@ -67,15 +69,9 @@ impl Board {
         counts.unwrap_or_default()
     }
 
-    /// Containers of this machine, by address.
+    /// How many containers of this machine begin their connections with an address.
     pub fn users(&self) -> BTreeMap<Ipv4Addr, usize> {
-        let mut users = BTreeMap::new();
-        self.read(|posted| {
-            for ip in posted.standings.values().filter_map(|standing| standing.address()) {
-                *users.entry(ip).or_insert(0) += 1;
-            }
-        });
-        users
+        self.read(|posted| posted.users.clone())
     }
 
     /// Source NAT is there, or is not.

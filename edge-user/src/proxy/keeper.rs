@@ -143,6 +143,7 @@ impl Keeper {
             own: self.own,
             ways,
             standings: next.standings.clone(),
+            users: next.users.clone(),
             is_complete: self.serving.is_some(),
         });
         if self.whole && written.as_ref() == Some(&next) {

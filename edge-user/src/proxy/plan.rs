@@ -115,6 +115,8 @@ pub struct Plan {
     pub nat: Nat,
     /// How each container of this machine stands to its proxy, by id.
     pub standings: BTreeMap<String, Standing>,
+    /// How many of them begin their connections with an address.
+    pub users: BTreeMap<Ipv4Addr, usize>,
 }
 
 /// How a container stands to its proxy.
@@ -183,8 +185,11 @@ pub fn plan(own: u16, known: &Known, clients: &[Client], ways: &BTreeMap<u16, Wa
             Some(one) => {
                 let exits = Exits::of(one, id, proxy.ip, |gateway| way_to(own, gateway, ways));
                 exits.translate(*ipv4, &one.record, &mut plan.nat);
-                if *here && let Some(row) = exits.row() {
-                    plan.rows.insert(*ipv4, row);
+                if *here {
+                    plan.rows.extend(exits.row().map(|row| (*ipv4, row)));
+                    for (ip, _) in &exits.fresh {
+                        *plan.users.entry(*ip).or_default() += 1;
+                    }
                 }
                 exits.standing(one.record.spread)
             }
@@ -323,6 +328,7 @@ mod tests {
         assert_eq!(done.nat.addresses, [(at(2), A[0]), (at(6), A[0])].into());
         assert_eq!(done.nat.proxied, [at(2), at(3), at(4), at(5)].into());
         assert_eq!(done.nat.held, [A[0]].into());
+        assert_eq!(done.users, A.map(|ip| (ip, 1)).into(), "of those here");
         assert_eq!(done.standings["co-4"], Standing::Closed(A[2], Problem::NotServed));
         assert_eq!(done.standings["co-5"], Standing::Unknown, "another workspace's");
         assert!(!done.standings.contains_key("co-6"));
@@ -357,6 +363,7 @@ mod tests {
         assert_eq!(done.nat.spread, [(at(2), pool()), (at(3), pool())].into());
         assert_eq!(done.nat.pools, [(pool(), [A[0]].into())].into());
         assert!(done.nat.addresses.is_empty() && done.nat.drained.is_empty());
+        assert_eq!(done.users, A.map(|ip| (ip, 1)).into(), "all of them");
 
         // Several addresses by one way are no choice.
         change(&mut known, |proxy| proxy.holders = [(A[1], 7), (A[2], 7)].into());
