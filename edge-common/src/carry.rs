@@ -101,16 +101,22 @@ const fn choose(row: &HostRow, flow: u32) -> usize {
     index as usize % MAX_PATHS
 }
 
-/// The same number for all packets of a flow, whichever hook looks at it. The fragments of a
-/// packet have no ports to agree on.
+/// The same number for all packets of a flow, whichever hook looks at it.
 #[inline(always)]
 pub(crate) fn flow(headers: &Headers) -> u32 {
     let hash = mix_address(0, &headers.source);
     let hash = mix(mix_address(hash, &headers.destination), headers.protocol().into());
-    if headers.fragment() || !matches!(headers.protocol(), TCP | UDP) {
-        return hash;
+    match ports(headers) {
+        Some(ports) => mix(hash, ports),
+        None => hash,
     }
-    mix(hash, headers.ports)
+}
+
+/// The ports that all packets of a flow have, if they do: the fragments of one have none.
+#[inline(always)]
+pub(crate) fn ports(headers: &Headers) -> Option<u32> {
+    let has = !headers.fragment() && matches!(headers.protocol(), TCP | UDP);
+    has.then_some(headers.ports)
 }
 
 #[inline(always)]

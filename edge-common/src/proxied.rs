@@ -4,7 +4,7 @@
 use crate::{
     carry,
     decide::{Action, Outcome},
-    packet::{Headers, Packet, SYN, TCP, UDP},
+    packet::{Headers, Packet, SYN, TCP},
     rewrite,
     tables::{FlowKey, ProxyRow, Tables},
     verdict::Verdict,
@@ -80,12 +80,11 @@ impl ProxyRow {
 
 impl FlowKey {
     #[inline(always)]
-    const fn of(headers: &Headers) -> Self {
-        let has_ports = !headers.fragment() && matches!(headers.protocol(), TCP | UDP);
+    fn of(headers: &Headers) -> Self {
         Self {
             source: headers.source.last(),
             destination: headers.destination.last(),
-            ports: if has_ports { headers.ports } else { 0 },
+            ports: carry::ports(headers).unwrap_or(0),
             protocol: headers.protocol() as u32,
         }
     }

@@ -341,9 +341,8 @@ pub trait Tables {
 mod pod {
     //! Rows that may be copied to and from the kernel byte by byte.
     use super::{
-        Address, AddressRow, BlockRow, Count, Endpoint, FlowKey, ForwardRow, HostRow, ListKey,
-        ListenerRow, MemberRow, PaceRow, PathMtu, PeerRow, ProxyRow, Settings, Traffic, TunnelRow,
-        UnderlayRow,
+        Address, AddressRow, BlockRow, Count, Endpoint, ForwardRow, HostRow, ListKey, ListenerRow,
+        MemberRow, PaceRow, PathMtu, PeerRow, ProxyRow, Settings, Traffic, TunnelRow, UnderlayRow,
     };
     use crate::trace::{Filter, Notes};
 
@@ -362,7 +361,6 @@ mod pod {
         Count,
         Endpoint,
         Filter,
-        FlowKey,
         ForwardRow,
         HostRow,
         ListKey,

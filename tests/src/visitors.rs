@@ -39,12 +39,14 @@ impl Visitors {
     #[track_caller]
     pub fn visited_by(&self, netns: &NetNs, times: usize) -> BTreeSet<IpAddr> {
         let before = self.tcp.clients().len();
+        // As long as all are there, no two have the same port: each is a connection of NAT's.
+        let mut sockets = Vec::new();
         for _ in 0..times {
+            self.dial(netns);
             netns.enter(|| {
-                let stream = TcpStream::connect_timeout(&self.tcp(), PATIENCE);
-                drop(stream.unwrap_or_else(|error| panic!("no way out: {error}")));
                 let socket = UdpSocket::bind("0.0.0.0:0").expect("a port");
                 socket.send_to(b"datagram", (self.address, UDP)).expect("a way out");
+                sockets.push(socket);
             });
         }
         let address = self.address.to_string();
@@ -53,10 +55,7 @@ impl Visitors {
         for _ in 0..times {
             seen.insert(self.udp.recv_from(&mut [0; 64]).expect("a datagram").1.ip());
         }
-        crate::process::wait_for("the server to have accepted all", PATIENCE, || {
-            (self.tcp.clients().len() >= before + times).then_some(())
-        });
-        seen.extend(self.tcp.clients()[before..].iter().map(SocketAddr::ip));
+        seen.extend(self.accepted(before, times));
         seen
     }
 
@@ -64,19 +63,28 @@ impl Visitors {
     #[track_caller]
     pub fn dialled_by(&self, netns: &NetNs, times: usize) -> BTreeMap<IpAddr, usize> {
         let before = self.tcp.clients().len();
-        for _ in 0..times {
-            let stream = netns.enter(|| TcpStream::connect_timeout(&self.tcp(), PATIENCE));
-            drop(stream.unwrap_or_else(|error| panic!("no way out: {error}")));
-        }
-        let seen = crate::process::wait_for("the server to have accepted all", PATIENCE, || {
-            let clients = self.tcp.clients();
-            (clients.len() >= before + times).then(|| clients[before..].to_vec())
-        });
+        (0..times).for_each(|_| self.dial(netns));
         let mut counts = BTreeMap::new();
-        for client in seen {
-            *counts.entry(client.ip()).or_insert(0) += 1;
+        for address in self.accepted(before, times) {
+            *counts.entry(address).or_insert(0) += 1;
         }
         counts
+    }
+
+    #[track_caller]
+    fn dial(&self, netns: &NetNs) {
+        let stream = netns.enter(|| TcpStream::connect_timeout(&self.tcp(), PATIENCE));
+        drop(stream.unwrap_or_else(|error| panic!("no way out: {error}")));
+    }
+
+    /// As whom so many more came by TCP, once they have.
+    #[track_caller]
+    fn accepted(&self, before: usize, times: usize) -> Vec<IpAddr> {
+        crate::process::wait_for("the server to have accepted all", PATIENCE, || {
+            let clients = self.tcp.clients();
+            let all = clients.len() >= before + times;
+            all.then(|| clients[before..].iter().map(SocketAddr::ip).collect())
+        })
     }
 
     /// A namespace has no way out, and is told so at once.

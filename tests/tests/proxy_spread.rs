@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use tests::{
+    edge::Edge,
     lab::{Lab, PATIENCE},
     process::wait_for,
     region::{Plan, Region, Scene, Underlay},
@@ -18,27 +19,34 @@ fn parsed(ips: &[&str]) -> BTreeSet<IpAddr> {
     ips.iter().map(|ip| ip.parse().expect("an address")).collect()
 }
 
-fn create(ips: &[&str]) -> Vec<String> {
-    let words = ["proxy", "create", "many", "--spread", "flow"].map(str::to_owned);
-    let ips = ips.iter().flat_map(|ip| ["--ip".to_owned(), (*ip).to_owned()]);
-    words.into_iter().chain(ips).collect()
+/// A proxy that spreads connections over these.
+#[track_caller]
+fn create(edge: &Edge, ips: &[&str]) {
+    let words = ["proxy", "create", "many", "--spread", "flow"];
+    let ips = ips.iter().flat_map(|ip| ["--ip", ip]);
+    edge.cli(&words.into_iter().chain(ips).collect::<Vec<_>>()).ok();
 }
 
-fn words(words: &[String]) -> Vec<&str> {
-    words.iter().map(String::as_str).collect()
+/// Waits until a machine finds that so many addresses of it work.
+#[track_caller]
+fn wait_for_online(edge: &Edge, count: usize) {
+    wait_for(&format!("{count} addresses to be ONLINE"), PATIENCE, || {
+        let shown = edge.cli(&["proxy", "show", "many"]).ok();
+        (shown.stdout.matches("ONLINE").count() == count).then_some(())
+    });
 }
 
 #[test]
 fn on_one_machine_connections_go_under_all_addresses_in_turn() {
     let mut lab = Lab::new(&["--proxy-addresses", "192.0.2.64/28"]);
-    lab.edge.cli(&words(&create(&IPS))).ok();
+    create(&lab.edge, &IPS);
     let visitors = Visitors::at(&lab.internet, Lab::CLIENT.parse().expect("an address"));
     let tenant = Tenant::new(&lab.edge, "a", &["--proxy", "many"]);
     assert_eq!(tenant.container.proxy_ip, None, "all of them");
     let even = visitors.dialled_by(&tenant.netns, 100);
     assert_eq!(even.keys().copied().collect::<BTreeSet<_>>(), parsed(&IPS));
     assert!(even.values().all(|count| *count == 20), "{even:?}");
-    // Whatever else it sends: UDP, ping, IPv6.
+    // Whatever else it sends: UDP, ping.
     let seen = visitors.visited_by(&tenant.netns, 10);
     assert!(seen.is_subset(&parsed(&IPS)), "{seen:?}");
     let shown = lab.edge.proxy("many");
@@ -78,18 +86,12 @@ fn region(first: &[&str], second: &[&str]) -> Region {
 fn connections_spread_over_gateways_and_keep_to_theirs() {
     let region = region(&[IPS[0], IPS[1], IPS[3]], &[IPS[2]]);
     let gateway = &region.gateway().edge;
-    gateway.cli(&words(&create(&IPS[..3]))).ok();
-    wait_for("all addresses to be served", PATIENCE, || {
-        let shown = gateway.cli(&["proxy", "show", "many"]).ok();
-        (shown.stdout.matches("ONLINE").count() == 3).then_some(())
-    });
+    create(gateway, &IPS[..3]);
+    wait_for_online(gateway, 3);
     let visitors = Visitors::at(&region.scene.internet, Scene::CLIENT);
     let host = &region.hosts[0];
     let tenant = host.tenant("a", &["--proxy", "many"]);
-    wait_for("ways to both gateways", PATIENCE, || {
-        let shown = host.edge.cli(&["proxy", "show", "many"]).ok();
-        (shown.stdout.matches("ONLINE").count() == 3).then_some(())
-    });
+    wait_for_online(&host.edge, 3);
     let counts = visitors.dialled_by(&tenant.netns, 240);
     assert_eq!(counts.keys().copied().collect::<BTreeSet<_>>(), parsed(&IPS[..3]));
     // By hash over gateways, in turn over what each has: 80, by chance some more or less.

@@ -253,7 +253,7 @@ impl Exits {
             }
         }
         all.truncate(ProxyRow::WAYS);
-        let mut row = ProxyRow { mtu: 0, ..ProxyRow::HERE };
+        let mut row = ProxyRow::HERE;
         for (place, way) in row.ways.iter_mut().zip(&all) {
             *place = way.map_or(0, |way| way.ifindex);
         }

@@ -36,8 +36,8 @@ impl Keys {
                 Ok(Self { secret: secret.into(), made, path })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let mut keys = Self { path, ..Self::new() };
-                keys.replace(keys.clone())?;
+                let keys = Self { path, ..Self::new() };
+                keys.save()?;
                 Ok(keys)
             }
             Err(error) => Err(error),
@@ -55,10 +55,15 @@ impl Keys {
     /// # Errors
     /// If it cannot be written; then all is as before.
     pub(super) fn replace(&mut self, next: Self) -> io::Result<()> {
-        let text = BASE64.encode(next.secret.as_bytes());
-        whole_files::write(&self.path, text.as_bytes(), whole_files::PRIVATE)?;
-        (self.secret, self.made) = (next.secret, next.made);
+        let next = Self { path: self.path.clone(), ..next };
+        next.save()?;
+        *self = next;
         Ok(())
+    }
+
+    fn save(&self) -> io::Result<()> {
+        let text = BASE64.encode(self.secret.as_bytes());
+        whole_files::write(&self.path, text.as_bytes(), whole_files::PRIVATE)
     }
 
     /// How long ago it was made; nothing after the clock was set back.

@@ -69,8 +69,7 @@ pub struct Mesh {
 impl Mesh {
     /// Follows the view until the shutdown, when what is returned ends; interfaces stay.
     ///
-    /// On a thread of its own all that speaks WireGuard takes turns: what one task has ready, the
-    /// next one finds in one piece. Spread over threads, packet for packet would wake another.
+    /// On a thread of its own, which nothing else of the daemon keeps from packets.
     ///
     /// # Errors
     /// If the kernel refuses a thread or what it needs.
