@@ -3,6 +3,7 @@
 use std::{
     fmt,
     io::{BufRead, BufReader, Read},
+    os::unix::process::CommandExt as _,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{SigHandler, Signal, kill, signal},
     unistd::Pid,
 };
 
@@ -52,6 +53,7 @@ impl Start for Command {
     #[track_caller]
     fn running(&mut self) -> Running {
         let command = show(self);
+        as_from_a_terminal(self);
         self.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.spawn().unwrap_or_else(|error| cannot_start(&command, &error));
         let printed = Arc::new(Mutex::new(Vec::new()));
@@ -61,6 +63,15 @@ impl Start for Command {
         ];
         Running { command, child, printed, readers: readers.into_iter().flatten().collect() }
     }
+}
+
+/// Lets it be interrupted. Shells start what runs in the background with SIGINT ignored, which is
+/// inherited, by way of these tests too; and `edge run` heeds it, as `nohup` wants.
+fn as_from_a_terminal(command: &mut Command) {
+    // SAFETY: sigaction may be called between fork and exec, and the default handler is no code.
+    let heard = || Ok(unsafe { signal(Signal::SIGINT, SigHandler::SigDfl) }.map(drop)?);
+    // SAFETY: it only calls sigaction.
+    unsafe { command.pre_exec(heard) };
 }
 
 /// What a finished command left.
