@@ -39,7 +39,8 @@ struct Question {
 
 const QUESTIONS: &[Question] = &[
     Question { name: "raw", measure: raw::measure, rounds: 7 },
-    Question { name: "i6pn", measure: i6pn::fast, rounds: 5 },
+    Question { name: "i6pn", measure: i6pn::fast, rounds: 9 },
+    Question { name: "i6pn_flows", measure: i6pn::wide, rounds: 5 },
     Question { name: "i6pn_delay", measure: i6pn::soon, rounds: 7 },
     Question { name: "i6pn_packets", measure: i6pn::many, rounds: 9 },
     Question { name: "decision", measure: decision::measure, rounds: 15 },

@@ -59,13 +59,13 @@ pub(crate) fn measure(rounds: usize) -> Result<Report> {
 
 /// One round of one way, in the order of the measures.
 fn once(path: &Path) -> Result<[f64; 8]> {
-    let (one, cpu) = bulk(path, &[])?;
-    let (four, _) = bulk(path, &["--parallel", "4"])?;
-    let (back, _) = bulk(path, &["--reverse"])?;
+    let one = bulk(path, &[])?;
+    let four = bulk(path, &["--parallel", "4"])?.gigabits;
+    let back = bulk(path, &["--reverse"])?.gigabits;
     let single = load::round_trips(&path.from, path.echo(), 1, WHILE)?;
     let many = load::round_trips(&path.from, path.echo(), MANY, WHILE)?;
     let new = load::new_connections(&path.from, path.echo(), MANY, WHILE)?;
-    Ok([one, cpu, four, back, single.rate, many.rate, many.p99, new])
+    Ok([one.gigabits, one.cpu, four, back, single.rate, many.rate, many.p99, new])
 }
 
 fn edge() -> Result<Way> {

@@ -12,6 +12,7 @@ use crate::{
     load,
     machine::Machine,
     report::{Better, Measure, Report},
+    summary::percentile,
 };
 
 /// Seconds of one stream.
@@ -43,20 +44,31 @@ pub(crate) fn measure(rounds: usize) -> Result<Report> {
 
 /// One round of one path, in the order of the measures.
 fn once(path: &Path) -> Result<[f64; 7]> {
-    let (gigabits, cpu) = bulk(path, &[])?;
+    let Bulk { gigabits, cpu, .. } = bulk(path, &[])?;
     let single = load::round_trips(&path.from, path.echo, 1, WHILE)?;
     let many = load::round_trips(&path.from, path.echo, MANY, WHILE)?;
     let new = load::new_connections(&path.from, path.echo, MANY, WHILE)?;
     Ok([gigabits, cpu, single.rate, single.p99, many.rate, many.p99, new])
 }
 
-/// Gbit/s of one stream, unless further arguments of iperf3's client make it several, and CPU
-/// seconds of the whole machine for each gigabyte.
-pub(crate) fn bulk(path: &Path, further: &[&str]) -> Result<(f64, f64)> {
+/// What one run of iperf3 had.
+pub(crate) struct Bulk {
+    /// Gbit/s.
+    pub(crate) gigabits: f64,
+    /// The same while nothing else was on the machine's processors: what the best tenth of its
+    /// tenths of a second had at least. Other tenants of a shared machine halve its speed for a
+    /// second or two at a time, so that a mean mostly says how often they did.
+    pub(crate) undisturbed: f64,
+    /// CPU seconds of the whole machine for each gigabyte.
+    pub(crate) cpu: f64,
+}
+
+/// One stream, unless further arguments of iperf3's client make it several.
+pub(crate) fn bulk(path: &Path, further: &[&str]) -> Result<Bulk> {
     let (address, port) = (path.bulk.ip().to_string(), path.bulk.port().to_string());
     let (mut command, _configuration) = path.iperf3()?;
     command.args(["--client", &address, "--port", &port, "--json"]);
-    command.args(["--affinity", &cpu::CLIENT.to_string()]);
+    command.args(["--affinity", &cpu::CLIENT.to_string(), "--interval", "0.1"]);
     // With small writes two CPUs measure the scheduler.
     command.args(["--time", STREAM, "--length", "1M"]).args(further);
     let (output, result, busy) = tests::process::wait_for("iperf3", tests::lab::PATIENCE, || {
@@ -73,5 +85,12 @@ pub(crate) fn bulk(path: &Path, further: &[&str]) -> Result<(f64, f64)> {
         received[name].as_f64().with_context(|| format!("iperf3 printed no {name}: {output}"))
     };
     let gigabytes = field("bytes")? / 1e9;
-    Ok((field("bits_per_second")? / 1e9, busy?.as_secs_f64() / gigabytes))
+    let parts = result["intervals"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let sums = parts.iter().map(|part| &part["sum"]).filter(|sum| sum["omitted"] == false);
+    let mut rates: Vec<_> = sums.filter_map(|sum| sum["bits_per_second"].as_f64()).collect();
+    Ok(Bulk {
+        gigabits: field("bits_per_second")? / 1e9,
+        undisturbed: percentile(&mut rates, 0.9) / 1e9,
+        cpu: busy?.as_secs_f64() / gigabytes,
+    })
 }

@@ -41,6 +41,7 @@ pub(crate) fn measure(rounds: usize) -> Result<Report> {
     let [a, b] = ["a", "b"].map(|name| Tenant::new(&lab.edge, name, &["--i6pn"]));
     let way = Way::new("same host", [&a.netns, &b.netns], b.i6pn(), ())?;
     let mut measures = [
+        Measure::new("one stream, undisturbed", "Gbit/s", Better::More),
         Measure::new("one stream", "Gbit/s", Better::More),
         Measure::new("CPU of the whole machine", "s/GB", Better::Less),
         Measure::new("round trips, 16 connections", "1/s", Better::More),
@@ -54,9 +55,10 @@ pub(crate) fn measure(rounds: usize) -> Result<Report> {
                 #[expect(clippy::cast_precision_loss, reason = "a program has thousands")]
                 instructions.push(&program.name, program.instructions as f64);
             }
-            let (gigabits, cpu) = bulk(&way.path, &[]).with_context(|| name.to_owned())?;
+            let stream = bulk(&way.path, &[]).with_context(|| name.to_owned())?;
             let many = load::round_trips(&way.path.from, way.path.echo, MANY, WHILE)?;
-            for (measure, value) in measures.iter_mut().zip([gigabits, cpu, many.rate]) {
+            let values = [stream.undisturbed, stream.gigabits, stream.cpu, many.rate];
+            for (measure, value) in measures.iter_mut().zip(values) {
                 measure.push(name, value);
             }
             drop(trace);

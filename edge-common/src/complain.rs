@@ -17,8 +17,7 @@ const ROUTER: Address = Address::v4([169, 254, 1, 1]);
 /// See [`ROUTER`]: fe80::1.
 const ROUTER_V6: Address =
     Address::v6([u32::from_ne_bytes([0xfe, 0x80, 0, 0]), 0, 0, u32::from_ne_bytes([0, 0, 0, 1])]);
-/// Most bytes of the refused packet that are quoted: as many as the hooks make readable in one
-/// piece, and a multiple of four.
+/// Most bytes of the refused packet that are quoted: enough for its headers, and a multiple of four.
 pub(crate) const QUOTED: usize = 120;
 const HEADER: usize = 8;
 
@@ -144,9 +143,10 @@ fn write<P: Packet>(packet: &mut P, sender: &Address, message: Message) -> Optio
     // Whole words: what is cut off is payload.
     let quoted = if there < QUOTED { there & !3 } else { QUOTED };
     let quoted = (packet.forget(quoted as u32) & 0x7f) as usize;
+    // Cut, a frame is in one piece: before, only its headers need to be.
+    packet.truncate(NETWORK + quoted)?;
     let mut sum = sum_of(packet, quoted)?;
     let network = if message.v4() { 20 } else { 40 };
-    packet.truncate(NETWORK + quoted)?;
     packet.make_room(network + HEADER)?;
     packet.write(0, source_mac)?;
     packet.write(6, destination_mac)?;

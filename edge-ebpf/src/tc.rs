@@ -19,7 +19,8 @@ use aya_ebpf::{
 use edge_common::{
     checksum::Difference,
     decide::{self, Action, Arrival, Outcome},
-    packet::{NETWORK, Packet},
+    geneve::{HEADER, PORT},
+    packet::{NETWORK, Packet, TCP, UDP},
     tables::{Judged, LISTENER_MARK},
     verdict::{Hook, Verdict},
 };
@@ -35,7 +36,7 @@ use crate::{
 const BPF_F_IPV6: u64 = 1 << 7;
 const AF_INET6: u32 = 10;
 /// Ethernet, the longest IPv4 header and the longest TCP header, which is also enough for IPv6
-/// with the Hop-by-Hop header of BIG TCP, and for a quote: what a decision may want to read.
+/// with the Hop-by-Hop header of BIG TCP: what a decision may want to read.
 const WANTED: u32 = NETWORK as u32 + 60 + 60;
 /// The same behind what hosts put around a packet: IPv6, UDP, and Geneve with a key.
 const WANTED_INSIDE: u32 = WANTED + 40 + 8 + 20;
@@ -75,7 +76,7 @@ fn arriving<const TRACED: bool>(skb: *mut __sk_buff) -> u64 {
             Outcome::deliver(Verdict::Delivered, ifindex, [a, b, c, d, e, f, 0, 0]).at(place.into())
         }
         None => {
-            skb.pull(WANTED_INSIDE);
+            skb.pull::<true>(WANTED_INSIDE);
             let ifindex = skb.ifindex();
             match decide::arriving(&mut skb, &Maps, ifindex) {
                 Ok(outcome) => outcome,
@@ -123,7 +124,7 @@ fn sent_apart(skb: *mut __sk_buff) -> u64 {
 fn sent<const TRACED: bool>(ctx: TcContext) -> i32 {
     let bytes = ctx.len().into();
     let mut skb = Skb { ctx };
-    skb.pull(WANTED);
+    skb.pull::<false>(WANTED);
     let ifindex = skb.ifindex();
     let outcome = decide::container(&mut skb, &Maps, ifindex);
     skb.finish::<TRACED>(Hook::TcContainer, outcome, bytes)
@@ -135,7 +136,7 @@ fn trace_begin(skb: *mut __sk_buff, hook: Hook, wanted: u32) {
     let skb = Skb { ctx: TcContext::new(skb) };
     // Where bytes are moved, XDP's note is lost.
     if skb.judged().is_none() {
-        skb.pull(wanted);
+        skb.pull::<true>(wanted);
     }
     trace::begin(&skb, hook, skb.ifindex(), skb.ctx.len().into());
 }
@@ -200,16 +201,60 @@ impl Skb {
         code as i32
     }
 
-    /// Makes the headers readable in one piece; GSO skbs are never flattened beyond them.
+    /// Makes the headers readable in one piece. Most skbs have them so, and their payload in pages:
+    /// to pull some of that would copy the head and touch every page, for each packet of a stream.
+    /// `INSIDE`: what hosts put around a packet may be there, too.
     #[inline(always)]
-    fn pull(&self, most: u32) {
+    fn pull<const INSIDE: bool>(&self, most: u32) {
         let linear = self.data_end() - self.data();
         let len = self.ctx.len();
         let wanted = if len < most { len } else { most };
-        if (linear as u32) < wanted {
+        if (linear as u32) < wanted && !self.has_headers::<INSIDE>(NETWORK) {
             // What could not be pulled is found truncated by the parser.
             let _unread = self.ctx.skb.pull_data(wanted);
         }
+    }
+
+    /// Whether a TCP header can be read here, or, `INSIDE`, within Geneve.
+    #[inline(always)]
+    fn has_headers<const INSIDE: bool>(&self, network: usize) -> bool {
+        let Some((protocol, transport)) = self.transport(network) else { return false };
+        match protocol {
+            TCP => self.has_tcp(transport),
+            UDP if INSIDE => {
+                let Some([high, low, ..]) = self.read::<4>(transport + 2) else { return false };
+                let Some([options, _]) = self.read::<2>(transport + 8) else { return false };
+                let inside = transport + 8 + HEADER + usize::from(options & 0x3f) * 4;
+                let inside = self.transport(inside).filter(|(protocol, _)| *protocol == TCP);
+                u16::from_be_bytes([high, low]) == PORT
+                    && inside.is_some_and(|(_, transport)| self.has_tcp(transport))
+            }
+            _ => false,
+        }
+    }
+
+    /// The protocol in an IP packet without IPv6 extension headers, and where it begins.
+    #[inline(always)]
+    fn transport(&self, network: usize) -> Option<(u8, usize)> {
+        let [first, _] = self.read::<2>(network)?;
+        match first >> 4 {
+            4 => {
+                let [_, protocol] = self.read::<2>(network + 8)?;
+                Some((protocol, network + usize::from(first & 0xf) * 4))
+            }
+            6 => {
+                let [protocol, _] = self.read::<2>(network + 6)?;
+                Some((protocol, network + 40))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether all of a TCP header can be read.
+    #[inline(always)]
+    fn has_tcp(&self, transport: usize) -> bool {
+        let Some([offset, _]) = self.read::<2>(transport + 12) else { return false };
+        self.read::<2>(transport - 2 + usize::from(offset >> 4) * 4).is_some()
     }
 
     #[inline(always)]

@@ -63,7 +63,7 @@ pub(crate) fn measure(rounds: usize) -> Result<Report> {
 }
 
 fn once(region: &Region, path: &Path) -> Result<[f64; 4]> {
-    let (gigabits, cpu) = bulk(path, &["--parallel", "16"])?;
+    let streams = bulk(path, &["--parallel", "16"])?;
     let count = (1..=MOST).find(|count| label(*count) == path.name).context("a proxy")?;
     let before = connections(region, count)?;
     let new = load::new_connections(&path.from, path.echo(), MANY, WHILE)?;
@@ -72,7 +72,7 @@ fn once(region: &Region, path: &Path) -> Result<[f64; 4]> {
     #[expect(clippy::cast_precision_loss, reason = "five at most")]
     let share = begun.iter().sum::<f64>() / begun.len() as f64;
     let busiest = begun.iter().copied().fold(0.0, f64::max);
-    Ok([gigabits, cpu, new, busiest / share])
+    Ok([streams.gigabits, streams.cpu, new, busiest / share])
 }
 
 /// How many have begun under each address.
