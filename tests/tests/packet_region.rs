@@ -18,7 +18,7 @@ use tests::{
     echo::{Echo, round_trip},
     netns::NetNs,
     packets::{
-        plan::{icmp, udp},
+        plan::{icmp, tcp, udp},
         raw::RawEnd,
         region::{Carriage, GATEWAY, HOST, Machine, Offloads, PUBLICS, Region, SLOT, inner},
         scene::ACCOUNTS,
@@ -91,6 +91,32 @@ fn containers_of_two_hosts_reach_each_other_through_nics() {
     between_containers("private-nics", UplinkMode::Xdp, Offloads::None);
 }
 
+/// A stack puts all headers of a packet in one piece, and its payload in pages; others may not.
+#[test]
+fn headers_are_read_wherever_they_lie() {
+    for carriage in Carriage::ALL {
+        let region = Region::new("pieces", carriage, UplinkMode::Tcx, Offloads::All);
+        let [gateway, host] = &region.machines;
+        let [from, to] = [GATEWAY, HOST].map(|number| format!("[{}]:9", inner(number)[1]));
+        let (near, far) = (&gateway.container, &host.container);
+        let (sender, receiver) = (RawEnd::open(near, "eth0"), RawEnd::open(far, "eth0"));
+        let segment = tcp(&from, &to).options(&[1; 12]).payload(&[0x5a; 6000]).build();
+        let datagram = udp(&from, &to).payload(&[0xa5; 6000]).build();
+        let pieces = [14, 54, 72, 74, 80, 86, 134].map(|first| (&segment, first));
+        let pieces = pieces.into_iter().chain([14, 54, 60, 62].map(|first| (&datagram, first)));
+        for (times, (frame, first)) in (1..).zip(pieces) {
+            let mut frame = frame.clone();
+            frame[..6].copy_from_slice(&gateway.netns.mac("ct0"));
+            sender.send_in_pieces(&frame, first);
+            let all = || format!("{carriage:?}, {first}{}", told(&region));
+            let same = |seen: &[u8]| seen.len() > 1000 && seen[14..] == frame[14..seen.len()];
+            assert!(receiver.find(PATIENCE, same).is_some(), "{}", all());
+            assert_eq!(packets(gateway, Hook::TcContainer, Verdict::I6pn), times, "{}", all());
+            assert_eq!(packets(host, Hook::TcUplink, Verdict::I6pn), times, "{}", all());
+        }
+    }
+}
+
 fn from_clients(name: &str, mode: UplinkMode, offloads: Offloads) {
     for carriage in Carriage::ALL {
         let region = Region::new(name, carriage, mode, offloads);
@@ -135,8 +161,8 @@ fn who_sends_too_much_is_told_how_much_fits() {
         let region = Region::new("too-big", carriage, UplinkMode::Tcx, Offloads::All);
         let [gateway, host] = &region.machines;
         for machine in [gateway, host] {
-            machine.netns.ip(&["link", "set", "ct0", "mtu", "2000"]);
-            machine.container.ip(&["link", "set", "eth0", "mtu", "2000"]);
+            machine.netns.ip(&["link", "set", "ct0", "mtu", "9500"]);
+            machine.container.ip(&["link", "set", "eth0", "mtu", "9500"]);
         }
         // Segments first: neither stack knows of the way yet.
         let [_, back] = inner(GATEWAY);

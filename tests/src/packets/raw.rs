@@ -4,6 +4,7 @@ use std::{
     ffi::CString,
     io,
     mem::{size_of, zeroed},
+    os::fd::AsRawFd as _,
     time::{Duration, Instant},
 };
 
@@ -39,6 +40,26 @@ impl RawEnd {
     pub fn send(&self, frame: &[u8]) {
         let sent = self.socket.send(frame).expect("cannot send a frame");
         assert_eq!(sent, frame.len());
+    }
+
+    /// Sends a frame longer than a page, of which only so many bytes are in one piece, and the others
+    /// in pages.
+    #[track_caller]
+    pub fn send_in_pieces(&self, frame: &[u8], first: u16) {
+        let on: libc::c_int = 1;
+        // SAFETY: the option is an int, and as long as the kernel is told.
+        let done = unsafe {
+            let (fd, value) = (self.socket.as_raw_fd(), (&raw const on).cast());
+            let size = size_of_val(&on) as libc::socklen_t;
+            libc::setsockopt(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, value, size)
+        };
+        assert_eq!(done, 0, "PACKET_VNET_HDR: {}", io::Error::last_os_error());
+        // `struct virtio_net_hdr`: of its ten bytes only the length of the headers says anything.
+        let mut bytes = vec![0; 10];
+        bytes[2..4].copy_from_slice(&first.to_ne_bytes());
+        bytes.extend(frame);
+        let sent = self.socket.send(&bytes).expect("cannot send a frame");
+        assert_eq!(sent, bytes.len());
     }
 
     /// Waits until a frame comes that is this one. Others, of the kernel's own making, may come

@@ -33,7 +33,8 @@ pub const SLOT: u32 = 3;
 const KEY: [u32; 2] = [0x0123_4567, 0x89ab_cdef];
 const CONTAINER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0a];
 const ROUTER_MAC: &str = "02:00:00:00:00:01";
-const UNDERLAY_MTU: u32 = 1500;
+/// Frames longer than a page fit.
+const UNDERLAY_MTU: u32 = 9000;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How packets go between the machines.
@@ -124,13 +125,15 @@ impl Region {
         let [a, b] = [GATEWAY, HOST].map(underlay);
         let [a, b] = [a, b].map(|[v4, v6]| [format!("{v4}/24"), format!("{v6}/64")]);
         let between = wire(&gateway, "un0", [&a[0], &a[1]], &host, "un0", [&b[0], &b[1]]);
+        let between = between.mtu(UNDERLAY_MTU);
         let up = ["192.0.2.10/24", "2001:db8::10/64"];
         let internet =
             wire(&gateway, "up0", up, &client, "eth0", ["192.0.2.20/24", "2001:db8::20/64"]);
         let inside = |number, machine: &NetNs, container: &NetNs| {
             let [v4, v6] = inner(number);
             let own = [format!("{v4}/32"), format!("{v6}/128")];
-            let wire = Wire::new(machine, "ct0", &[], container, "eth0", &[&own[0], &own[1]]);
+            let ends = [&own[0][..], &own[1]];
+            let wire = Wire::new(machine, "ct0", &[], container, "eth0", &ends).mtu(UNDERLAY_MTU);
             attach(machine, container, carriage.mtu());
             wire
         };
