@@ -276,7 +276,7 @@ fn to_outside<P: Packet, T: Tables>(
             None => Outcome::failed(),
         };
     }
-    if !headers.v4() {
+    if !headers.v4() && !is_proxied {
         return Outcome::drop(Verdict::NoIpv6Egress);
     }
     if sender.flags & AddressRow::EGRESS == 0 {

@@ -45,6 +45,8 @@ pub enum Action {
     Pass,
     /// The kernel goes on with it, marked for the userspace listener.
     PassToListener,
+    /// The same, marked for a proxy that this machine itself serves.
+    PassProxied,
     /// It ends here.
     Drop,
     /// Into a container on this host.

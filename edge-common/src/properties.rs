@@ -180,7 +180,9 @@ fn holds(before: &[u8], after: &[u8], outcome: &Outcome) -> Result<(), TestCaseE
         matches!(outcome.action, Action::Drop | Action::Bounce)
     );
     match outcome.action {
-        Action::Pass | Action::PassToListener => prop_assert_eq!(before, after),
+        Action::Pass | Action::PassToListener | Action::PassProxied => {
+            prop_assert_eq!(before, after)
+        }
         Action::Drop => prop_assert!(before == after || outcome.verdict == Verdict::Failed),
         Action::Bounce => {
             prop_assert_eq!(outcome.verdict, Verdict::ConnectFromForwardedPort);

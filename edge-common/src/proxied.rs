@@ -2,6 +2,7 @@
 //! nowhere.
 
 use crate::{
+    address::Address,
     carry,
     decide::{Action, Outcome},
     packet::{Headers, Packet, SYN, TCP},
@@ -10,11 +11,8 @@ use crate::{
     verdict::Verdict,
 };
 
-/// The headers of IPv4 and TCP without options (RFC 6691).
-const HEADERS: u32 = 40;
-
-/// Sends an IPv4 packet to the gateway, or says in `mtu` how much would have fitted. A SYN asks
-/// for no larger segment than fits on the way back, which is the same way.
+/// Sends a packet to the gateway, or says in `mtu` how much would have fitted. A SYN asks for no
+/// larger segment than fits on the way back, which is the same way.
 #[inline(always)]
 pub(crate) fn leave<P: Packet, T: Tables>(
     packet: &mut P,
@@ -23,19 +21,23 @@ pub(crate) fn leave<P: Packet, T: Tables>(
     mtu: &mut u32,
 ) -> Outcome {
     let Some(row) = tables.proxy(&headers.source) else {
-        return Outcome::drop(Verdict::ProxyAway);
+        // An address that may be served by IPv4 alone.
+        let verdict = if headers.v4() { Verdict::ProxyAway } else { Verdict::NoIpv6Egress };
+        return Outcome::drop(verdict);
     };
     let is_tcp = headers.protocol() == TCP && !headers.later();
     let ifindex = way(headers, tables, row, is_tcp && headers.opens());
     if ifindex == 0 {
-        return Outcome::pass(Verdict::Proxied);
+        return Outcome::new(Verdict::Proxied, Action::PassProxied);
     }
     if carry::size(packet, headers) > row.mtu as usize {
         *mtu = row.mtu;
         return Outcome::drop(Verdict::TooBig);
     }
     let is_syn = is_tcp && headers.flags() & SYN != 0;
-    if is_syn && rewrite::clamp_mss(packet, headers, row.mtu.saturating_sub(HEADERS)).is_none() {
+    // The headers of IP and of TCP without options (RFC 6691).
+    let segment = row.mtu.saturating_sub(if headers.v4() { 40 } else { 60 });
+    if is_syn && rewrite::clamp_mss(packet, headers, segment).is_none() {
         return Outcome::failed();
     }
     Outcome { ifindex, ..Outcome::new(Verdict::Proxied, Action::SendBare) }
@@ -82,12 +84,19 @@ impl FlowKey {
     #[inline(always)]
     fn of(headers: &Headers) -> Self {
         Self {
-            source: headers.source.last(),
-            destination: headers.destination.last(),
+            source: word(&headers.source),
+            destination: word(&headers.destination),
             ports: carry::ports(headers).unwrap_or(0),
             protocol: headers.protocol() as u32,
         }
     }
+}
+
+/// An address in 32 bits: an IPv6 one with all of its words in them.
+#[inline(always)]
+fn word(address: &Address) -> u32 {
+    let [a, b, c, d] = address.words;
+    if address.is_v4() { d } else { a ^ b ^ c ^ d }
 }
 
 #[cfg(test)]
@@ -95,7 +104,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::{address::Address, native::Rows};
+    use crate::native::Rows;
 
     fn headers(port: u16) -> Headers {
         let address = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());

@@ -31,6 +31,9 @@ pub const MAX_LISTENERS: u32 = 65_536;
 /// The mark on a packet that [`crate::decide::container`] let through to a userspace listener;
 /// the nftables table accepts nothing else from a container to the host itself.
 pub const LISTENER_MARK: u32 = 0xed9e_0001;
+/// The same of what a proxied container sends to the internet by this machine itself: without its
+/// program nothing has it.
+pub const PROXIED_MARK: u32 = 0xed9e_0002;
 
 /// What holds for the whole host. One row.
 #[repr(C)]
@@ -146,9 +149,9 @@ impl ProxyRow {
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct FlowKey {
-    /// The container's IPv4 address.
+    /// The container's address; of an IPv6 one the sum of its words without carries.
     pub source: u32,
-    /// The far end's.
+    /// The far end's, likewise.
     pub destination: u32,
     /// Source and destination port; zero in fragments, and where there are none.
     pub ports: u32,

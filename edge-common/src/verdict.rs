@@ -52,7 +52,7 @@ verdicts! {
     IpOptions = 20, "ip_options", "refused: IPv4 options or extension headers in a tunnel's packet";
     Fragment = 21, "fragment", "refused: a tunnel's packet in fragments";
     NoEgress = 22, "no_egress", "refused: the container was started without egress";
-    NoIpv6Egress = 23, "no_ipv6_egress", "refused: containers reach the internet by IPv4 only";
+    NoIpv6Egress = 23, "no_ipv6_egress", "refused: the container has no way to the internet by IPv6";
     Unroutable = 24, "unroutable", "refused: link-local, loopback, multicast and broadcast stay inside a container";
     ServicePort = 25, "service_port", "refused: the daemon serves containers DNS and the API only";
     Unconfigured = 26, "unconfigured", "refused: the daemon has not written its settings yet";

@@ -21,7 +21,7 @@ use edge_common::{
     decide::{self, Action, Arrival, Outcome},
     geneve::{HEADER, PORT},
     packet::{NETWORK, Packet, TCP, UDP},
-    tables::{Judged, LISTENER_MARK},
+    tables::{Judged, LISTENER_MARK, PROXIED_MARK},
     verdict::{Hook, Verdict},
 };
 
@@ -175,6 +175,10 @@ impl Skb {
             Action::Pass => TC_ACT_OK as i64,
             Action::PassToListener => {
                 self.ctx.set_mark(LISTENER_MARK);
+                TC_ACT_OK as i64
+            }
+            Action::PassProxied => {
+                self.ctx.set_mark(PROXIED_MARK);
                 TC_ACT_OK as i64
             }
             Action::Drop => TC_ACT_SHOT as i64,

@@ -93,7 +93,7 @@ impl Frame {
     #[inline(always)]
     fn finish<const TRACED: bool>(mut self, mut outcome: Outcome, bytes: u64) -> u32 {
         let code = match outcome.action {
-            Action::Pass | Action::PassToListener => XDP_PASS,
+            Action::Pass | Action::PassToListener | Action::PassProxied => XDP_PASS,
             Action::Deliver => {
                 // A frame redirected into a veth loses GRO: `tc_uplink` delivers what GRO has
                 // merged.

@@ -12,7 +12,7 @@ use crate::{echo::Echo, lab::PATIENCE, netns::NetNs, process::Start as _, tap::T
 /// The server, and whatever else comes in by its interface.
 #[derive(Debug)]
 pub struct Visitors {
-    address: Ipv4Addr,
+    address: IpAddr,
     tcp: Echo,
     udp: UdpSocket,
     tap: Tap,
@@ -24,15 +24,22 @@ const UDP: u16 = 7778;
 impl Visitors {
     /// On an address of a namespace's `eth0`.
     #[track_caller]
-    pub fn at(netns: &NetNs, address: Ipv4Addr) -> Self {
-        let udp = netns.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, UDP)).expect("a port"));
+    pub fn at(netns: &NetNs, address: impl Into<IpAddr>) -> Self {
+        let address = address.into();
+        let udp = netns.enter(|| UdpSocket::bind((address, UDP)).expect("a port"));
         udp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        Self { address, tcp: Echo::serve(netns, TCP), udp, tap: Tap::on(netns, "eth0") }
+        let tcp = Echo::at(netns, (address, TCP).into());
+        Self { address, tcp, udp, tap: Tap::on(netns, "eth0") }
     }
 
     /// Where TCP is answered.
     pub fn tcp(&self) -> SocketAddr {
         (self.address, TCP).into()
+    }
+
+    /// As whom all were seen who came by TCP.
+    pub fn clients(&self) -> BTreeSet<IpAddr> {
+        self.tcp.clients().iter().map(SocketAddr::ip).collect()
     }
 
     /// A namespace comes by TCP so often, by UDP and by ping once; as whom it was seen.
@@ -44,7 +51,8 @@ impl Visitors {
         for _ in 0..times {
             self.dial(netns);
             netns.enter(|| {
-                let socket = UdpSocket::bind("0.0.0.0:0").expect("a port");
+                let any = if self.address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                let socket = UdpSocket::bind(any).expect("a port");
                 socket.send_to(b"datagram", (self.address, UDP)).expect("a way out");
                 sockets.push(socket);
             });

@@ -138,6 +138,7 @@ fn says(region: Region, from_uplink: &[Case], from_containers: &[Case]) {
             (Fate::SendBare { interface }, Action::SendBare, _) => interface == case.leaves_by,
             (Fate::Pass, Action::Pass, _)
             | (Fate::PassToListener, Action::PassToListener, _)
+            | (Fate::PassProxied, Action::PassProxied, _)
             | (Fate::Drop, Action::Drop, _)
             | (Fate::Bounce, Action::Bounce, _) => true,
             _ => false,

@@ -21,7 +21,10 @@ use crate::{
     region::{
         member::Member,
         proxies::{Proxies as Store, ProxyError},
-        proxy::{Known, Proxy, ProxyRecord, Status as ProxyStatus, Traffic, UnknownSpread, key},
+        proxy::{
+            Known, NoPair, Pair, Proxy, ProxyRecord, Status as ProxyStatus, Traffic, UnknownSpread,
+            key,
+        },
         roster::ContainerRecord,
     },
     wire::admin::{
@@ -59,7 +62,7 @@ impl Proxies for ProxyService {
         request: Request<CreateProxyRequest>,
     ) -> Result<Response<wire::Proxy>, Status> {
         let CreateProxyRequest { workspace, name, ips, spread } = request.into_inner();
-        let ips = ips.iter().map(|ip| address(ip)).collect::<Result<Vec<_>, _>>()?;
+        let ips = ips.iter().map(|ip| pair(ip)).collect::<Result<Vec<_>, _>>()?;
         let spread = spread
             .parse()
             .map_err(|error: UnknownSpread| Status::invalid_argument(error.to_string()))?;
@@ -92,7 +95,7 @@ impl Proxies for ProxyService {
         request: Request<AddProxyIpRequest>,
     ) -> Result<Response<wire::Proxy>, Status> {
         let AddProxyIpRequest { workspace, name, ip } = request.into_inner();
-        let ip = address(&ip)?;
+        let ip = pair(&ip)?;
         self.done(self.store()?.add(&workspace, &name, ip).await).await
     }
 
@@ -174,6 +177,7 @@ impl ProxyService {
                     .map_or(0, |count| u32::try_from(*count).unwrap_or(u32::MAX)),
                 problem: problem.map(|problem| problem.to_string()),
                 traffic: None,
+                beside: one.beside.map(|beside| beside.to_string()),
             }
         });
         wire::Proxy {
@@ -278,6 +282,10 @@ impl From<Traffic> for wire::ProxyTraffic {
             traffic;
         Self { packets_out, bytes_out, packets_in, bytes_in, connections, unsolicited }
     }
+}
+
+fn pair(text: &str) -> Result<Pair, Status> {
+    text.parse().map_err(|error: NoPair| Status::invalid_argument(error.to_string()))
 }
 
 fn address(text: &str) -> Result<Ipv4Addr, Status> {

@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, time::Duration};
 use clap::{Args, Subcommand};
 
 use super::{ListArgs, values::Name};
-use crate::region::proxy::Spread;
+use crate::region::proxy::{Pair, Spread};
 
 /// What `edge proxy` does.
 #[derive(Debug, Clone, Subcommand)]
@@ -16,9 +16,10 @@ pub enum ProxyCommand {
         #[command(flatten)]
         which: Which,
         /// An address that the internet is to see (1 to 5, repeatable): one that a gateway has, or
-        /// that its --proxy-addresses let it put on its uplink
-        #[arg(long = "ip", value_name = "IP", required = true)]
-        ips: Vec<Ipv4Addr>,
+        /// that its --proxy-addresses let it put on its uplink; with an IPv6 address of the same
+        /// gateway beside it the containers have IPv6, too
+        #[arg(long = "ip", value_name = "IPV4[,IPV6]", required = true)]
+        ips: Vec<Pair>,
         /// What is spread over the addresses
         #[arg(long, value_name = "WHAT", default_value = "container")]
         spread: Spread,
@@ -43,17 +44,17 @@ pub enum ProxyCommand {
         /// Which.
         #[command(flatten)]
         which: Which,
-        /// The address.
-        #[arg(long, value_name = "IP")]
-        ip: Ipv4Addr,
+        /// The address, and an IPv6 address beside it if there is one
+        #[arg(long, value_name = "IPV4[,IPV6]")]
+        ip: Pair,
     },
     /// Remove an address: its containers go on under another, connections that are there may end
     RemoveIp {
         /// Which.
         #[command(flatten)]
         which: Which,
-        /// The address.
-        #[arg(long, value_name = "IP")]
+        /// The IPv4 address; what is beside it goes with it
+        #[arg(long, value_name = "IPV4")]
         ip: Ipv4Addr,
         /// How long what has begun may go on
         #[arg(long, value_name = "DURATION", default_value = "60s",

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{
     bounds::BoundsArgs,
@@ -63,10 +63,10 @@ pub struct UpArgs {
           value_parser = humantime::parse_duration, help_heading = "Network")]
     pub idle_half_closed: Duration,
 
-    /// Addresses of proxies that edge may put on the first uplink where the machine does not have
-    /// them itself (repeatable)
+    /// Addresses of proxies, IPv4 or IPv6, that edge may put on the first uplink where the machine
+    /// does not have them itself (repeatable)
     #[arg(long, value_name = "CIDR", requires = "uplinks", help_heading = "Network")]
-    pub proxy_addresses: Vec<Ipv4Net>,
+    pub proxy_addresses: Vec<IpNet>,
 
     /// What holds for a tunnel whose owner says nothing; a container cannot go beyond it.
     #[command(flatten)]

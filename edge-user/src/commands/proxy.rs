@@ -121,6 +121,7 @@ async fn listed(
 /// What has become of a proxy, in a line.
 fn told(changed: Result<Response<Proxy>, Status>) -> Result<(), Error> {
     let proxy = changed.map_err(|status| refusal(&status))?.into_inner();
-    let ips: Vec<_> = proxy.ips.iter().map(|one| format!("{} {}", one.ip, one.status)).collect();
+    let ips: Vec<_> =
+        proxy.ips.iter().map(|one| format!("{} {}", records::shown(one), one.status)).collect();
     output::print(format_args!("proxy {}: {}", proxy.name, ips.join(", ")))
 }

@@ -91,6 +91,7 @@ impl Ground<'_> {
             stays,
             ways,
             whole: false,
+            run_dir: self.place.run_dir(),
         };
         tasks.spawn(keeper.keep(nudges, shutdown.clone()));
         nudge.settled().await;

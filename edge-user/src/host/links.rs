@@ -193,15 +193,31 @@ impl Links {
 
     /// Gives an interface an address of its own, without a network behind it.
     pub async fn add_address(&self, index: u32, address: IpAddr) -> Result<(), LinkError> {
-        self.lend_address(index, address, None).await
+        self.put_address(index, address, None).await
     }
 
-    /// The same, for so long from now if that is said.
+    /// The same, for so long from now if that is said. Programs of this machine do not choose an
+    /// IPv6 address that was lent.
     pub async fn lend_address(
         &self,
         index: u32,
         address: IpAddr,
         term: Option<Duration>,
+    ) -> Result<(), LinkError> {
+        let seconds = term.map(|term| u32::try_from(term.as_secs()).unwrap_or(u32::MAX));
+        let times = match address {
+            IpAddr::V4(_) => seconds.map(|seconds| (seconds, seconds)),
+            IpAddr::V6(_) => Some((0, seconds.unwrap_or(u32::MAX))),
+        };
+        self.put_address(index, address, times).await
+    }
+
+    /// With seconds for which it is preferred, and valid.
+    async fn put_address(
+        &self,
+        index: u32,
+        address: IpAddr,
+        times: Option<(u32, u32)>,
     ) -> Result<(), LinkError> {
         let prefix = if address.is_ipv4() { 32 } else { 128 };
         let mut request = self.handle.address().add(index, address, prefix).replace();
@@ -210,10 +226,9 @@ impl Links {
             .message_mut()
             .attributes
             .push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute));
-        if let Some(term) = term {
+        if let Some((preferred, valid)) = times {
             let mut times = CacheInfo::default();
-            let seconds = u32::try_from(term.as_secs()).unwrap_or(u32::MAX);
-            (times.ifa_preferred, times.ifa_valid) = (seconds, seconds);
+            (times.ifa_preferred, times.ifa_valid) = (preferred, valid);
             request.message_mut().attributes.push(AddressAttribute::CacheInfo(times));
         }
         request

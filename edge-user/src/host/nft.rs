@@ -9,7 +9,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use edge_common::tables::LISTENER_MARK;
+use edge_common::tables::{LISTENER_MARK, PROXIED_MARK};
 use ipnet::Ipv4Net;
 use serde::Deserialize;
 
@@ -70,7 +70,7 @@ table inet {name} {{
     chain forward {{
         type filter hook forward priority filter - 10; policy accept;
         iifname {veth} oifname {veth} drop
-{from_containers}        iifname {veth} meta nfproto ipv6 drop
+{from_containers}        iifname {veth} meta nfproto ipv6 meta mark != {PROXIED_MARK:#x} drop
         iifname {veth} ip saddr != {pool} drop
         iifname != \"{ways}*\" oifname {veth} ct state != {{ established, related }} drop
     }}

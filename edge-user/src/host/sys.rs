@@ -2,12 +2,12 @@
 
 use std::{
     io,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddrV6},
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
 use nix::sys::signalfd::SignalFd;
-use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// Takes over a socket that was inherited across exec. Call it once per number, before the
@@ -43,6 +43,21 @@ pub(crate) fn announce(index: u32, mac: [u8; 6], ip: Ipv4Addr) -> io::Result<()>
     let parts = [&[0xff; 6][..], &mac, &ARP.to_be_bytes(), &request, &mac, &ip.octets(), &[0; 6]];
     let frame = [&parts.concat()[..], &ip.octets()].concat();
     socket.send_to(&frame, &to).map(drop)
+}
+
+/// Sends an unsolicited neighbour advertisement by an interface that has the address (RFC 4861,
+/// section 7.2.6).
+pub(crate) fn advertise(index: u32, mac: [u8; 6], ip: Ipv6Addr) -> io::Result<()> {
+    const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
+    // The kernel fills in the checksum, of which the source is a part.
+    socket.bind(&SocketAddrV6::new(ip, 0, 0, index).into())?;
+    socket.set_multicast_if_v6(index)?;
+    socket.set_multicast_hops_v6(255)?;
+    // From a router, and in the place of what was known; with the option of its link address.
+    let (begin, option) = ([136, 0, 0, 0, 0xa0, 0, 0, 0], [2, 1]);
+    let message = [&begin[..], &ip.octets(), &option, &mac].concat();
+    socket.send_to(&message, &SocketAddrV6::new(ALL_NODES, 0, 0, index).into()).map(drop)
 }
 
 /// Removes a capability from the bounding set by its number. `false`: the kernel has no such

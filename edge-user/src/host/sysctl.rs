@@ -54,6 +54,25 @@ impl Sysctls {
         write(name, value).map_err(failed)
     }
 
+    /// Lets IPv6 packets go on from one interface to another. What took the way out from router
+    /// advertisements still does, which a machine that forwards would not.
+    pub fn forward_ipv6(&mut self) -> Result<(), SysctlError> {
+        const ALL: &str = "net/ipv6/conf/all/forwarding";
+        let failed = |source| SysctlError { name: ALL.replace('/', "."), source };
+        if read(ALL).map_err(failed)? != "0" {
+            return Ok(());
+        }
+        for interface in fs::read_dir("/proc/sys/net/ipv6/conf").map_err(failed)? {
+            let interface = interface.map_err(failed)?.file_name();
+            let name = format!("net/ipv6/conf/{}/accept_ra", interface.to_string_lossy());
+            // One that is gone again hears nobody.
+            if read(&name).is_ok_and(|accepts| accepts == "1") {
+                self.set(&name, "2")?;
+            }
+        }
+        self.set(ALL, "1")
+    }
+
     /// What a setting was before edge changed it.
     pub fn original(&self, name: &str) -> Result<String, SysctlError> {
         match self.before.get(name) {

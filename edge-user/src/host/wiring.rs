@@ -166,9 +166,9 @@ impl Wiring {
         flags: u32,
         tenant: Tenant<'_>,
     ) -> Result<(), WiringError> {
-        self.configure_host_side(&wired.veth)?;
+        let v6 = self.configure_host_side(&wired.veth, flags)?;
         self.write_rows(wired, flags, tenant)?;
-        self.add_neighbours(wired).await
+        self.add_neighbours(wired, v6).await
     }
 
     /// Puts this daemon's program in the place of an earlier one's.
@@ -209,13 +209,13 @@ impl Wiring {
         self.links.add_veth(&veth, plan.namespace).await?;
         let vanished = || WiringError::Vanished(plan.veth.clone());
         let ifindex = self.links.find(&plan.veth).await?.ok_or_else(vanished)?.index;
-        self.configure_host_side(&plan.veth)?;
+        let v6 = self.configure_host_side(&plan.veth, plan.flags)?;
         let wired = Wired::of(plan.veth.clone(), ifindex, plan.addresses.clone());
         self.write_rows(&wired, plan.flags, plan.tenant)?;
         self.datapath.attach_container(&plan.veth)?;
         self.configure_inside(plan, &inside, name).await?;
         self.links.up(ifindex).await?;
-        self.add_neighbours(&wired).await?;
+        self.add_neighbours(&wired, v6).await?;
         Ok(wired)
     }
 
@@ -229,29 +229,40 @@ impl Wiring {
         Ok(())
     }
 
-    async fn add_neighbours(&self, wired: &Wired) -> Result<(), WiringError> {
-        for address in wired.addresses.iter().filter(|address| address.is_ipv4()) {
+    async fn add_neighbours(&self, wired: &Wired, v6: bool) -> Result<(), WiringError> {
+        for address in wired.addresses.iter().filter(|address| address.is_ipv4() || v6) {
             self.links.add_neighbour(wired.ifindex, *address, wired.mac).await?;
         }
         Ok(())
     }
 
-    fn configure_host_side(&self, veth: &str) -> Result<(), WiringError> {
+    /// Answers whether the host's own stack takes IPv6 from this link: only what leaves by a proxy,
+    /// and only what the program lets through.
+    fn configure_host_side(&self, veth: &str, flags: u32) -> Result<bool, WiringError> {
         let set = |name: &str, value| {
             sysctl::write(&name.replace("{}", veth), value)
                 .map_err(|source| WiringError::Setting { veth: veth.to_owned(), source })
         };
         // Should the program ever be gone, the kernel still refuses forged IPv4 sources.
         set("net/ipv4/conf/{}/rp_filter", "1")?;
-        // IPv6 never reaches the host's own stack by this link.
-        match set("net/ipv6/conf/{}/disable_ipv6", "1") {
-            Err(WiringError::Setting { source, .. })
-                if source.kind() == io::ErrorKind::NotFound =>
-            {
-                Ok(())
+        let proxied = flags & AddressRow::PROXIED != 0;
+        let settings: &[_] = if proxied {
+            &[("addr_gen_mode", "1"), ("accept_ra", "0"), ("disable_ipv6", "0")]
+        } else {
+            &[("disable_ipv6", "1")]
+        };
+        for (name, value) in settings {
+            match set(&format!("net/ipv6/conf/{{}}/{name}"), value) {
+                // A kernel without IPv6.
+                Err(WiringError::Setting { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound =>
+                {
+                    return Ok(false);
+                }
+                other => other?,
             }
-            other => other,
         }
+        Ok(proxied)
     }
 
     async fn configure_inside(

@@ -24,8 +24,6 @@ pub enum Dropped {
     NotTranslated,
     /// A connection under an address that is no longer served here.
     AddressGone,
-    /// IPv6 by WireGuard.
-    Ipv6,
     /// From a gateway, for none of this machine's proxied containers.
     NotProxied,
     /// Something that begins on the internet: nobody is meant to come by an address.
@@ -38,11 +36,10 @@ pub enum Dropped {
 
 impl Dropped {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 7] = [
         Self::NoAddress,
         Self::NotTranslated,
         Self::AddressGone,
-        Self::Ipv6,
         Self::NotProxied,
         Self::Unsolicited,
         Self::ToMachine,
@@ -55,7 +52,6 @@ impl Dropped {
             Self::NoAddress => "no_address",
             Self::NotTranslated => "not_translated",
             Self::AddressGone => "address_gone",
-            Self::Ipv6 => "ipv6",
             Self::NotProxied => "not_proxied",
             Self::Unsolicited => "unsolicited",
             Self::ToMachine => "to_machine",
@@ -105,7 +101,7 @@ fn counted(counter: &str) -> Option<(&str, Ipv4Addr)> {
 
 /// Whether a counter is of an address that this machine is not to serve.
 pub(super) fn is_stale(counter: &str, nat: &Nat) -> bool {
-    counted(counter).is_some_and(|(_, ip)| !nat.held.contains(&ip))
+    counted(counter).is_some_and(|(_, ip)| !nat.v4.held.contains_key(&ip))
 }
 
 #[cfg(test)]

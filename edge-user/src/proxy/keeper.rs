@@ -1,11 +1,6 @@
 //! Keeps tables and source NAT as the region's proxies, and this machine's containers, want them.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use edge_common::tables::ProxyRow;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -20,7 +15,7 @@ use super::{
 use crate::{
     datapath::Datapath,
     error::causes,
-    host::containers::Containers,
+    host::{containers::Containers, sysctl::Sysctls},
     region::{proxies::Proxies, proxy::Known, view::View},
 };
 
@@ -50,6 +45,8 @@ pub struct Keeper {
     pub ways: watch::Receiver<BTreeMap<u16, Way>>,
     /// Whether all of what is written is as it was meant; at the beginning nobody knows.
     pub whole: bool,
+    /// Where it is recorded how the kernel was set before.
+    pub run_dir: PathBuf,
 }
 
 /// Who says which proxies there are.
@@ -136,7 +133,17 @@ impl Keeper {
         let ways = self.ways.borrow_and_update().clone();
         let mut next = plan(self.own, &known, &self.clients(), &ways);
         if let Some(serving) = &self.serving {
-            next.nat.own = serving.own().intersection(&next.nat.held).copied().collect();
+            for ip in serving.own() {
+                match ip {
+                    IpAddr::V4(ip) if next.nat.v4.held.contains_key(&ip) => {
+                        next.nat.v4.own.insert(ip);
+                    }
+                    IpAddr::V6(ip) if next.nat.v6.held.contains_key(&ip) => {
+                        next.nat.v6.own.insert(ip);
+                    }
+                    _ => {}
+                }
+            }
         }
         self.board.post(Posted {
             known,
@@ -166,14 +173,16 @@ impl Keeper {
     /// First what takes ways away, then addresses, then what gives ways: nothing leaves under an
     /// address that is not its own.
     async fn write(&self, before: &Plan, next: &Plan, first: bool) -> anyhow::Result<()> {
-        let at = |container: &Ipv4Addr| IpAddr::from(*container).into();
         for container in before.rows.keys().filter(|key| !next.rows.contains_key(key)) {
-            self.datapath.remove_proxy(at(container))?;
+            self.datapath.remove_proxy((*container).into())?;
+        }
+        if next.has_ipv6() && (first || !before.has_ipv6()) {
+            Sysctls::open(&self.run_dir)?.forward_ipv6()?;
         }
         self.nat(&before.nat, &next.nat, first).await?;
-        let differs = |(key, row): &(&Ipv4Addr, &ProxyRow)| before.rows.get(*key) != Some(*row);
+        let differs = |(key, row): &(&IpAddr, &ProxyRow)| before.rows.get(*key) != Some(*row);
         for (container, row) in next.rows.iter().filter(differs) {
-            self.datapath.add_proxy(at(container), *row)?;
+            self.datapath.add_proxy((*container).into(), *row)?;
         }
         if first {
             self.datapath.settle_proxies()?;
@@ -222,6 +231,7 @@ impl Keeper {
                 id: attached.container.id.clone(),
                 workspace: attached.container.workspace.clone(),
                 ipv4: attached.container.ipv4,
+                i6pn: attached.container.i6pn,
                 proxy: attached.proxy.clone()?,
                 here: true,
             })
@@ -235,6 +245,7 @@ impl Keeper {
                     id: one.id.clone(),
                     workspace: one.workspace.clone(),
                     ipv4: one.ipv4,
+                    i6pn: one.i6pn,
                     proxy: one.proxy.clone()?,
                     here: false,
                 })

@@ -2,15 +2,18 @@
 //! function of what the region knows.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use edge_common::tables::ProxyRow;
 
-use super::snat::Nat;
+use super::snat::{Family, Kind, Nat};
 use crate::region::proxy::{Known, Membership, Proxy, ProxyRecord, Spread, key};
+
+/// Bytes of a packet that every link with IPv6 carries (RFC 8200, section 5).
+const LEAST_V6: u32 = 1280;
 
 /// A proxied container, of this machine or of another.
 #[derive(Debug, Clone)]
@@ -19,8 +22,10 @@ pub struct Client {
     pub id: String,
     /// The tenant's name.
     pub workspace: String,
-    /// Its address.
+    /// Its IPv4 address.
     pub ipv4: Ipv4Addr,
+    /// Its IPv6 address.
+    pub i6pn: Ipv6Addr,
     /// What it is to its proxy.
     pub proxy: Membership,
     /// Whether it is of this machine.
@@ -109,14 +114,21 @@ pub fn way_to(
 /// All of it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// The kernel's rows, by container.
-    pub rows: BTreeMap<Ipv4Addr, ProxyRow>,
+    /// The kernel's rows, by the addresses of containers.
+    pub rows: BTreeMap<IpAddr, ProxyRow>,
     /// What source NAT does.
     pub nat: Nat,
     /// How each container of this machine stands to its proxy, by id.
     pub standings: BTreeMap<String, Standing>,
     /// How many of them begin their connections with an address.
     pub users: BTreeMap<Ipv4Addr, usize>,
+}
+
+impl Plan {
+    /// Whether something leaves by IPv6.
+    pub fn has_ipv6(&self) -> bool {
+        !self.nat.v6.held.is_empty() || self.rows.keys().any(IpAddr::is_ipv6)
+    }
 }
 
 /// How a container stands to its proxy.
@@ -175,18 +187,24 @@ impl fmt::Display for Standing {
 /// What this machine, with its number, shall do.
 pub fn plan(own: u16, known: &Known, clients: &[Client], ways: &BTreeMap<u16, Way>) -> Plan {
     let mut plan = Plan::default();
-    let all = known.values().flat_map(|proxy| &proxy.holders);
-    plan.nat.held =
-        all.filter(|(_, holder)| **holder == own).map(|(ip, _)| *ip).collect::<BTreeSet<_>>();
-    for Client { id, workspace, ipv4, proxy, here } in clients {
+    for proxy in known.values() {
+        for (ip, _) in proxy.holders.iter().filter(|(_, holder)| **holder == own) {
+            plan.nat.v4.held.insert(*ip, *ip);
+            plan.nat.v6.held.extend(proxy.record.beside(*ip).map(|beside| (beside, *ip)));
+        }
+    }
+    for Client { id, workspace, ipv4, i6pn, proxy, here } in clients {
         let found = known.get(&key(workspace, &proxy.name));
         let standing = match found {
             None => Standing::Unknown,
             Some(one) => {
                 let exits = Exits::of(one, id, proxy.ip, |gateway| way_to(own, gateway, ways));
-                exits.translate(*ipv4, &one.record, &mut plan.nat);
+                let beside = exits.beside(&one.record);
+                exits.translate(*ipv4, &one.record, &mut plan.nat.v4);
+                beside.translate(*i6pn, &one.record, &mut plan.nat.v6);
                 if *here {
-                    plan.rows.extend(exits.row().map(|row| (*ipv4, row)));
+                    plan.rows.extend(exits.row().map(|row| (IpAddr::V4(*ipv4), row)));
+                    plan.rows.extend(beside.row().map(|row| (IpAddr::V6(*i6pn), row)));
                     for (ip, _) in &exits.fresh {
                         *plan.users.entry(*ip).or_default() += 1;
                     }
@@ -195,22 +213,23 @@ pub fn plan(own: u16, known: &Known, clients: &[Client], ways: &BTreeMap<u16, Wa
             }
         };
         if *here {
-            plan.nat.proxied.insert(*ipv4);
+            plan.nat.v4.proxied.insert(*ipv4);
+            plan.nat.v6.proxied.insert(*i6pn);
             plan.standings.insert(id.clone(), standing);
         }
     }
     plan
 }
 
-/// How what a container sends gets out: by none for this machine itself.
-struct Exits {
+/// How what a container sends gets out, by addresses of a family: by no way for this machine itself.
+struct Exits<A> {
     /// The addresses that connections begin with.
-    fresh: Vec<(Ipv4Addr, Result<Option<Way>, Problem>)>,
-    /// Those that only carry on what has begun with them.
-    going: Vec<Option<Way>>,
+    fresh: Vec<(A, Result<Option<Way>, Problem>)>,
+    /// Those that only carry on what has begun with them, as far as they do.
+    going: Vec<(A, Option<Way>)>,
 }
 
-impl Exits {
+impl Exits<Ipv4Addr> {
     fn of(
         proxy: &Proxy,
         container: &str,
@@ -219,12 +238,36 @@ impl Exits {
     ) -> Self {
         let fresh = proxy.addresses_of(container, given).into_iter();
         let fresh = fresh.map(|(ip, gateway)| (ip, way(gateway))).collect();
-        let going = proxy.going().filter_map(|(_, gateway)| way(gateway).ok()).collect();
-        Self { fresh, going }
+        let going = proxy.going().filter_map(|(ip, gateway)| Some((ip, way(gateway).ok()?)));
+        Self { fresh, going: going.collect() }
     }
 
+    /// The same by IPv6, as far as there are such addresses beside these and ways that are wide
+    /// enough.
+    fn beside(&self, proxy: &ProxyRecord) -> Exits<Ipv6Addr> {
+        let fits = |way: &Option<Way>| way.is_none_or(|way| way.mtu >= LEAST_V6);
+        let fresh = self.fresh.iter().filter(|(_, way)| way.as_ref().is_ok_and(fits));
+        let going = self.going.iter().filter(|(_, way)| fits(way));
+        Exits {
+            fresh: fresh.filter_map(|(ip, way)| Some((proxy.beside(*ip)?, *way))).collect(),
+            going: going.filter_map(|(ip, way)| Some((proxy.beside(*ip)?, *way))).collect(),
+        }
+    }
+
+    fn standing(&self, spread: Spread) -> Standing {
+        let open = self.fresh.iter().filter(|(_, way)| way.is_ok()).count();
+        match (self.fresh.first(), spread) {
+            (None, _) => Standing::NoAddress,
+            (Some((ip, Err(problem))), _) if open == 0 => Standing::Closed(*ip, *problem),
+            (Some((ip, _)), Spread::Container) => Standing::Through(*ip),
+            (Some(_), Spread::Flow) => Standing::Spread { open, of: self.fresh.len() },
+        }
+    }
+}
+
+impl<A: Kind> Exits<A> {
     /// What of a container leaves by this machine.
-    fn translate(&self, container: Ipv4Addr, proxy: &ProxyRecord, nat: &mut Nat) {
+    fn translate(&self, container: A, proxy: &ProxyRecord, nat: &mut Family<A>) {
         let here = self.fresh.iter().filter(|(_, way)| *way == Ok(None)).map(|(ip, _)| *ip);
         match proxy.spread {
             Spread::Container => nat.addresses.extend(here.map(|ip| (container, ip))),
@@ -235,7 +278,7 @@ impl Exits {
                 }
             }
         }
-        if self.going.contains(&None) {
+        if self.going.iter().any(|(_, way)| way.is_none()) {
             nat.drained.insert(container);
         }
     }
@@ -247,7 +290,7 @@ impl Exits {
         // Where all is one way, there is nothing to choose.
         let fresh = if fresh.iter().all(|way| *way == first) { vec![first] } else { fresh };
         let mut all = fresh.clone();
-        for way in &self.going {
+        for (_, way) in &self.going {
             if !all.contains(way) {
                 all.push(*way);
             }
@@ -262,16 +305,6 @@ impl Exits {
         (row.fresh, row.count) = (count(&fresh), count(&all));
         Some(row)
     }
-
-    fn standing(&self, spread: Spread) -> Standing {
-        let open = self.fresh.iter().filter(|(_, way)| way.is_ok()).count();
-        match (self.fresh.first(), spread) {
-            (None, _) => Standing::NoAddress,
-            (Some((ip, Err(problem))), _) if open == 0 => Standing::Closed(*ip, *problem),
-            (Some((ip, _)), Spread::Container) => Standing::Through(*ip),
-            (Some(_), Spread::Flow) => Standing::Spread { open, of: self.fresh.len() },
-        }
-    }
 }
 
 #[cfg(test)]
@@ -285,7 +318,8 @@ mod tests {
         [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(192, 0, 2, 3)];
 
     fn known() -> Known {
-        let address = |ip| ProxyAddress { ip, created: 0, served: true, leaves: None };
+        let address =
+            |ip| ProxyAddress { ip, beside: None, created: 0, served: true, leaves: None };
         let record = ProxyRecord {
             id: "pr-1".into(),
             name: "db".into(),
@@ -299,11 +333,16 @@ mod tests {
         [(key("main", "db"), Arc::new(proxy))].into()
     }
 
+    fn i6pn(last: u8) -> Ipv6Addr {
+        Ipv6Addr::new(0xfdaa, 0, 1, 5, 1, 0, 0, last.into())
+    }
+
     fn client(last: u8, workspace: &str, ip: Ipv4Addr, here: bool) -> Client {
         Client {
             id: format!("co-{last}"),
             workspace: workspace.into(),
             ipv4: [100, 64, 0, last].into(),
+            i6pn: i6pn(last),
             proxy: Membership { name: "db".into(), ip: Some(ip) },
             here,
         }
@@ -324,10 +363,13 @@ mod tests {
         let done = plan(1, &known(), &clients, &[(7, way)].into());
         let mut through = ProxyRow { mtu: 1420, ..ProxyRow::HERE };
         through.ways[0] = 9;
-        assert_eq!(done.rows, [(at(2), ProxyRow::HERE), (at(3), through)].into());
-        assert_eq!(done.nat.addresses, [(at(2), A[0]), (at(6), A[0])].into());
-        assert_eq!(done.nat.proxied, [at(2), at(3), at(4), at(5)].into());
-        assert_eq!(done.nat.held, [A[0]].into());
+        assert_eq!(
+            done.rows,
+            [(IpAddr::V4(at(2)), ProxyRow::HERE), (IpAddr::V4(at(3)), through)].into()
+        );
+        assert_eq!(done.nat.v4.addresses, [(at(2), A[0]), (at(6), A[0])].into());
+        assert_eq!(done.nat.v4.proxied, [at(2), at(3), at(4), at(5)].into());
+        assert_eq!(done.nat.v4.held, [(A[0], A[0])].into());
         assert_eq!(done.users, A.map(|ip| (ip, 1)).into(), "of those here");
         assert_eq!(done.standings["co-4"], Standing::Closed(A[2], Problem::NotServed));
         assert_eq!(done.standings["co-5"], Standing::Unknown, "another workspace's");
@@ -338,7 +380,7 @@ mod tests {
         {
             let done = plan(1, &known(), &clients[1..2], &ways);
             assert_eq!(done.standings["co-3"], Standing::Closed(A[1], problem));
-            assert!(done.rows.is_empty() && done.nat.addresses.is_empty());
+            assert!(done.rows.is_empty() && done.nat.v4.addresses.is_empty());
         }
     }
 
@@ -358,11 +400,11 @@ mod tests {
         assert_eq!(done.standings["co-2"], Standing::Spread { open: 2, of: 3 });
         let mut both = ProxyRow { fresh: 2, count: 2, mtu: 1420, ..ProxyRow::HERE };
         both.ways[1] = 9;
-        assert_eq!(done.rows, [(at(2), both)].into());
+        assert_eq!(done.rows, [(IpAddr::V4(at(2)), both)].into());
         let pool = || "pr-1".to_owned();
-        assert_eq!(done.nat.spread, [(at(2), pool()), (at(3), pool())].into());
-        assert_eq!(done.nat.pools, [(pool(), [A[0]].into())].into());
-        assert!(done.nat.addresses.is_empty() && done.nat.drained.is_empty());
+        assert_eq!(done.nat.v4.spread, [(at(2), pool()), (at(3), pool())].into());
+        assert_eq!(done.nat.v4.pools, [(pool(), [A[0]].into())].into());
+        assert!(done.nat.v4.addresses.is_empty() && done.nat.v4.drained.is_empty());
         assert_eq!(done.users, A.map(|ip| (ip, 1)).into(), "all of them");
 
         // Several addresses by one way are no choice.
@@ -370,10 +412,10 @@ mod tests {
         let done = plan(1, &known, &clients, &[(7, way)].into());
         let mut one = ProxyRow { mtu: 1420, ..ProxyRow::HERE };
         one.ways[0] = 9;
-        assert_eq!(done.rows, [(at(2), one)].into());
+        assert_eq!(done.rows, [(IpAddr::V4(at(2)), one)].into());
         let done = plan(1, &known, &clients, &BTreeMap::new());
         assert_eq!(done.standings["co-2"], Standing::Closed(A[0], Problem::NotServed));
-        assert!(done.rows.is_empty() && done.nat.pools.is_empty());
+        assert!(done.rows.is_empty() && done.nat.v4.pools.is_empty());
     }
 
     #[test]
@@ -387,8 +429,32 @@ mod tests {
         let done = plan(1, &known, &clients, &[(7, way)].into());
         let mut row = ProxyRow { count: 2, mtu: 1420, ..ProxyRow::HERE };
         row.ways[0] = 9;
-        assert_eq!(done.rows, [(at(2), row)].into());
-        assert_eq!(done.nat.drained, [at(2), at(3)].into());
-        assert!(done.nat.addresses.is_empty());
+        assert_eq!(done.rows, [(IpAddr::V4(at(2)), row)].into());
+        assert_eq!(done.nat.v4.drained, [at(2), at(3)].into());
+        assert!(done.nat.v4.addresses.is_empty());
+    }
+
+    #[test]
+    fn ipv6_goes_beside_ipv4_where_it_fits() {
+        let beside: Ipv6Addr = "2001:db8::65".parse().expect("an address");
+        let mut known = known();
+        change(&mut known, |proxy| proxy.record.addresses[0].beside = Some(beside));
+        let clients = [client(2, "main", A[0], true), client(3, "main", A[1], true)];
+        let way = Way { ifindex: 9, mtu: 1420, answers: true };
+        let done = plan(1, &known, &clients, &[(7, way)].into());
+        let v6: Vec<_> = done.rows.keys().filter(|ip| ip.is_ipv6()).collect();
+        assert_eq!(v6, [&IpAddr::V6(i6pn(2))], "the other's address has none");
+        assert_eq!(done.nat.v6.addresses, [(i6pn(2), beside)].into());
+        assert_eq!(done.nat.v6.held, [(beside, A[0])].into());
+        assert_eq!(done.nat.v6.proxied, [i6pn(2), i6pn(3)].into(), "neither leaves as it is");
+
+        // By another gateway.
+        change(&mut known, |proxy| proxy.holders = [(A[0], 7)].into());
+        let by = |mtu| plan(1, &known, &clients, &[(7, Way { mtu, ..way })].into());
+        let row = by(1280).rows[&IpAddr::V6(i6pn(2))];
+        assert_eq!((row.ways[0], row.mtu), (9, 1280));
+        let narrow = by(1279);
+        assert!(narrow.rows.contains_key(&IpAddr::V4(clients[0].ipv4)));
+        assert!(narrow.rows.keys().all(IpAddr::is_ipv4), "no link for IPv6");
     }
 }

@@ -9,14 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     host::{links::Links, sys},
     region::{
         proxies::{Proxies, ProxyError},
-        proxy::Known,
+        proxy::{Known, ProxyAddress},
         store::{LeaseId, StoreError},
     },
     whole_files,
@@ -43,13 +43,15 @@ pub struct Serving {
     kept: Instant,
     /// Those that are served.
     held: BTreeSet<Ipv4Addr>,
+    /// The same, and those beside them.
+    served: BTreeSet<IpAddr>,
 }
 
 /// What the operator lets edge put on an uplink (`--proxy-addresses`).
 #[derive(Debug, Clone, Default)]
 pub struct Lent {
     /// These.
-    pub networks: Vec<Ipv4Net>,
+    pub networks: Vec<IpNet>,
     /// The uplink's name and index.
     pub uplink: Option<(String, u32)>,
     /// What is on it, for whoever undoes it.
@@ -61,11 +63,11 @@ pub struct Lent {
 #[derive(Debug, Clone, Default)]
 pub struct Record {
     path: PathBuf,
-    added: BTreeSet<(String, Ipv4Addr)>,
+    added: BTreeSet<(String, IpAddr)>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Written(Vec<(String, Ipv4Addr)>);
+struct Written(Vec<(String, IpAddr)>);
 
 impl Serving {
     /// Those that an earlier daemon of this machine served are served on.
@@ -80,14 +82,21 @@ impl Serving {
         several: bool,
     ) -> Result<Self, ProxyError> {
         let known = proxies.known().await?;
-        let holders = known.values().flat_map(|proxy| &proxy.holders);
-        let held = holders.filter(|(_, holder)| **holder == host).map(|(ip, _)| *ip).collect();
+        let (mut held, mut served) = (BTreeSet::new(), BTreeSet::new());
+        for proxy in known.values() {
+            let all = proxy.record.addresses.iter();
+            let own = all.filter(|one| proxy.holders.get(&one.ip) == Some(&host));
+            for pair in own.map(ProxyAddress::pair) {
+                held.insert(pair.ip);
+                served.extend(pair.all());
+            }
+        }
         let (term, kept) = (several.then_some(TERM), Instant::now());
-        Ok(Self { proxies, host, links, lent, term, lease: None, kept, held })
+        Ok(Self { proxies, host, links, lent, term, lease: None, kept, held, served })
     }
 
     /// The addresses that edge itself has put on the uplink.
-    pub fn own(&self) -> BTreeSet<Ipv4Addr> {
+    pub fn own(&self) -> BTreeSet<IpAddr> {
         self.lent.record.added.iter().map(|(_, ip)| *ip).collect()
     }
 
@@ -126,6 +135,7 @@ impl Serving {
                 if self.kept.elapsed() > term {
                     // Another gateway has them by now.
                     self.held.clear();
+                    self.served.clear();
                     self.remove_others().await?;
                 }
                 Err(error.into())
@@ -141,12 +151,13 @@ impl Serving {
         }
         let anew = self.keep().await?;
         let present = self.present().await?;
-        let mut wanted = BTreeSet::new();
+        let (mut wanted, mut served) = (BTreeSet::new(), BTreeSet::new());
         let mut changed = false;
         for proxy in known.values() {
             for address in &proxy.record.addresses {
                 let ip = address.ip;
-                if !present.contains(&ip) && !self.may_add(ip) {
+                // Both or neither: what IPv4 has, IPv6 has.
+                if !address.pair().all().all(|ip| present.contains(&ip) || self.may_add(ip)) {
                     continue;
                 }
                 match proxy.holders.get(&ip) {
@@ -161,9 +172,10 @@ impl Serving {
                     _ => continue,
                 }
                 wanted.insert(ip);
+                served.extend(address.pair().all());
             }
         }
-        for ip in &wanted {
+        for ip in &served {
             let own = self.lent.record.added.iter().any(|(_, own)| own == ip);
             if !present.contains(ip) || own && self.term.is_some() {
                 self.add(*ip, !present.contains(ip)).await?;
@@ -174,35 +186,32 @@ impl Serving {
             self.proxies.release(*ip, self.host).await?;
             changed = true;
         }
-        self.held = wanted;
+        (self.held, self.served) = (wanted, served);
         self.remove_others().await?;
         self.proxies.sweep(known).await?;
         Ok(changed)
     }
 
-    /// The machine's own IPv4 addresses.
-    async fn present(&self) -> anyhow::Result<BTreeSet<Ipv4Addr>> {
+    /// The machine's own addresses.
+    async fn present(&self) -> anyhow::Result<BTreeSet<IpAddr>> {
         let all = self.links.all_addresses().await?;
-        let v4 = all.into_iter().filter_map(|(_, net)| match net {
-            IpNet::V4(net) if !net.addr().is_loopback() => Some(net.addr()),
-            _ => None,
-        });
-        Ok(v4.collect())
+        let all = all.into_iter().map(|(_, net)| net.addr());
+        Ok(all.filter(|ip| !ip.is_loopback()).collect())
     }
 
-    fn may_add(&self, ip: Ipv4Addr) -> bool {
+    fn may_add(&self, ip: IpAddr) -> bool {
         self.lent.uplink.is_some() && self.lent.networks.iter().any(|net| net.contains(&ip))
     }
 
     /// Puts an address on the uplink, or lets it stay: where another gateway may take it over it is
     /// there for a time only, so that a machine without its daemon lets go of it.
-    async fn add(&mut self, ip: Ipv4Addr, new: bool) -> anyhow::Result<()> {
+    async fn add(&mut self, ip: IpAddr, new: bool) -> anyhow::Result<()> {
         let Some((name, index)) = &self.lent.uplink else { return Ok(()) };
         // Its record comes first: a daemon killed between the two leaves nothing unknown.
         self.lent.record.change(|added| {
             added.insert((name.clone(), ip));
         })?;
-        self.links.lend_address(*index, ip.into(), self.term).await?;
+        self.links.lend_address(*index, ip, self.term).await?;
         if new {
             tracing::info!(%ip, uplink = name, "a proxy's address was put on the uplink");
             if let Err(error) = announce(&self.links, name, ip).await {
@@ -215,7 +224,7 @@ impl Serving {
     /// Takes away what edge has put on the uplink and does not serve.
     async fn remove_others(&mut self) -> anyhow::Result<()> {
         let gone: Vec<_> = self.lent.record.added.iter().cloned().collect();
-        for (name, ip) in gone.into_iter().filter(|(_, ip)| !self.held.contains(ip)) {
+        for (name, ip) in gone.into_iter().filter(|(_, ip)| !self.served.contains(ip)) {
             remove(&self.links, &name, ip).await?;
             self.lent.record.change(|added| {
                 added.remove(&(name.clone(), ip));
@@ -254,26 +263,29 @@ impl Record {
         }
     }
 
-    fn change(&mut self, change: impl FnOnce(&mut BTreeSet<(String, Ipv4Addr)>)) -> io::Result<()> {
+    fn change(&mut self, change: impl FnOnce(&mut BTreeSet<(String, IpAddr)>)) -> io::Result<()> {
         change(&mut self.added);
         let text = serde_json::to_vec(&Written(self.added.iter().cloned().collect()))?;
         whole_files::write(&self.path, &text, whole_files::PUBLIC)
     }
 }
 
-/// Tells the neighbours that an address is here now (RFC 5227, section 3).
-async fn announce(links: &Links, interface: &str, ip: Ipv4Addr) -> anyhow::Result<()> {
+/// Tells the neighbours that an address is here now (RFC 5227, section 3; RFC 4861, section 7.2.6).
+async fn announce(links: &Links, interface: &str, ip: IpAddr) -> anyhow::Result<()> {
     if let Some(link) = links.find(interface).await?
         && let Some(mac) = link.mac
     {
-        sys::announce(link.index, mac, ip)?;
+        match ip {
+            IpAddr::V4(ip) => sys::announce(link.index, mac, ip)?,
+            IpAddr::V6(ip) => sys::advertise(link.index, mac, ip)?,
+        }
     }
     Ok(())
 }
 
-async fn remove(links: &Links, interface: &str, ip: Ipv4Addr) -> anyhow::Result<()> {
+async fn remove(links: &Links, interface: &str, ip: IpAddr) -> anyhow::Result<()> {
     if let Some(link) = links.find(interface).await? {
-        links.remove_address(link.index, IpAddr::V4(ip)).await?;
+        links.remove_address(link.index, ip).await?;
     }
     Ok(())
 }

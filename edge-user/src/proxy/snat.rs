@@ -7,15 +7,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    fmt::Display,
+    net::{Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
 };
 
 use super::counts::{COUNTED, Counts, DROPPED, Dropped, is_stale};
 use crate::host::nft::{self, NftError};
-
-/// What the names of pools' chains begin with.
-const POOL: &str = "pool-";
 
 /// What the table is made of.
 #[derive(Debug, Clone)]
@@ -42,30 +40,90 @@ pub struct Interfaces {
 /// What it shall do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Nat {
+    /// By IPv4.
+    pub v4: Family<Ipv4Addr>,
+    /// By IPv6, under the addresses beside those.
+    pub v6: Family<Ipv6Addr>,
+}
+
+/// What it shall do with addresses of a family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Family<A> {
     /// The proxied containers of this machine.
-    pub proxied: BTreeSet<Ipv4Addr>,
+    pub proxied: BTreeSet<A>,
     /// The addresses of containers, of this machine and of others.
-    pub addresses: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    pub addresses: BTreeMap<A, A>,
     /// The pools of those whose connections are spread over several.
-    pub spread: BTreeMap<Ipv4Addr, String>,
+    pub spread: BTreeMap<A, String>,
     /// The addresses of pools.
-    pub pools: BTreeMap<String, BTreeSet<Ipv4Addr>>,
+    pub pools: BTreeMap<String, BTreeSet<A>>,
     /// Containers of which something may still go on here, if nothing begins.
-    pub drained: BTreeSet<Ipv4Addr>,
-    /// The addresses that this machine serves: those that go still carry what has begun.
-    pub held: BTreeSet<Ipv4Addr>,
+    pub drained: BTreeSet<A>,
+    /// The addresses that this machine serves, and as which one's each counts: those that go still
+    /// carry what has begun.
+    pub held: BTreeMap<A, Ipv4Addr>,
     /// Those of them that edge itself has put on the uplink: nobody but NAT listens there.
-    pub own: BTreeSet<Ipv4Addr>,
+    pub own: BTreeSet<A>,
+}
+
+/// A family of addresses, as nftables has it.
+pub trait Kind: Ord + Copy + Display {
+    /// The type of a set's elements.
+    const TYPE: &'static str;
+    /// Its protocol.
+    const IP: &'static str;
+    /// Its protocol of errors.
+    const ICMP: &'static str;
+    /// What the names of its sets, maps and chains end with.
+    const SUFFIX: &'static str;
+    /// What the names of its pools' chains begin with.
+    const POOL: &'static str;
+}
+
+impl Kind for Ipv4Addr {
+    const TYPE: &'static str = "ipv4_addr";
+    const IP: &'static str = "ip";
+    const ICMP: &'static str = "icmp";
+    const SUFFIX: &'static str = "";
+    const POOL: &'static str = "pool-";
+}
+
+impl Kind for Ipv6Addr {
+    const TYPE: &'static str = "ipv6_addr";
+    const IP: &'static str = "ip6";
+    const ICMP: &'static str = "ipv6-icmp";
+    const SUFFIX: &'static str = "6";
+    const POOL: &'static str = "pool6-";
 }
 
 impl Nat {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
+}
+
+impl<A> Default for Family<A> {
+    fn default() -> Self {
+        Self {
+            proxied: BTreeSet::new(),
+            addresses: BTreeMap::new(),
+            spread: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            drained: BTreeSet::new(),
+            held: BTreeMap::new(),
+            own: BTreeSet::new(),
+        }
+    }
+}
+
+impl<A: Kind> Family<A> {
+    fn is_empty(&self) -> bool {
         self.proxied.is_empty() && self.mapped().is_empty() && self.held.is_empty()
     }
 
     /// Containers that may send by this machine.
-    fn mapped(&self) -> BTreeSet<Ipv4Addr> {
+    fn mapped(&self) -> BTreeSet<A> {
         let begins = self.addresses.keys().chain(self.spread.keys());
         begins.chain(&self.drained).copied().collect()
     }
@@ -96,10 +154,15 @@ impl Snat {
         let counters = nft::counters(name)?.into_iter().map(|(counter, _)| counter);
         let counters = counters.filter(|counter| is_stale(counter, nat));
         let counters = counters.map(|counter| format!("delete counter inet {name} {counter}\n"));
-        let chains = nft::chains(name, POOL)?.into_iter();
-        let chains = chains.filter(|chain| !nat.pools.contains_key(&chain[POOL.len()..]));
-        let chains = chains.map(|chain| format!("delete chain inet {name} {chain}\n"));
-        Ok(counters.chain(chains).collect())
+        let chains = [self.stale_pools(&nat.v4)?, self.stale_pools(&nat.v6)?].concat();
+        Ok(counters.collect::<String>() + &chains)
+    }
+
+    fn stale_pools<A: Kind>(&self, nat: &Family<A>) -> Result<String, NftError> {
+        let name = &self.name;
+        let chains = nft::chains(name, A::POOL)?.into_iter();
+        let chains = chains.filter(|chain| !nat.pools.contains_key(&chain[A::POOL.len()..]));
+        Ok(chains.map(|chain| format!("delete chain inet {name} {chain}\n")).collect())
     }
 
     /// Puts the table in place with nothing in it, unless there is one: then nothing that comes by
@@ -137,93 +200,145 @@ impl Snat {
     }
 
     fn script(&self) -> String {
-        let Self { name, veth_prefix, wireguard: Interfaces { gateway, ways }, ports } = self;
-        let (first, last) = (ports.start(), ports.end());
-        let (veth, hosts, ways) =
-            (format!("\"{veth_prefix}*\""), format!("\"{gateway}\""), format!("\"{ways}*\""));
         let counter = |name: String| format!("    counter {name} {{ }}\n");
         let reasons: String =
             Dropped::ALL.map(|drop| counter(format!("{DROPPED}{}", drop.label()))).concat();
-        let maps = COUNTED.map(|map| format!("    map {map} {{ type ipv4_addr : counter; }}\n"));
-        let maps = maps.concat();
-        let [no_address, not_translated, gone, ipv6, not_proxied, unsolicited, to_machine, stray] =
-            Dropped::ALL.map(Dropped::statement);
+        let (v4, v6) = (self.rules::<Ipv4Addr>(), self.rules::<Ipv6Addr>());
+        let both = |of: fn(&Rules) -> &String| [of(&v4).as_str(), of(&v6)].concat();
+        let [sets, called, forward, translation, leaving] = [
+            both(|rules| &rules.sets),
+            both(|rules| &rules.called),
+            both(|rules| &rules.forward),
+            both(|rules| &rules.translation),
+            both(|rules| &rules.leaving),
+        ];
+        let Self { name, wireguard: Interfaces { gateway, ways }, .. } = self;
+        let (hosts, ways) = (format!("\"{gateway}\""), format!("\"{ways}*\""));
+        let [unsolicited, to_machine, stray] =
+            [Dropped::Unsolicited, Dropped::ToMachine, Dropped::Stray].map(Dropped::statement);
         format!(
             "table inet {name} {{
-    set proxied {{ type ipv4_addr; }}
-    set mapped {{ type ipv4_addr; }}
-    set own {{ type ipv4_addr; }}
-    map address {{ type ipv4_addr : ipv4_addr; }}
-    map pool {{ type ipv4_addr : verdict; }}
-{maps}{reasons}    chain untracked {{
+{reasons}{sets}    chain untracked {{
         type filter hook prerouting priority raw; policy accept;
         iifname {ways} notrack
     }}
     chain input {{
         type filter hook input priority filter - 15; policy accept;
         iifname {{ {hosts}, {ways} }} {to_machine}
-        ip daddr @own meta l4proto != icmp ct state new goto uncalled
-    }}
-    chain uncalled {{
-        counter name ip daddr map @unsolicited
-        {unsolicited}
-    }}
+{called}    }}
     chain forward {{
         type filter hook forward priority filter - 15; policy accept;
-        iifname {veth} ip saddr @proxied ip saddr != @mapped {no_address}
-        iifname {{ {hosts}, {ways} }} meta nfproto ipv6 {ipv6}
-        iifname {hosts} ip saddr != @mapped {no_address}
-        iifname {ways} ip daddr != @proxied {not_proxied}
         oifname {ways} {stray}
         oifname {hosts} ct state != {{ established, related }} {unsolicited}
         oifname {hosts} tcp flags syn tcp option maxseg size set rt mtu
-        oifname {{ {veth}, {hosts} }} ct direction reply ip daddr @mapped goto returned
-    }}
-    chain returned {{
-        counter name ct reply ip daddr map @received
-    }}
+{forward}    }}
     chain postrouting {{
         type nat hook postrouting priority srcnat - 5; policy accept;
-        ip saddr vmap @pool
-        meta l4proto {{ tcp, udp }} snat ip to ip saddr map @address:{first}-{last}
-        snat ip to ip saddr map @address
-    }}
+{translation}    }}
     chain leaving {{
         type filter hook postrouting priority srcnat + 5; policy accept;
-        ip saddr @proxied {not_translated}
-        ip saddr @mapped {not_translated}
-        ct direction original ct original ip saddr @proxied goto translated
-        ct direction original ct original ip saddr @mapped goto translated
-    }}
-    chain translated {{
-        ct status ! confirmed counter name ip saddr map @opened
-        counter name ip saddr map @sent accept
-        {gone}
-    }}
+{leaving}    }}
 }}
 "
         )
     }
 
+    /// What the table has of a family.
+    fn rules<A: Kind>(&self) -> Rules {
+        let Self { veth_prefix, wireguard: Interfaces { gateway, ways }, ports, .. } = self;
+        let (first, last) = (ports.start(), ports.end());
+        let (veth, hosts, ways) =
+            (format!("\"{veth_prefix}*\""), format!("\"{gateway}\""), format!("\"{ways}*\""));
+        let (ip, icmp, of, element) = (A::IP, A::ICMP, A::SUFFIX, A::TYPE);
+        let sets = ["proxied", "mapped", "own"];
+        let sets = sets.map(|set| format!("    set {set}{of} {{ type {element}; }}\n")).concat();
+        let counted =
+            COUNTED.map(|map| format!("    map {map}{of} {{ type {element} : counter; }}\n"));
+        let [no_address, not_translated, gone, not_proxied, unsolicited] = [
+            Dropped::NoAddress,
+            Dropped::NotTranslated,
+            Dropped::AddressGone,
+            Dropped::NotProxied,
+            Dropped::Unsolicited,
+        ]
+        .map(Dropped::statement);
+        let chains = format!(
+            "    chain uncalled{of} {{
+        counter name {ip} daddr map @unsolicited{of}
+        {unsolicited}
+    }}
+    chain returned{of} {{
+        counter name ct reply {ip} daddr map @received{of}
+    }}
+    chain translated{of} {{
+        ct status ! confirmed counter name {ip} saddr map @opened{of}
+        counter name {ip} saddr map @sent{of} accept
+        {gone}
+    }}
+"
+        );
+        Rules {
+            sets: format!(
+                "{sets}    map address{of} {{ type {element} : {element}; }}
+    map pool{of} {{ type {element} : verdict; }}
+{}{chains}",
+                counted.concat()
+            ),
+            called: format!(
+                "        {ip} daddr @own{of} meta l4proto != {icmp} ct state new goto uncalled{of}\n"
+            ),
+            forward: format!(
+                "        iifname {veth} {ip} saddr @proxied{of} {ip} saddr != @mapped{of} {no_address}
+        iifname {hosts} {ip} saddr != @mapped{of} {no_address}
+        iifname {ways} {ip} daddr != @proxied{of} {not_proxied}
+        oifname {{ {veth}, {hosts} }} ct direction reply {ip} daddr @mapped{of} goto returned{of}
+"
+            ),
+            translation: format!(
+                "        {ip} saddr vmap @pool{of}
+        meta l4proto {{ tcp, udp }} snat {ip} to {ip} saddr map @address{of}:{first}-{last}
+        snat {ip} to {ip} saddr map @address{of}
+"
+            ),
+            leaving: format!(
+                "        {ip} saddr @proxied{of} {not_translated}
+        {ip} saddr @mapped{of} {not_translated}
+        ct direction original ct original {ip} saddr @proxied{of} goto translated{of}
+        ct direction original ct original {ip} saddr @mapped{of} goto translated{of}
+"
+            ),
+        }
+    }
+
     /// Takes all elements away.
     fn emptied(&self) -> String {
         let name = &self.name;
-        let sets = ["proxied", "mapped", "own"].map(|set| format!("flush set inet {name} {set}\n"));
-        let maps = ["address", "pool"].into_iter().chain(COUNTED);
-        sets.concat()
-            + &maps.map(|map| format!("flush map inet {name} {map}\n")).collect::<String>()
+        let of = |suffix: &'static str| {
+            let sets = ["proxied", "mapped", "own"].into_iter().map(|set| ("set", set));
+            let maps = ["address", "pool"].into_iter().chain(COUNTED).map(|map| ("map", map));
+            let all = sets.chain(maps);
+            all.map(|(kind, of)| format!("flush {kind} inet {name} {of}{suffix}\n")).collect()
+        };
+        let both: [String; 2] = [Ipv4Addr::SUFFIX, Ipv6Addr::SUFFIX].map(of);
+        both.concat()
     }
 
     /// One transaction. An element must go before it comes with another value, and a counter be
     /// there for as long as an element has it.
     fn difference(&self, before: &Nat, next: &Nat) -> String {
-        let mut script = String::new();
         let name = &self.name;
-        for ip in next.held.difference(&before.held) {
-            for counted in COUNTED {
-                script += &format!("add counter inet {name} {counted}-{ip}\n");
-            }
-        }
+        let counters = |verb: &str, of: &Nat, but: &Nat| -> String {
+            let ips = of.v4.held.keys().filter(|ip| !but.v4.held.contains_key(*ip));
+            let all = ips.flat_map(|ip| COUNTED.map(|counted| format!("{counted}-{ip}")));
+            all.map(|counter| format!("{verb} counter inet {name} {counter}\n")).collect()
+        };
+        let [v4, v6] =
+            [self.difference_of(&before.v4, &next.v4), self.difference_of(&before.v6, &next.v6)];
+        counters("add", next, before) + &v4 + &v6 + &counters("delete", before, next)
+    }
+
+    fn difference_of<A: Kind>(&self, before: &Family<A>, next: &Family<A>) -> String {
+        let (mut script, name, of, pool) = (String::new(), &self.name, A::SUFFIX, A::POOL);
         for (id, ips) in &next.pools {
             if before.pools.get(id) != Some(ips) {
                 script += &self.pool(id, ips);
@@ -232,7 +347,7 @@ impl Snat {
         let mut say = |verb: &str, set: &str, elements: Vec<String>| {
             if !elements.is_empty() {
                 let elements = elements.join(", ");
-                script += &format!("{verb} element inet {name} {set} {{ {elements} }}\n");
+                script += &format!("{verb} element inet {name} {set}{of} {{ {elements} }}\n");
             }
         };
         for (set, before, next) in [
@@ -246,30 +361,25 @@ impl Snat {
         let (gone, new) = pairs(&before.addresses, &next.addresses, ToString::to_string);
         say("delete", "address", gone);
         say("add", "address", new);
-        let (gone, new) = pairs(&before.spread, &next.spread, |id| format!("goto {POOL}{id}"));
+        let (gone, new) = pairs(&before.spread, &next.spread, |id| format!("goto {pool}{id}"));
         say("delete", "pool", gone);
         say("add", "pool", new);
         for counted in COUNTED {
-            let with = |ip: &Ipv4Addr| format!("{ip} : \"{counted}-{ip}\"");
-            say("add", counted, next.held.difference(&before.held).map(with).collect());
-            let gone = before.held.difference(&next.held);
-            say("delete", counted, gone.map(ToString::to_string).collect());
-        }
-        for ip in before.held.difference(&next.held) {
-            for counted in COUNTED {
-                script += &format!("delete counter inet {name} {counted}-{ip}\n");
-            }
+            let with = |as_of: &Ipv4Addr| format!("\"{counted}-{as_of}\"");
+            let (gone, new) = pairs(&before.held, &next.held, with);
+            say("delete", counted, gone);
+            say("add", counted, new);
         }
         for id in before.pools.keys().filter(|id| !next.pools.contains_key(*id)) {
-            script += &format!("delete chain inet {name} {POOL}{id}\n");
+            script += &format!("delete chain inet {name} {pool}{id}\n");
         }
         script
     }
 
     /// Gives a pool these addresses: one connection each in turn.
-    fn pool(&self, id: &str, ips: &BTreeSet<Ipv4Addr>) -> String {
-        let Self { name, ports, .. } = self;
-        let chain = format!("chain inet {name} {POOL}{id}\n");
+    fn pool<A: Kind>(&self, id: &str, ips: &BTreeSet<A>) -> String {
+        let (Self { name, ports, .. }, ip, pool) = (self, A::IP, A::POOL);
+        let chain = format!("chain inet {name} {pool}{id}\n");
         let begin = format!("add {chain}flush {chain}");
         if ips.is_empty() {
             return begin;
@@ -277,22 +387,33 @@ impl Snat {
         let places: Vec<_> =
             ips.iter().enumerate().map(|(place, ip)| format!("{place} : {ip}")).collect();
         let turn = format!("numgen inc mod {} map {{ {} }}", ips.len(), places.join(", "));
-        let rule = format!("add rule inet {name} {POOL}{id}");
+        let rule = format!("add rule inet {name} {pool}{id}");
         let (first, last) = (ports.start(), ports.end());
-        let with_ports = format!("meta l4proto {{ tcp, udp }} snat ip to {turn}:{first}-{last}");
-        format!("{begin}{rule} {with_ports}\n{rule} snat ip to {turn}\n")
+        let with_ports = format!("meta l4proto {{ tcp, udp }} snat {ip} to {turn}:{first}-{last}");
+        format!("{begin}{rule} {with_ports}\n{rule} snat {ip} to {turn}\n")
     }
 }
 
+/// Parts of the table, for a family of addresses.
+struct Rules {
+    /// Sets, maps, and chains that are only gone to.
+    sets: String,
+    /// Of the chain for what is for the machine itself.
+    called: String,
+    forward: String,
+    translation: String,
+    leaving: String,
+}
+
 /// What the elements of a map are to lose, and to get.
-fn pairs<V: PartialEq>(
-    before: &BTreeMap<Ipv4Addr, V>,
-    next: &BTreeMap<Ipv4Addr, V>,
+fn pairs<A: Kind, V: PartialEq>(
+    before: &BTreeMap<A, V>,
+    next: &BTreeMap<A, V>,
     value: impl Fn(&V) -> String,
 ) -> (Vec<String>, Vec<String>) {
     let gone = before.iter().filter(|(key, value)| next.get(*key) != Some(*value));
     let new = next.iter().filter(|(key, value)| before.get(*key) != Some(*value));
-    let pair = |(key, of): (&Ipv4Addr, &V)| format!("{key} : {}", value(of));
+    let pair = |(key, of): (&A, &V)| format!("{key} : {}", value(of));
     (gone.map(|(key, _)| key.to_string()).collect(), new.map(pair).collect())
 }
 
@@ -312,16 +433,43 @@ mod tests {
         }
     }
 
+    fn v4(v4: Family<Ipv4Addr>) -> Nat {
+        Nat { v4, ..Nat::default() }
+    }
+
+    #[test]
+    fn ipv6_has_sets_of_its_own_and_counts_as_the_address_that_it_is_beside() {
+        let [container, address] =
+            ["fdaa:0:1:5:1::2", "2001:db8::65"].map(|ip| ip.parse().expect("an address"));
+        let v6 = Family {
+            addresses: [(container, address)].into(),
+            held: [(address, A[0])].into(),
+            ..Family::default()
+        };
+        let next = Nat { v6, ..Nat::default() };
+        assert_eq!(
+            snat().difference(&Nat::default(), &next),
+            "add element inet edge_t_proxy mapped6 { fdaa:0:1:5:1::2 }
+add element inet edge_t_proxy address6 { fdaa:0:1:5:1::2 : 2001:db8::65 }
+add element inet edge_t_proxy sent6 { 2001:db8::65 : \"sent-192.0.2.1\" }
+add element inet edge_t_proxy received6 { 2001:db8::65 : \"received-192.0.2.1\" }
+add element inet edge_t_proxy opened6 { 2001:db8::65 : \"opened-192.0.2.1\" }
+add element inet edge_t_proxy unsolicited6 { 2001:db8::65 : \"unsolicited-192.0.2.1\" }
+"
+        );
+    }
+
     #[test]
     fn only_what_changes_is_said() {
-        let before = Nat {
+        let family = Family {
             proxied: C.into(),
             addresses: [(C[0], A[0]), (C[1], A[0])].into(),
-            held: [A[0]].into(),
-            ..Nat::default()
+            held: [(A[0], A[0])].into(),
+            ..Family::default()
         };
+        let before = v4(family.clone());
         assert_eq!(snat().difference(&before, &before), "");
-        let next = Nat { addresses: [(C[0], A[1])].into(), ..before.clone() };
+        let next = v4(Family { addresses: [(C[0], A[1])].into(), ..family });
         assert_eq!(
             snat().difference(&before, &next),
             "delete element inet edge_t_proxy mapped { 100.64.0.3 }
@@ -333,10 +481,12 @@ add element inet edge_t_proxy address { 100.64.0.2 : 192.0.2.2 }
 
     #[test]
     fn a_pool_is_there_before_its_containers_and_goes_after_them() {
-        let with = |ips: &[Ipv4Addr]| Nat {
-            spread: [(C[0], "pr-1".to_owned())].into(),
-            pools: [("pr-1".to_owned(), ips.iter().copied().collect())].into(),
-            ..Nat::default()
+        let with = |ips: &[Ipv4Addr]| {
+            v4(Family {
+                spread: [(C[0], "pr-1".to_owned())].into(),
+                pools: [("pr-1".to_owned(), ips.iter().copied().collect())].into(),
+                ..Family::default()
+            })
         };
         let pool = "add chain inet edge_t_proxy pool-pr-1
 flush chain inet edge_t_proxy pool-pr-1
@@ -358,7 +508,7 @@ delete chain inet edge_t_proxy pool-pr-1
 
     #[test]
     fn what_only_goes_on_is_let_through_and_begins_nowhere() {
-        let drained = Nat { drained: [C[0]].into(), ..Nat::default() };
+        let drained = v4(Family { drained: [C[0]].into(), ..Family::default() });
         assert_eq!(
             snat().difference(&Nat::default(), &drained),
             "add element inet edge_t_proxy mapped { 100.64.0.2 }\n"
@@ -367,7 +517,7 @@ delete chain inet edge_t_proxy pool-pr-1
 
     #[test]
     fn an_addresss_counters_come_before_their_elements_and_go_after_them() {
-        let at = |ip| Nat { held: [ip].into(), ..Nat::default() };
+        let at = |ip| v4(Family { held: [(ip, ip)].into(), ..Family::default() });
         let script = snat().difference(&at(A[0]), &at(A[1]));
         let place = |line: &str| script.find(line).unwrap_or_else(|| panic!("{line}: {script}"));
         let added =

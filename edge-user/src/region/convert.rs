@@ -257,6 +257,7 @@ fn proxy(proxy: &Proxy) -> wire::Proxy {
         served: one.served,
         leaves: one.leaves,
         gateway: proxy.holders.get(&one.ip).copied().unwrap_or(0).into(),
+        beside: one.beside.map(|beside| beside.to_string()),
     };
     wire::Proxy {
         id: record.id.clone(),
@@ -272,8 +273,9 @@ fn read_proxy(sent: wire::Proxy) -> Result<Proxy, Malformed> {
     let (mut addresses, mut holders) = (Vec::new(), std::collections::BTreeMap::new());
     for one in sent.addresses {
         let ip = parse("proxy's address", &one.ip)?;
+        let beside = one.beside.map(|beside| parse("proxy's IPv6 address", &beside)).transpose()?;
         let wire::ProxyAddress { created, served, leaves, gateway, .. } = one;
-        addresses.push(ProxyAddress { ip, created, served, leaves });
+        addresses.push(ProxyAddress { ip, beside, created, served, leaves });
         if gateway != 0 {
             holders.insert(ip, short("gateway", gateway)?);
         }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -13,7 +13,8 @@ use tonic::Code;
 use super::{
     names,
     proxy::{
-        HOLDERS, Known, MOST, PROXIES, Proxy, ProxyAddress, ProxyRecord, Spread, key, record_key,
+        HOLDERS, Known, MOST, PROXIES, Pair, Proxy, ProxyAddress, ProxyRecord, Spread, key,
+        record_key,
     },
     roster,
     store::{LeaseId, Store, StoreError, Write},
@@ -42,7 +43,7 @@ pub enum ProxyError {
     #[error(
         "address {0}: it is of the proxy {1} already; an address belongs to one proxy, remove it there first"
     )]
-    Taken(Ipv4Addr, String),
+    Taken(IpAddr, String),
     /// It is no address of the proxy.
     #[error("address {0}: it is not of the proxy {1:?}; `edge proxy show` lists those that are")]
     NotIts(Ipv4Addr, String),
@@ -51,7 +52,7 @@ pub enum ProxyError {
     Count(String, usize),
     /// Nobody on the internet would answer to it.
     #[error("address {0}: nobody could answer to it; give an address that is routed to a gateway")]
-    Unfit(Ipv4Addr),
+    Unfit(IpAddr),
     /// The store's own.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -103,7 +104,7 @@ impl Proxies {
         &self,
         workspace: &str,
         name: &str,
-        ips: &[Ipv4Addr],
+        pairs: &[Pair],
         spread: Spread,
     ) -> Result<ProxyRecord, ProxyError> {
         let created = now();
@@ -120,8 +121,8 @@ impl Proxies {
                 return Err(ProxyError::Exists(name.to_owned(), workspace.to_owned()));
             }
             let mut record = record.clone();
-            for ip in ips {
-                add(&mut record, *ip, created)?;
+            for pair in pairs {
+                add(&mut record, *pair, created)?;
             }
             Ok(Some(counted(record)?))
         })
@@ -136,11 +137,11 @@ impl Proxies {
         &self,
         workspace: &str,
         name: &str,
-        ip: Ipv4Addr,
+        pair: Pair,
     ) -> Result<ProxyRecord, ProxyError> {
         self.change(workspace, name, |found| {
             let mut record = existing(found, workspace, name)?;
-            add(&mut record, ip, now())?;
+            add(&mut record, pair, now())?;
             Ok(Some(counted(record)?))
         })
         .await
@@ -278,8 +279,9 @@ impl Proxies {
             let found: Option<ProxyRecord> =
                 entry.as_ref().map(|entry| entry.read(&at)).transpose()?;
             let next = change(found.clone())?;
-            let ips = |record: &Option<ProxyRecord>| -> Vec<Ipv4Addr> {
-                record.iter().flat_map(|record| &record.addresses).map(|one| one.ip).collect()
+            let ips = |record: &Option<ProxyRecord>| -> Vec<IpAddr> {
+                let all = record.iter().flat_map(|record| &record.addresses);
+                all.flat_map(|one| one.pair().all()).collect()
             };
             let (before, after) = (ips(&found), ips(&next));
             let mut conditions = vec![(at.clone(), entry.map(|entry| entry.revision))];
@@ -316,7 +318,7 @@ impl Proxy {
     }
 }
 
-fn claim(ip: Ipv4Addr) -> String {
+fn claim(ip: IpAddr) -> String {
     format!("region/proxy-ip/{ip}")
 }
 
@@ -328,16 +330,31 @@ fn existing(
     found.ok_or_else(|| ProxyError::Unknown(name.to_owned(), workspace.to_owned()))
 }
 
-fn add(record: &mut ProxyRecord, ip: Ipv4Addr, created: u64) -> Result<(), ProxyError> {
-    let [first, ..] = ip.octets();
-    if first == 0 || first >= 224 || ip.is_loopback() || ip.is_link_local() {
-        return Err(ProxyError::Unfit(ip));
+fn add(record: &mut ProxyRecord, pair: Pair, created: u64) -> Result<(), ProxyError> {
+    if let Some(unfit) = pair.all().find(|ip| !is_fit(*ip)) {
+        return Err(ProxyError::Unfit(unfit));
     }
-    if record.addresses.iter().any(|one| one.ip == ip) {
+    let mut its = record.addresses.iter().flat_map(|one| one.pair().all());
+    if let Some(ip) = its.find(|its| pair.all().any(|ip| ip == *its)) {
         return Err(ProxyError::Taken(ip, key(&record.workspace, &record.name)));
     }
-    record.addresses.push(ProxyAddress { ip, created, served: false, leaves: None });
+    let Pair { ip, beside } = pair;
+    record.addresses.push(ProxyAddress { ip, beside, created, served: false, leaves: None });
     Ok(())
+}
+
+/// Whether somebody elsewhere could answer to it.
+fn is_fit(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [first, ..] = ip.octets();
+            first != 0 && first < 224 && !ip.is_loopback() && !ip.is_link_local()
+        }
+        IpAddr::V6(ip) => {
+            let special = ip.is_unspecified() || ip.is_loopback() || ip.is_multicast();
+            !special && !ip.is_unicast_link_local() && ip.to_ipv4_mapped().is_none()
+        }
+    }
 }
 
 fn counted(record: ProxyRecord) -> Result<ProxyRecord, ProxyError> {
@@ -357,6 +374,8 @@ pub fn now() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
     use crate::region::embedded::Embedded;
 
@@ -372,29 +391,49 @@ mod tests {
     #[tokio::test]
     async fn an_address_belongs_to_one_proxy_until_it_is_swept() {
         let (_dir, proxies) = proxies();
-        proxies.create("main", "one", &[A], Spread::Container).await.unwrap();
-        let taken = proxies.create("main", "two", &[A], Spread::Container).await.unwrap_err();
-        assert!(matches!(taken, ProxyError::Taken(A, by) if by == "main/one"));
+        proxies.create("main", "one", &[A.into()], Spread::Container).await.unwrap();
+        let taken =
+            proxies.create("main", "two", &[A.into()], Spread::Container).await.unwrap_err();
+        assert!(matches!(taken, ProxyError::Taken(ip, by) if ip == A && by == "main/one"));
         // The same name in another workspace is another proxy.
-        proxies.create("other", "one", &[B], Spread::Container).await.unwrap();
+        proxies.create("other", "one", &[B.into()], Spread::Container).await.unwrap();
         let last = proxies.remove("main", "one", A, Duration::ZERO).await.unwrap_err();
         assert!(matches!(last, ProxyError::Count(_, 0)), "{last}");
         let third = Ipv4Addr::new(192, 0, 2, 3);
-        proxies.add("main", "one", third).await.unwrap();
+        proxies.add("main", "one", third.into()).await.unwrap();
         proxies.remove("main", "one", A, Duration::ZERO).await.unwrap();
-        assert!(matches!(proxies.add("other", "one", A).await, Err(ProxyError::Taken(..))));
+        assert!(matches!(proxies.add("other", "one", A.into()).await, Err(ProxyError::Taken(..))));
         proxies.sweep(&proxies.known().await.unwrap()).await.unwrap();
-        proxies.add("other", "one", A).await.unwrap();
+        proxies.add("other", "one", A.into()).await.unwrap();
         let known = proxies.known().await.unwrap();
         assert_eq!(known["main/one"].record.staying().collect::<Vec<_>>(), [third]);
         proxies.delete("other", "one").await.unwrap();
-        proxies.create("main", "two", &[A, B], Spread::Container).await.unwrap();
+        proxies.create("main", "two", &[A.into(), B.into()], Spread::Container).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_address_beside_another_is_claimed_like_it() {
+        let (_dir, proxies) = proxies();
+        let beside = Some(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+        let create = |name: &'static str, ip| {
+            let pairs = [Pair { ip, beside }];
+            let proxies = proxies.clone();
+            async move { proxies.create("main", name, &pairs, Spread::Container).await }
+        };
+        let record = create("one", A).await.unwrap();
+        assert_eq!((record.beside(A), record.beside(B)), (beside, None));
+        let taken = create("two", B).await.unwrap_err();
+        assert!(matches!(taken, ProxyError::Taken(IpAddr::V6(_), _)), "{taken}");
+        let twice = proxies.add("main", "one", Pair { ip: B, beside }).await.unwrap_err();
+        assert!(matches!(twice, ProxyError::Taken(IpAddr::V6(_), _)), "{twice}");
+        proxies.delete("main", "one").await.unwrap();
+        create("two", B).await.unwrap();
     }
 
     #[tokio::test]
     async fn one_gateway_at_a_time_serves_an_address() {
         let (_dir, proxies) = proxies();
-        let record = proxies.create("main", "one", &[A], Spread::Container).await.unwrap();
+        let record = proxies.create("main", "one", &[A.into()], Spread::Container).await.unwrap();
         assert!(proxies.hold(&record, A, 3, None).await.unwrap());
         assert!(!proxies.hold(&record, A, 4, None).await.unwrap());
         let known = proxies.known().await.unwrap();
@@ -410,12 +449,15 @@ mod tests {
     #[tokio::test]
     async fn what_nobody_can_answer_to_and_too_many_are_refused() {
         let (_dir, proxies) = proxies();
-        for text in ["0.1.2.3", "127.0.0.1", "224.0.0.1", "255.255.255.255", "169.254.1.1"] {
+        let unfit = ["0.1.2.3", "127.0.0.1", "224.0.0.1", "255.255.255.255", "169.254.1.1"];
+        let beside = ["::", "::1", "ff02::1", "fe80::1", "::ffff:192.0.2.9"];
+        let beside = beside.map(|beside| format!("192.0.2.1,{beside}"));
+        for text in unfit.map(String::from).into_iter().chain(beside) {
             let made =
                 proxies.create("main", "one", &[text.parse().unwrap()], Spread::Container).await;
             assert!(matches!(made, Err(ProxyError::Unfit(_))), "{text}");
         }
-        let six: Vec<_> = (1..=6).map(|last| Ipv4Addr::new(192, 0, 2, last)).collect();
+        let six: Vec<Pair> = (1..=6).map(|last| Ipv4Addr::new(192, 0, 2, last).into()).collect();
         assert!(matches!(
             proxies.create("main", "one", &six, Spread::Container).await,
             Err(ProxyError::Count(_, 6))

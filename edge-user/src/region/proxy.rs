@@ -1,6 +1,12 @@
 //! Proxies: named sets of static outbound addresses, and the rules of them.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, str::FromStr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+    sync::Arc,
+};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -69,11 +75,66 @@ impl FromStr for Spread {
     }
 }
 
+/// An address as it is asked for: an IPv4 address, and perhaps an IPv6 address beside it, which the
+/// same gateway serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pair {
+    /// What it is known by.
+    pub ip: Ipv4Addr,
+    /// What IPv6 leaves under.
+    pub beside: Option<Ipv6Addr>,
+}
+
+/// It is no such address.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "address {0:?}: it is neither an IPv4 address nor one with an IPv6 address beside it; give one as 192.0.2.1 or 192.0.2.1,2001:db8::1"
+)]
+pub struct NoPair(String);
+
+impl Pair {
+    /// Both, or the one that there is.
+    pub fn all(self) -> impl Iterator<Item = IpAddr> {
+        std::iter::once(self.ip.into()).chain(self.beside.map(IpAddr::V6))
+    }
+}
+
+impl From<Ipv4Addr> for Pair {
+    fn from(ip: Ipv4Addr) -> Self {
+        Self { ip, beside: None }
+    }
+}
+
+impl fmt::Display for Pair {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.beside {
+            Some(beside) => write!(to, "{},{beside}", self.ip),
+            None => self.ip.fmt(to),
+        }
+    }
+}
+
+impl FromStr for Pair {
+    type Err = NoPair;
+
+    fn from_str(text: &str) -> Result<Self, NoPair> {
+        let no_pair = || NoPair(text.to_owned());
+        let (ip, beside) = match text.split_once(',') {
+            Some((ip, beside)) => (ip, Some(beside.parse().map_err(|_unreadable| no_pair())?)),
+            None => (text, None),
+        };
+        Ok(Self { ip: ip.parse().map_err(|_unreadable| no_pair())?, beside })
+    }
+}
+
 /// One of its addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyAddress {
     /// What the internet sees.
     pub ip: Ipv4Addr,
+    /// What it sees of IPv6.
+    #[serde(default)]
+    pub beside: Option<Ipv6Addr>,
     /// Milliseconds since 1970.
     pub created: u64,
     /// Whether a gateway has ever served it.
@@ -198,7 +259,19 @@ impl Proxy {
     }
 }
 
+impl ProxyAddress {
+    /// As it was asked for.
+    pub const fn pair(&self) -> Pair {
+        Pair { ip: self.ip, beside: self.beside }
+    }
+}
+
 impl ProxyRecord {
+    /// The IPv6 address beside one of its addresses.
+    pub fn beside(&self, ip: Ipv4Addr) -> Option<Ipv6Addr> {
+        self.addresses.iter().find(|one| one.ip == ip)?.beside
+    }
+
     /// The addresses that do not go.
     pub fn staying(&self) -> impl Iterator<Item = Ipv4Addr> {
         self.addresses.iter().filter(|one| one.leaves.is_none()).map(|one| one.ip)
@@ -229,6 +302,7 @@ mod tests {
     fn proxy(ips: &[[u8; 4]]) -> Proxy {
         let address = |ip: &[u8; 4]| ProxyAddress {
             ip: (*ip).into(),
+            beside: None,
             created: 0,
             served: false,
             leaves: None,
@@ -287,6 +361,16 @@ mod tests {
         let expected = [([192, 0, 2, 1].into(), None), ([192, 0, 2, 3].into(), Some(3))];
         assert_eq!(one.addresses_of("co-a", given), expected);
         assert_eq!(one.going().collect::<Vec<_>>(), [([192, 0, 2, 2].into(), Some(4))]);
+    }
+
+    #[test]
+    fn pairs_are_read_as_they_are_written() {
+        for text in ["192.0.2.1", "192.0.2.1,2001:db8::1"] {
+            assert_eq!(text.parse::<Pair>().unwrap().to_string(), text);
+        }
+        for text in ["", "2001:db8::1", "192.0.2.1,", "192.0.2.1,192.0.2.2", "192.0.2.1, 2001::1"] {
+            assert!(text.parse::<Pair>().is_err(), "{text}");
+        }
     }
 
     #[test]

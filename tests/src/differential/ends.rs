@@ -94,7 +94,9 @@ const OUT: &[(&str, &str)] = &[
     (PROXIED[1], CLIENT),
     (PROXIED[2], CLIENT),
     (PROXIED_RAW, CLIENT),
-    (PROXIED_V6, CLIENT_V6),
+    (PROXIED_V6[0], CLIENT_V6),
+    (PROXIED_V6[1], CLIENT_V6),
+    (PROXIED_V6[2], CLIENT_V6),
 ];
 
 /// At the uplink, in a region of several hosts.

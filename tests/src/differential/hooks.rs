@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use edge_common::{
     native::{Buckets, Rows},
-    tables::{Count, Judged, LISTENER_MARK},
+    tables::{Count, Judged, LISTENER_MARK, PROXIED_MARK},
     verdict::Hook,
 };
 
@@ -255,6 +255,7 @@ fn expected(hook: Hook, fate: Fate) -> (u32, u32) {
         (Hook::XdpUplink, _) => (XDP_PASS, 0),
         (_, Fate::Pass) => (TC_ACT_OK, 0),
         (_, Fate::PassToListener) => (TC_ACT_OK, LISTENER_MARK),
+        (_, Fate::PassProxied) => (TC_ACT_OK, PROXIED_MARK),
         (_, Fate::Drop) => (TC_ACT_SHOT, 0),
         (_, Fate::Deliver { .. } | Fate::Send { .. } | Fate::SendBare { .. } | Fate::Bounce) => {
             (TC_ACT_REDIRECT, 0)

@@ -68,6 +68,7 @@ fn fate(outcome: &Outcome, rows: &Rows) -> Fate {
     match outcome.action {
         Action::Pass => Fate::Pass,
         Action::PassToListener => Fate::PassToListener,
+        Action::PassProxied => Fate::PassProxied,
         Action::Drop => Fate::Drop,
         Action::Deliver => {
             let [a, b, c, d, e, f, _, _] = outcome.mac;

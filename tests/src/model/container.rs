@@ -103,7 +103,7 @@ fn beyond(host: &Host, frame: &[u8], reach: usize, packet: &Packet, sender: &Own
     {
         return answer;
     }
-    if packet.source.is_ipv6() {
+    if packet.source.is_ipv6() && !sender.is_proxied {
         return Answer::refuse(frame, Verdict::NoIpv6Egress);
     }
     if !sender.has_egress {
@@ -118,16 +118,17 @@ fn beyond(host: &Host, frame: &[u8], reach: usize, packet: &Packet, sender: &Own
 /// To the gateway of the sender's proxy.
 fn proxied(host: &Host, frame: &[u8], packet: &Packet) -> Answer {
     let (interface, largest) = match host.proxies.get(&packet.source) {
+        None if packet.source.is_ipv6() => return Answer::refuse(frame, Verdict::NoIpv6Egress),
         None => return Answer::refuse(frame, Verdict::ProxyAway),
-        Some(None) => return Answer::pass(frame, Verdict::Proxied),
+        Some(None) => return Answer::unchanged(frame, Verdict::Proxied, Fate::PassProxied),
         Some(Some(way)) => *way,
     };
     if frame.len() - 14 > largest {
         let largest = largest as u32;
         return Answer { largest, ..Answer::refuse(frame, Verdict::TooBig) };
     }
-    // Headers of IPv4 and TCP.
-    let segment = (largest - 40) as u16;
+    // Without the headers of IP and TCP.
+    let segment = (largest - if packet.source.is_ipv6() { 60 } else { 40 }) as u16;
     let rewrite = if packet.is_tcp() {
         rewrite::clamp_to(frame, packet, segment)
     } else {

@@ -59,6 +59,8 @@ pub enum Fate {
     Pass,
     /// On, unchanged, marked for the userspace listener.
     PassToListener,
+    /// On, unchanged, marked for a proxy that this machine serves.
+    PassProxied,
     /// Nowhere.
     Drop,
     /// Into the namespace behind a host-side veth.

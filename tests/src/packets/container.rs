@@ -297,10 +297,15 @@ pub fn proxied() -> Vec<Case> {
     let bare = |name: &str, sent: &Plan| {
         Case::sent_bare(name, sent.build(), sent.build(), Verdict::Proxied)
     };
-    let passes = |name: &str, plan: &Plan| Case::passes(name, plan.build(), Verdict::Proxied);
+    let passes = |name: &str, plan: &Plan| Case::proxied_here(name, plan.build());
     let away = |name: &str, plan: &Plan| told(name, plan, Verdict::ProxyAway);
     // IPv4 and UDP headers.
     let filled = |bytes: u16| udp(by_gateway, server).payload(&vec![0; usize::from(bytes - 28)]);
+    let [by_gateway_v6, here_v6, nobody_v6] = PROXIED_V6;
+    let (address_v6, server_v6) = ("fdaa:0:1:5:1::8", "[2001:db8:7::7]:443");
+    // IPv6 and UDP headers.
+    let filled_v6 =
+        |bytes: u16| udp(by_gateway_v6, server_v6).payload(&vec![0; usize::from(bytes - 48)]);
     vec![
         bare("a segment", &tcp(by_gateway, server)),
         bare("a SYN that asks for little", &syn(by_gateway, server, &mss(mtu - 40))),
@@ -333,7 +338,19 @@ pub fn proxied() -> Vec<Case> {
         away("nobody serves its address", &syn(nobody, server, &mss(1460))),
         away("UDP, nobody", &udp(nobody, "198.51.100.7:53")),
         away("ping, nobody", &icmp("100.64.0.22", "198.51.100.7", 8, 0, b"ping")),
-        told("IPv6", &tcp(PROXIED_V6, CLIENT_V6), Verdict::NoIpv6Egress),
+        bare("IPv6", &tcp(by_gateway_v6, server_v6)),
+        Case::sent_bare(
+            "an IPv6 SYN that asks for too much",
+            syn(by_gateway_v6, server_v6, &mss(1440)).build(),
+            syn(by_gateway_v6, server_v6, &mss(mtu - 60)).build(),
+            Verdict::Proxied,
+        ),
+        bare("IPv6, UDP", &udp(by_gateway_v6, server_v6)),
+        bare("IPv6, ping", &icmp(address_v6, "2001:db8:7::7", 128, 0, b"ping")),
+        bare("IPv6, just fits", &filled_v6(mtu)),
+        told_of("IPv6, too big", &filled_v6(mtu + 1).build(), Verdict::TooBig, WIREGUARD.1),
+        passes("IPv6, here", &syn(here_v6, server_v6, &mss(1440))),
+        told("IPv6, none beside the address", &tcp(nobody_v6, CLIENT_V6), Verdict::NoIpv6Egress),
         Case::to_listener("a raw port of the machine", syn(nobody, PUBLIC, &mss(1460)).build()),
         delivered("DNS", &udp(nobody, DNS), Verdict::Service, SERVICE),
     ]

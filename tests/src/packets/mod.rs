@@ -87,6 +87,11 @@ impl Case {
         Self::same(name, frame, Verdict::Listener, Action::PassToListener)
     }
 
+    /// The same, marked for a proxy that this machine serves.
+    pub fn proxied_here(name: &str, frame: Vec<u8>) -> Self {
+        Self::same(name, frame, Verdict::Proxied, Action::PassProxied)
+    }
+
     /// It ends, unchanged.
     pub fn refused(name: &str, frame: Vec<u8>, verdict: Verdict) -> Self {
         Self::same(name, frame, verdict, Action::Drop)

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use edge_common::{
     decide::{self, Action, Outcome, Passage},
     native::{Frame, Rows},
-    tables::{Judged, LISTENER_MARK},
+    tables::{Judged, LISTENER_MARK, PROXIED_MARK},
     verdict::{Hook, Verdict},
 };
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
@@ -103,7 +103,9 @@ fn check(
         };
         let case = &Case { place: answer.place(), ..case.clone() };
         let mut found = run(case);
-        if !matches!(case.action, Action::Pass | Action::PassToListener | Action::Drop) {
+        let passes =
+            matches!(case.action, Action::Pass | Action::PassToListener | Action::PassProxied);
+        if !(passes || case.action == Action::Drop) {
             found.push(("checksums", wrong_checksum(&case.after)));
         }
         for (way, difference) in found {
@@ -157,7 +159,7 @@ fn in_xdp(case: &Case) -> Seen {
 
 fn in_tcx(case: &Case) -> Seen {
     let code = match case.action {
-        Action::Pass | Action::PassToListener => TC_ACT_OK,
+        Action::Pass | Action::PassToListener | Action::PassProxied => TC_ACT_OK,
         Action::Drop => TC_ACT_SHOT,
         Action::Deliver | Action::Send | Action::SendBare | Action::Bounce => TC_ACT_REDIRECT,
     };
@@ -165,7 +167,11 @@ fn in_tcx(case: &Case) -> Seen {
     if let Some(receiver) = case.receiver {
         frame[..6].copy_from_slice(&receiver.mac);
     }
-    let mark = if case.action == Action::PassToListener { LISTENER_MARK } else { 0 };
+    let mark = match case.action {
+        Action::PassToListener => LISTENER_MARK,
+        Action::PassProxied => PROXIED_MARK,
+        _ => 0,
+    };
     Seen { code, frame, mark, counted: Counted::expected(case) }
 }
 

@@ -69,8 +69,9 @@ pub const OTHER_MEMBERS: [&str; 2] = ["100.64.0.4:29500", "100.64.0.141:29500"];
 pub const PROXIED: [&str; 3] = ["100.64.0.20:45000", "100.64.0.21:45000", "100.64.0.22:45000"];
 /// A port of one whose flows spread over several ways, all to the gateway of the first.
 pub const PROXIED_SPREAD: &str = "100.64.0.23:45000";
-/// The same, IPv6, of the first.
-pub const PROXIED_V6: &str = "[fdaa:0:1:5:1::8]:45000";
+/// The same, IPv6, of the first three: the last one's address has no IPv6 beside it.
+pub const PROXIED_V6: [&str; 3] =
+    ["[fdaa:0:1:5:1::8]:45000", "[fdaa:0:1:5:1::9]:45000", "[fdaa:0:1:5:1::a]:45000"];
 /// A port of the first that has a row as a raw tunnel's, which it should not.
 pub const PROXIED_RAW: &str = "100.64.0.20:8000";
 /// Its traffic's slot, and that of [`RELAYED`] and [`RELAYED_V6`].
@@ -211,6 +212,7 @@ pub fn rows_in(region: Region) -> Rows {
         (FELLOW, all, 1, &["100.64.0.7", "fdaa:0:1:5:1::7"]),
         (CLIENT_OF_PROXY, proxied, 1, &["100.64.0.20", "fdaa:0:1:5:1::8"]),
         (CLIENT_OF_PROXY, proxied, 1, &["100.64.0.21", "100.64.0.22", "100.64.0.23"]),
+        (CLIENT_OF_PROXY, proxied, 1, &["fdaa:0:1:5:1::9", "fdaa:0:1:5:1::a"]),
         (SERVICE, AddressRow::SERVICE, 0, &["169.254.20.10", "100.64.0.1", "fdaa:0:1:5:1::1"]),
     ] {
         let account = [NOBODY, ACCOUNTS[0], ACCOUNTS[1]][workspace as usize];
@@ -240,8 +242,9 @@ pub fn rows_in(region: Region) -> Rows {
     let mut by_one = ProxyRow { mtu, ..ProxyRow::HERE };
     by_one.ways[0] = ifindex;
     let by_many = ProxyRow { ways: [ifindex; ProxyRow::WAYS], fresh: 5, count: 7, ..by_one };
-    let ways = [(PROXIED[0], by_one), (PROXIED[1], ProxyRow::HERE), (PROXIED_SPREAD, by_many)];
-    for (end, row) in ways {
+    let here = ProxyRow::HERE;
+    let v4 = [(PROXIED[0], by_one), (PROXIED[1], here), (PROXIED_SPREAD, by_many)];
+    for (end, row) in v4.into_iter().chain([(PROXIED_V6[0], by_one), (PROXIED_V6[1], here)]) {
         rows.proxies.insert(endpoint(end).address, row);
     }
     let row = ForwardRow {

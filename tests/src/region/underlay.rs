@@ -3,6 +3,7 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
     str::FromStr,
 };
 
@@ -135,9 +136,16 @@ impl Fabric {
     }
 }
 
-/// A switch whose ports forward at once.
+/// A switch whose ports forward at once, and which is no firewall.
 #[track_caller]
 pub(super) fn bridge(netns: &NetNs, name: &str) {
+    for tables in ["iptables", "ip6tables", "arptables"] {
+        let setting = format!("net/bridge/bridge-nf-call-{tables}");
+        // Where there is such a thing.
+        if Path::new("/proc/sys").join(&setting).exists() {
+            netns.sysctl(&setting, "0");
+        }
+    }
     netns.ip(&["link", "add", name, "type", "bridge", "mcast_snooping", "0"]);
     netns.ip(&["link", "set", name, "up"]);
 }

@@ -25,6 +25,8 @@ pub(super) struct Record {
 #[derive(Debug, Serialize)]
 pub(super) struct IpRecord {
     pub(super) ip: String,
+    /// The IPv6 address beside it.
+    pub(super) beside: Option<String>,
     pub(super) status: String,
     pub(super) created: u64,
     pub(super) gateway: Option<u32>,
@@ -116,9 +118,19 @@ impl From<Proxy> for Record {
 impl From<ProxyIp> for IpRecord {
     fn from(one: ProxyIp) -> Self {
         let gateway = Some(one.gateway).filter(|gateway| *gateway != 0);
-        let ProxyIp { ip, status, created, containers, problem, traffic, .. } = one;
+        let ProxyIp { ip, beside, status, created, containers, problem, traffic, .. } = one;
         let (traffic, handshake_age_ms) = (traffic.map(TrafficRecord::from), None);
-        Self { ip, status, created, gateway, containers, problem, traffic, handshake_age_ms }
+        Self {
+            ip,
+            beside,
+            status,
+            created,
+            gateway,
+            containers,
+            problem,
+            traffic,
+            handshake_age_ms,
+        }
     }
 }
 
@@ -154,7 +166,7 @@ impl From<PathRecord> for HostRow {
 
 impl From<Proxy> for Row {
     fn from(proxy: Proxy) -> Self {
-        let ips: Vec<_> = proxy.ips.iter().map(|one| one.ip.as_str()).collect();
+        let ips: Vec<_> = proxy.ips.iter().map(shown).collect();
         let ips = or_dash(Some(&ips.join(" ")));
         let Proxy { workspace, name, id, spread, .. } = proxy;
         Self { workspace, name, id, spread, ips }
@@ -166,7 +178,7 @@ impl From<IpRecord> for IpRow {
         let gateway = or_dash(one.gateway.map(|gateway| gateway.to_string()).as_deref());
         let traffic = one.traffic.as_ref();
         Self {
-            ip: one.ip,
+            ip: paired(&one.ip, one.beside.as_deref()),
             status: one.status,
             gateway,
             containers: one.containers,
@@ -177,6 +189,15 @@ impl From<IpRecord> for IpRow {
             handshake: seconds(one.handshake_age_ms),
         }
     }
+}
+
+/// An address as it is typed.
+pub(super) fn shown(one: &ProxyIp) -> String {
+    paired(&one.ip, one.beside.as_deref())
+}
+
+fn paired(ip: &str, beside: Option<&str>) -> String {
+    beside.map_or_else(|| ip.to_owned(), |beside| format!("{ip},{beside}"))
 }
 
 /// A cell of a time that may not be known.

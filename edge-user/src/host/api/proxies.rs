@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn an_address_is_what_this_machine_sees_of_it() {
         let ip = [192, 0, 2, 1].into();
-        let address = ProxyAddress { ip, created: 1500, served: true, leaves: None };
+        let address = ProxyAddress { ip, beside: None, created: 1500, served: true, leaves: None };
         let record = ProxyRecord {
             id: "pr-1".into(),
             name: "db".into(),

@@ -2,13 +2,14 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::Instant,
 };
 
 use anyhow::Context as _;
 use gotatun::packet::Packet;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +18,7 @@ use super::{
     keys::Keys,
     peers::{Peers, Spoken, Wanted},
     probe::{Probe, Pulse, inner},
-    there::Far,
+    there::{Far, Sender},
     tun, udp,
 };
 use crate::host::{links::Links, sysctl};
@@ -40,6 +41,8 @@ pub(super) struct Plan<'m> {
 pub(super) struct Tunnel {
     /// The interface's index.
     pub(super) ifindex: u32,
+    /// Whether it is wide enough for IPv6, and the kernel has that.
+    pub(super) has_ipv6: bool,
     peers: Arc<Mutex<Peers>>,
     own: u16,
     probes: mpsc::Sender<Packet>,
@@ -66,11 +69,7 @@ impl Tunnel {
         let all = sysctl::read("net/ipv4/conf/all/rp_filter")?;
         let strict = if all.trim() == "0" { "0" } else { "2" };
         sysctl::write(&format!("net/ipv4/conf/{name}/rp_filter"), strict)?;
-        let ipv6 = format!("net/ipv6/conf/{name}/disable_ipv6");
-        match sysctl::write(&ipv6, "1") {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
+        let has_ipv6 = configure_ipv6(name)?;
         let link = links.find(name).await?;
         let ifindex = link.with_context(|| format!("interface {name} is gone again"))?.index;
         links.up(ifindex).await?;
@@ -80,7 +79,7 @@ impl Tunnel {
         let engine = Engine { peers: peers.clone(), from, to, send, receive };
         let stop = CancellationToken::new();
         let engine = tokio::spawn(engine.run(stop.clone()));
-        Ok(Self { ifindex, peers, own, probes, pulse, stop, engine })
+        Ok(Self { ifindex, has_ipv6, peers, own, probes, pulse, stop, engine })
     }
 
     /// Asks the machine at the other end for a sign of life, if it is time to.
@@ -138,13 +137,28 @@ impl Tunnel {
     }
 }
 
-/// A host, as a gateway has it: it may send what its blocks hold, and speak for itself.
-pub(super) fn sender(key: [u8; 32], number: u16, blocks: &[Ipv4Net]) -> Wanted {
-    let own = Ipv4Net::from(inner(number));
-    Wanted { key, endpoint: None, networks: blocks.iter().copied().chain([own]).collect() }
+/// No address of its own, and no router advertisements: what comes by it only goes on. Answers
+/// whether it takes IPv6.
+fn configure_ipv6(name: &str) -> std::io::Result<bool> {
+    let settings = [("addr_gen_mode", "1"), ("accept_ra", "0"), ("disable_ipv6", "0")];
+    for (setting, value) in settings {
+        match sysctl::write(&format!("net/ipv6/conf/{name}/{setting}"), value) {
+            // A kernel without it, or an interface that is too narrow.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            other => other?,
+        }
+    }
+    Ok(true)
+}
+
+/// A host, as a gateway has it: it may send from its networks, and speak for itself.
+pub(super) fn sender(key: [u8; 32], host: &Sender) -> Wanted {
+    let own = IpNet::from(IpAddr::V4(inner(host.number)));
+    Wanted { key, endpoint: None, networks: host.networks.iter().copied().chain([own]).collect() }
 }
 
 /// A gateway, as a host has it: it may send from anywhere.
 pub(super) fn receiver(far: &Far) -> Wanted {
-    Wanted { key: far.key, endpoint: Some(far.endpoint), networks: vec![Ipv4Net::default()] }
+    let all = vec![Ipv4Net::default().into(), Ipv6Net::default().into()];
+    Wanted { key: far.key, endpoint: Some(far.endpoint), networks: all }
 }

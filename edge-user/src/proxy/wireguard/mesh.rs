@@ -196,7 +196,7 @@ impl Mesh {
     ) -> anyhow::Result<()> {
         let others = view.hosts.values().filter(|host| host.record.id != self.own);
         let wanted: BTreeMap<_, _> = others
-            .filter_map(|host| Some((key(&host.record)?, Sender::of(&host.record))))
+            .filter_map(|host| Some((key(&host.record)?, Sender::of(&host.record, view))))
             .collect();
         if there.inward.is_none() {
             // Nobody would come.
@@ -215,17 +215,19 @@ impl Mesh {
         }
         for (key, one) in wanted {
             if inward.peers.get(&key) != Some(&one) {
-                inward.tunnel.put(sender(key, one.number, &one.blocks));
+                inward.tunnel.put(sender(key, &one));
                 inward.peers.insert(key, one);
             }
         }
-        let blocks = inward.peers.values().flat_map(|one| &one.blocks);
-        let routes: BTreeSet<_> = blocks.copied().collect();
-        for block in routes.difference(&inward.routes) {
-            self.links.add_route(inward.tunnel.ifindex, IpNet::V4(*block)).await?;
+        let networks = inward.peers.values().flat_map(|one| &one.networks).copied();
+        let tunnel = &inward.tunnel;
+        let routes: BTreeSet<_> =
+            networks.filter(|net| matches!(net, IpNet::V4(_)) || tunnel.has_ipv6).collect();
+        for network in routes.difference(&inward.routes) {
+            self.links.add_route(tunnel.ifindex, *network).await?;
         }
-        for block in inward.routes.difference(&routes) {
-            self.links.remove_route(inward.tunnel.ifindex, IpNet::V4(*block)).await?;
+        for network in inward.routes.difference(&routes) {
+            self.links.remove_route(tunnel.ifindex, *network).await?;
         }
         inward.routes = routes;
         Ok(())

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,11 +13,11 @@ use gotatun::{
         TimerParams, Tunn, TunnResult, errors::WireGuardError, handshake::parse_handshake_anon,
         index_table::IndexTable, rate_limiter::RateLimiter,
     },
-    packet::{Ip, Ipv4, Packet, WgKind},
+    packet::{Ip, Packet, WgKind},
     tun::MtuWatcher,
     x25519::{PublicKey, StaticSecret},
 };
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::keys::Keys;
 
@@ -42,7 +42,7 @@ pub(super) struct Peers {
     /// Whose session has an index of ours.
     sessions: HashMap<u32, [u8; 32]>,
     /// First address of a network: its last one, and whose it is. None overlap.
-    networks: BTreeMap<Ipv4Addr, (Ipv4Addr, [u8; 32])>,
+    networks: BTreeMap<IpAddr, (IpAddr, [u8; 32])>,
 }
 
 struct Peer {
@@ -58,7 +58,7 @@ pub(super) struct Wanted {
     /// Where it is; one that says so itself needs none.
     pub(super) endpoint: Option<SocketAddr>,
     /// What it may send, and is sent.
-    pub(super) networks: Vec<Ipv4Net>,
+    pub(super) networks: Vec<IpNet>,
 }
 
 /// What WireGuard itself knows of a peer.
@@ -91,7 +91,7 @@ impl Peers {
     /// One more, or the same with other networks; its session goes on then.
     pub(super) fn put(&mut self, Wanted { key, endpoint, networks }: Wanted) {
         self.networks.retain(|_, (_, owner)| *owner != key);
-        let of = |network: Ipv4Net| (network.network(), (network.broadcast(), key));
+        let of = |network: IpNet| (network.network(), (network.broadcast(), key));
         self.networks.extend(networks.into_iter().map(of));
         if self.all.contains_key(&key) {
             return;
@@ -145,7 +145,7 @@ impl Peers {
         sealed: &mut Vec<Sealed>,
     ) {
         for packet in packets {
-            let Some(IpAddr::V4(to)) = packet.destination() else { continue };
+            let Some(to) = packet.destination() else { continue };
             let Some(key) = owner(&self.networks, to) else { continue };
             let Some(Peer { tunn, endpoint: Some(endpoint) }) = self.all.get_mut(&key) else {
                 continue;
@@ -190,9 +190,9 @@ impl Peers {
                 TunnResult::WriteToTunnel(packet) => {
                     *endpoint = Some(from);
                     // An empty one only says that the peer is there.
-                    let Some(packet) = unpadded(packet) else { continue };
-                    if owner(&self.networks, packet.header.source()) == Some(key) {
-                        opened.push(packet.into_bytes());
+                    let Some((from, packet)) = unpadded(packet) else { continue };
+                    if owner(&self.networks, from) == Some(key) {
+                        opened.push(packet);
                     }
                 }
             }
@@ -241,21 +241,24 @@ fn register(sessions: &mut HashMap<u32, [u8; 32]>, kind: &WgKind, key: [u8; 32])
     sessions.insert(index, key);
 }
 
-fn owner(
-    networks: &BTreeMap<Ipv4Addr, (Ipv4Addr, [u8; 32])>,
-    address: Ipv4Addr,
-) -> Option<[u8; 32]> {
+fn owner(networks: &BTreeMap<IpAddr, (IpAddr, [u8; 32])>, address: IpAddr) -> Option<[u8; 32]> {
     let (_, (last, key)) = networks.range(..=address).next_back()?;
     (address <= *last).then_some(*key)
 }
 
-/// An IPv4 packet without what fills it up to 16 bytes.
-fn unpadded(packet: Packet) -> Option<Packet<Ipv4>> {
-    packet.try_into_ipvx().ok()?.left()
+/// A packet without what fills it up to 16 bytes, and who sent it.
+fn unpadded(packet: Packet) -> Option<(IpAddr, Packet)> {
+    let read = packet.try_into_ipvx().ok()?;
+    Some(read.either(
+        |v4| (v4.header.source().into(), v4.into_bytes()),
+        |v6| (v6.header.source().into(), v6.into_bytes()),
+    ))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
     const A: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
@@ -289,9 +292,17 @@ mod tests {
             Self { host, gateway }
         }
 
-        /// Sends from the host, until nobody has more to say; what comes out at the gateway, as
-        /// pairs of source and destination.
+        /// Sends from the host; what comes out at the gateway, as pairs of source and destination.
         fn send(&mut self, packets: Vec<Packet<Ip>>) -> Vec<[[u8; 4]; 2]> {
+            let ends = |packet: &Packet| {
+                assert_eq!(packet.len(), 20, "without what fills it up");
+                [12, 16].map(|at| packet[at..at + 4].try_into().expect("four bytes"))
+            };
+            self.send_all(packets).iter().map(ends).collect()
+        }
+
+        /// Sends from the host, until nobody has more to say; what comes out at the gateway.
+        fn send_all(&mut self, packets: Vec<Packet<Ip>>) -> Vec<Packet> {
             let (mut to_gateway, mut to_host) = (Vec::new(), Vec::new());
             self.host.seal(packets.into_iter(), &mut to_gateway);
             let (mut opened, mut none) = (Vec::new(), Vec::new());
@@ -304,11 +315,7 @@ mod tests {
                 self.host.open(arrived, &mut none, &mut to_gateway);
             }
             assert!(none.is_empty());
-            let ends = |packet: &Packet| {
-                assert_eq!(packet.len(), 20, "without what fills it up");
-                [12, 16].map(|at| packet[at..at + 4].try_into().expect("four bytes"))
-            };
-            opened.iter().map(ends).collect()
+            opened
         }
     }
 
@@ -342,6 +349,35 @@ mod tests {
         pair.gateway.put(Wanted { key, endpoint: None, networks });
         let sent = [[100, 64, 0, 200], [100, 64, 1, 9]].map(|from| packet(from, far)).into();
         assert_eq!(pair.send(sent), [[[100, 64, 1, 9], far]]);
+    }
+
+    #[test]
+    fn hosts_have_networks_of_both_families() {
+        let (of_host, of_gateway) = (Keys::new(), Keys::new());
+        let (mut host, mut gateway) = (Peers::new(&of_host, 1400), Peers::new(&of_gateway, 1400));
+        host.put(wanted(&of_gateway, Some(B), &["0.0.0.0/0", "::/0"]));
+        gateway.put(wanted(&of_host, None, &["100.64.0.0/24", "fdaa:0:1:5:1::/80"]));
+        let v6 = |from: &str, padding: usize| {
+            let mut bytes = [0; 40];
+            (bytes[0], bytes[6]) = (0x60, 59);
+            bytes[8..24].copy_from_slice(&from.parse::<Ipv6Addr>().expect("an address").octets());
+            bytes[24] = 0x20;
+            let bytes = [&bytes[..], &vec![0; padding]].concat();
+            Packet::copy_from(&bytes[..]).try_into_ip().expect("a packet")
+        };
+        let mut pair = Pair { host, gateway };
+        let sent = vec![
+            v6("fdaa:0:1:5:1::2", 0),
+            v6("fdaa:0:1:5:2::2", 0),
+            packet([100, 64, 0, 9], [198, 51, 100, 7]),
+            v6("fdaa:0:1:5:1::3", 8),
+        ];
+        let lengths: Vec<_> = pair.send_all(sent).iter().map(|packet| packet.len()).collect();
+        assert_eq!(
+            lengths,
+            [40, 20, 40],
+            "another host's is not heard, nor what is behind the end"
+        );
     }
 
     #[test]

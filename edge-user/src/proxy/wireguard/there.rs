@@ -6,14 +6,17 @@ use std::{
     time::Instant,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv6Net};
 
 use super::{
     device::Tunnel,
     paths::{Path, Toward},
     peers::Spoken,
 };
-use crate::region::roster::HostRecord;
+use crate::region::{roster::HostRecord, view::View};
+
+/// Bits of a container's IPv6 address up to the number of its host, that included.
+const HOST_BITS: u8 = 80;
 
 /// What there is.
 #[derive(Default)]
@@ -31,14 +34,15 @@ pub(super) struct Inward {
     pub(super) tunnel: Tunnel,
     /// Machines by key.
     pub(super) peers: BTreeMap<[u8; 32], Sender>,
-    pub(super) routes: BTreeSet<Ipv4Net>,
+    pub(super) routes: BTreeSet<IpNet>,
 }
 
 /// A machine that may send to this one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sender {
     pub(super) number: u16,
-    pub(super) blocks: Vec<Ipv4Net>,
+    /// What its containers may send from, and are sent.
+    pub(super) networks: BTreeSet<IpNet>,
 }
 
 /// An interface to a gateway.
@@ -100,8 +104,14 @@ impl There {
 }
 
 impl Sender {
-    /// As it announced itself.
-    pub(super) fn of(record: &HostRecord) -> Self {
-        Self { number: record.id, blocks: record.blocks.clone() }
+    /// As it announced itself: its IPv4 blocks, and of IPv6 what it has of each workspace with
+    /// proxied containers on it; [`crate::region::addresses`] says which bits are whose.
+    pub(super) fn of(record: &HostRecord, view: &View) -> Self {
+        let its = view.containers.values().filter(|one| one.host == record.id);
+        let proxied = its.filter(|one| one.proxy.is_some()).map(|one| one.i6pn);
+        let own = proxied.filter(|ip| ip.segments()[4] == record.id);
+        let v6 = own.filter_map(|ip| Ipv6Net::new(ip, HOST_BITS).ok()).map(|net| net.trunc());
+        let v4 = record.blocks.iter().copied().map(IpNet::V4);
+        Self { number: record.id, networks: v4.chain(v6.map(IpNet::V6)).collect() }
     }
 }

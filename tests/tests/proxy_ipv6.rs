@@ -1,0 +1,253 @@
+//! IPv6 beside a static outbound address: it leaves under the IPv6 address of the same gateway,
+//! where there is one, and else not at all.
+
+use std::{
+    collections::BTreeSet,
+    io::ErrorKind,
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tests::{
+    echo::round_trip,
+    edge::Edge,
+    lab::{Lab, PATIENCE},
+    netns::NetNs,
+    process::wait_for,
+    region::{Plan, Region, Scene, Underlay},
+    talk::Listener,
+    tenant::Tenant,
+    visitors::Visitors,
+};
+
+/// Addresses that the operator lets edge put on the uplink.
+const NETWORKS: [&str; 4] =
+    ["--proxy-addresses", "192.0.2.64/28", "--proxy-addresses", "2001:db8::6:0/112"];
+const ONE: &str = "192.0.2.65";
+const ONE_V6: &str = "2001:db8::6:65";
+const BOTH: &str = "192.0.2.65,2001:db8::6:65";
+const TWO: &str = "192.0.2.66";
+/// More than any buffer on the way holds.
+const DOWNLOAD: usize = 10 << 20;
+
+fn only(address: &str) -> BTreeSet<IpAddr> {
+    BTreeSet::from([address.parse().expect("an address")])
+}
+
+/// Those who come to the internet's client, by IPv4 and by IPv6.
+fn visitors(internet: &NetNs) -> [Visitors; 2] {
+    [Scene::CLIENT.into(), IpAddr::V6(Scene::CLIENT_V6)].map(|ip| Visitors::at(internet, ip))
+}
+
+fn create(edge: &Edge, name: &str, ips: &[&str]) {
+    let ips = ips.iter().flat_map(|ip| ["--ip", ip]).collect::<Vec<_>>();
+    edge.cli(&[&["proxy", "create", name][..], &ips].concat()).ok();
+}
+
+/// Nothing at all of what this container sends by IPv6 comes through.
+#[track_caller]
+fn is_closed(tenant: &Tenant, visitors: &Visitors) {
+    visitors.refuse(&tenant.netns);
+    let sent = tenant.netns.enter(|| {
+        let socket = UdpSocket::bind("[::]:0").expect("a port");
+        socket.send_to(b"by a way around", (Scene::CLIENT_V6, 9))
+    });
+    drop(sent);
+    assert!(!visitors.saw("by a way around"));
+}
+
+#[test]
+fn ipv6_leaves_beside_ipv4_or_not_at_all() {
+    let mut lab = Lab::new(&NETWORKS);
+    let made = lab.edge.cli(&["proxy", "create", "both", "--ip", BOTH]).ok();
+    assert_eq!(made.stdout_str(), format!("proxy both: {BOTH} ONLINE"));
+    create(&lab.edge, "old", &[TWO]);
+    let [v4, v6] = visitors(&lab.internet);
+    let tenant = |name: &str, options: &[&str]| Tenant::new(&lab.edge, name, options);
+    let both = tenant("both", &["--proxy", "both", "--i6pn"]);
+    let old = tenant("old", &["--proxy", "old"]);
+    let plain = tenant("plain", &["--i6pn"]);
+    assert_eq!(v4.visited_by(&both.netns, 10), only(ONE));
+    assert_eq!(v6.visited_by(&both.netns, 30), only(ONE_V6));
+    assert_eq!(v4.visited_by(&old.netns, 3), only(TWO));
+    is_closed(&old, &v6);
+    is_closed(&plain, &v6);
+    // Both count as one, and nobody but source NAT listens on either.
+    let connections =
+        lab.edge.metrics().sum("edge_proxy_connections_total", &["address=\"192.0.2.65\""]);
+    assert!(connections >= 10.0 * 2.0 + 1.0 + 30.0 * 2.0 + 1.0, "{connections}");
+    let to = SocketAddr::new(ONE_V6.parse().expect("an address"), 443);
+    let dialled =
+        lab.internet.enter(|| TcpStream::connect_timeout(&to, Duration::from_millis(300)));
+    assert_eq!(dialled.unwrap_err().kind(), ErrorKind::TimedOut, "somebody answers there");
+    // Nor does a program of the machine leave under it.
+    lab.machine.enter(|| TcpStream::connect_timeout(&v6.tcp(), PATIENCE)).expect("a way out");
+    assert!(v6.clients().contains(&Lab::PUBLIC_V6.parse().expect("an address")));
+    // Private addresses stay private.
+    round_trip_between(&both, &plain);
+
+    let shown = lab.edge.proxy("both");
+    assert_eq!(shown["ips"][0]["ip"], ONE, "{shown}");
+    assert_eq!(shown["ips"][0]["beside"], ONE_V6, "{shown}");
+    assert_eq!(lab.edge.proxy("old")["ips"][0]["beside"], Value::Null);
+    let listed = lab.edge.cli(&["proxy", "list"]).ok();
+    assert!(listed.stdout.contains(BOTH), "{listed}");
+
+    // What is open outlives the daemon.
+    let listener = Listener::at(&lab.internet, Scene::CLIENT_V6);
+    let talk = listener.dial(&both.netns);
+    lab.edge.kill9();
+    talk.say().expect("while no daemon is there");
+    lab.edge.start();
+    talk.say().expect("with the next");
+    assert_eq!(v6.visited_by(&both.netns, 3), only(ONE_V6));
+    drop(lab.edge.replace(&[]));
+    talk.say().expect("after an upgrade");
+    drop(talk);
+
+    // Without the proxy it ends at once; with IPv6 beside the address it begins.
+    lab.edge.cli(&["proxy", "delete", "both"]).ok();
+    is_closed(&both, &v6);
+    let absent = || !lab.machine.ip(&["-6", "address", "show", "dev", "up0"]).contains(ONE_V6);
+    wait_for("the address to go", PATIENCE, || absent().then_some(()));
+    create(&lab.edge, "both", &[TWO.replace("66", "67").as_str(), BOTH]);
+    wait_for("a way under an address with IPv6 beside it", PATIENCE, || {
+        let to = v6.tcp();
+        both.netns.enter(|| TcpStream::connect_timeout(&to, PATIENCE)).ok().map(drop)
+    });
+    assert_eq!(v6.visited_by(&both.netns, 3), only(ONE_V6));
+}
+
+#[track_caller]
+fn round_trip_between(one: &Tenant, other: &Tenant) {
+    let listener = Listener::at(&other.netns, other.i6pn());
+    listener.dial(&one.netns).say().expect("a way between containers");
+}
+
+#[test]
+fn bad_addresses_are_refused_with_a_reason() {
+    let lab = Lab::new(&NETWORKS);
+    let refused = |ip: &str, says: &str| {
+        let output = lab.edge.cli(&["proxy", "create", "x", "--ip", ip]).refused();
+        assert!(output.stderr.contains(says), "{output}");
+    };
+    refused("2001:db8::6:1", "give one as 192.0.2.1 or 192.0.2.1,2001:db8::1");
+    refused("192.0.2.65,fe80::1", "address fe80::1: nobody could answer to it");
+    create(&lab.edge, "x", &[BOTH]);
+    let other = format!("{TWO},{ONE_V6}");
+    let taken = lab.edge.cli(&["proxy", "create", "y", "--ip", &other]).refused();
+    assert!(taken.stderr.contains(&format!("address {ONE_V6}: it is of the proxy main/x already")));
+    // An IPv6 address that no gateway can serve keeps the pair from being served.
+    let made = lab.edge.cli(&["proxy", "create", "z", "--ip", "192.0.2.68,2001:db8:9::1"]).ok();
+    assert_eq!(made.stdout_str(), "proxy z: 192.0.2.68,2001:db8:9::1 CREATING");
+}
+
+#[test]
+fn connections_spread_over_both_families() {
+    let lab = Lab::new(&NETWORKS);
+    let ips = [1, 2, 3].map(|last| format!("192.0.2.7{last},2001:db8::6:7{last}"));
+    let ips = ips.each_ref().map(String::as_str);
+    let mut words = vec!["proxy", "create", "many", "--spread", "flow", "--ip", "192.0.2.74"];
+    words.extend(ips.iter().flat_map(|ip| ["--ip", ip]));
+    lab.edge.cli(&words).ok();
+    let tenant = Tenant::new(&lab.edge, "spread", &["--proxy", "many"]);
+    let [v4, v6] = visitors(&lab.internet);
+    let counts = v6.dialled_by(&tenant.netns, 60);
+    let expected: BTreeSet<IpAddr> = [1, 2, 3]
+        .map(|last| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 6, 0x70 + last).into())
+        .into();
+    assert_eq!(counts.keys().copied().collect::<BTreeSet<_>>(), expected);
+    assert!(counts.values().all(|count| *count == 20), "{counts:?}");
+    assert_eq!(v4.dialled_by(&tenant.netns, 40).len(), 4);
+}
+
+/// A host's IPv6 goes by WireGuard.
+#[test]
+fn containers_of_hosts_have_ipv6_beside_their_address() {
+    for underlay in Underlay::ALL {
+        let region = Plan::over(underlay).hosts(2).gateway_arguments_more(&NETWORKS).up();
+        let gateway = &region.gateway().edge;
+        create(gateway, "both", &[BOTH]);
+        create(gateway, "old", &[TWO]);
+        let [v4, v6] = visitors(&region.scene.internet);
+        let mut tenants = Vec::new();
+        for (number, machine) in region.machines().enumerate() {
+            let both = machine.tenant(&format!("both{number}"), &["--proxy", "both", "--i6pn"]);
+            reaches(&both, &v6);
+            assert_eq!(v6.visited_by(&both.netns, 10), only(ONE_V6), "{underlay}: {number}");
+            assert_eq!(v4.visited_by(&both.netns, 3), only(ONE), "{underlay}: {number}");
+            let old = machine.tenant(&format!("old{number}"), &["--proxy", "old"]);
+            is_closed(&old, &v6);
+            tenants.push((both, old));
+        }
+        round_trip(&tenants[1].0.netns, v6.tcp(), DOWNLOAD);
+        round_trip_between(&tenants[1].0, &tenants[2].0);
+        forged_sources_go_nowhere(&region, &tenants[1].0, &v6);
+    }
+}
+
+/// Until the gateway has heard of the container.
+#[track_caller]
+fn reaches(tenant: &Tenant, visitors: &Visitors) {
+    wait_for("a way out", PATIENCE, || {
+        let to = visitors.tcp();
+        tenant
+            .netns
+            .enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(1)))
+            .ok()
+            .map(drop)
+    });
+}
+
+#[track_caller]
+fn forged_sources_go_nowhere(region: &Region, tenant: &Tenant, visitors: &Visitors) {
+    let other = region.hosts[1].tenant("victim", &["--proxy", "both"]);
+    let forged = other.i6pn().to_string();
+    tenant.netns.ip(&["address", "add", &format!("{forged}/128"), "dev", "eth0", "nodad"]);
+    tenant.netns.enter(|| {
+        let socket = UdpSocket::bind((other.i6pn(), 0)).expect("the forged address");
+        socket.send_to(b"by a forged source", (Scene::CLIENT_V6, 9)).ok();
+    });
+    assert_eq!(visitors.visited_by(&other.netns, 1), only(ONE_V6));
+    assert!(!visitors.saw("by a forged source"));
+    tenant.netns.ip(&["address", "delete", &format!("{forged}/128"), "dev", "eth0"]);
+}
+
+#[test]
+fn an_address_and_what_is_beside_it_move_together() {
+    let plan = Plan::over(Underlay::V4).gateways(2).hosts(1);
+    let mut region = plan.gateway_arguments_more(&NETWORKS).up();
+    create(&region.gateway().edge, "both", &[BOTH]);
+    let [v4, v6] = visitors(&region.scene.internet);
+    let tenant = region.hosts[0].tenant("both", &["--proxy", "both"]);
+    reaches(&tenant, &v6);
+    let holder = |region: &Region| {
+        region.gateways.iter().position(|one| {
+            one.place.netns.ip(&["-6", "address", "show", "dev", "up0"]).contains(ONE_V6)
+        })
+    };
+    let first = wait_for("a gateway to have it", PATIENCE, || holder(&region));
+    region.gateways[first].edge.kill9();
+    let second = wait_for("the other to take it over", PATIENCE, || {
+        holder(&region).filter(|now| *now != first)
+    });
+    assert_ne!(first, second);
+    reaches(&tenant, &v6);
+    assert_eq!(v6.visited_by(&tenant.netns, 3), only(ONE_V6));
+    assert_eq!(v4.visited_by(&tenant.netns, 3), only(ONE));
+    region.gateways[first].edge.start();
+}
+
+/// IPv6 needs 1280 bytes; a way by WireGuard over an underlay of so many has fewer.
+#[test]
+fn where_the_way_is_too_narrow_ipv6_is_refused() {
+    let plan = Plan::over(Underlay::Direct).hosts(1).mtu(1280);
+    let region = plan.gateway_arguments_more(&NETWORKS).up();
+    create(&region.gateway().edge, "both", &[BOTH]);
+    let [v4, v6] = visitors(&region.scene.internet);
+    let tenant = region.hosts[0].tenant("narrow", &["--proxy", "both"]);
+    reaches(&tenant, &v4);
+    assert_eq!(v4.visited_by(&tenant.netns, 3), only(ONE));
+    is_closed(&tenant, &v6);
+}
