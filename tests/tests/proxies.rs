@@ -14,6 +14,7 @@ use tests::{
     lab::{Lab, PATIENCE},
     postgres::Database,
     process::{Start as _, wait_for},
+    region::Scene,
     resolver::Resolver,
     talk::Listener,
     tenant::Tenant,
@@ -30,7 +31,7 @@ fn lab() -> Lab {
 }
 
 fn visitors(lab: &Lab) -> Visitors {
-    Visitors::at(&lab.internet, Lab::CLIENT.parse().expect("an address"))
+    Visitors::at(&lab.internet, Scene::CLIENT)
 }
 
 fn only(address: &str) -> BTreeSet<IpAddr> {

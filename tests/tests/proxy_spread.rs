@@ -40,7 +40,7 @@ fn wait_for_online(edge: &Edge, count: usize) {
 fn on_one_machine_connections_go_under_all_addresses_in_turn() {
     let mut lab = Lab::new(&["--proxy-addresses", "192.0.2.64/28"]);
     create(&lab.edge, &IPS);
-    let visitors = Visitors::at(&lab.internet, Lab::CLIENT.parse().expect("an address"));
+    let visitors = Visitors::at(&lab.internet, Scene::CLIENT);
     let tenant = Tenant::new(&lab.edge, "a", &["--proxy", "many"]);
     assert_eq!(tenant.container.proxy_ip, None, "all of them");
     let even = visitors.dialled_by(&tenant.netns, 100);
