@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::ErrorKind,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     time::Duration,
 };
 
@@ -111,19 +111,23 @@ impl Visitors {
         self.tap.saw(text)
     }
 
-    /// The IPv4 sources of the frames that held a text.
-    pub fn sources_of(&self, text: &str) -> BTreeSet<Ipv4Addr> {
+    /// The sources of the frames that held a text.
+    pub fn sources_of(&self, text: &str) -> BTreeSet<IpAddr> {
         let sources = std::cell::RefCell::new(BTreeSet::new());
         self.tap.any(|frame| {
             let holds = frame.windows(text.len()).any(|window| window == text.as_bytes());
-            if let ([8, 0], Some(source)) = (&frame[12..14], frame.get(26..30))
-                && holds
-            {
-                let source: [u8; 4] = source.try_into().expect("four bytes");
-                sources.borrow_mut().insert(source.into());
-            }
+            let source = match frame[12..14] {
+                [0x08, 0] => read::<4>(frame, 26).map(IpAddr::from),
+                [0x86, 0xdd] => read::<16>(frame, 22).map(IpAddr::from),
+                _ => None,
+            };
+            sources.borrow_mut().extend(source.filter(|_| holds));
             false
         });
         sources.into_inner()
     }
+}
+
+fn read<const N: usize>(frame: &[u8], at: usize) -> Option<[u8; N]> {
+    frame.get(at..at + N)?.try_into().ok()
 }

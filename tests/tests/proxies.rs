@@ -153,7 +153,7 @@ fn nothing_leaves_by_another_way() {
     tap.udp((Ipv4Addr::new(192, 0, 2, 10), 1000).into(), client(53), "forged, the machine's");
     tap.udp(own(1000), client(53), "the last");
     wait_for("the last", PATIENCE, || visitors.saw("the last").then_some(()));
-    let expected = BTreeSet::from([ONE.parse().unwrap()]);
+    let expected = only(ONE);
     for text in ["no connection", "dns to another", "generic routing", "the last"] {
         assert_eq!(visitors.sources_of(text), expected, "{text}");
     }

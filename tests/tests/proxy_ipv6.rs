@@ -60,8 +60,10 @@ fn is_closed(tenant: &Tenant, visitors: &Visitors) {
 #[test]
 fn ipv6_leaves_beside_ipv4_or_not_at_all() {
     let mut lab = Lab::new(&NETWORKS);
+    let before = settings(&lab);
     let made = lab.edge.cli(&["proxy", "create", "both", "--ip", BOTH]).ok();
     assert_eq!(made.stdout_str(), format!("proxy both: {BOTH} ONLINE"));
+    assert_eq!(settings(&lab), ["1", "2"], "it forwards, and takes router advertisements");
     create(&lab.edge, "old", &[TWO]);
     let [v4, v6] = visitors(&lab.internet);
     let tenant = |name: &str, options: &[&str]| Tenant::new(&lab.edge, name, options);
@@ -117,6 +119,19 @@ fn ipv6_leaves_beside_ipv4_or_not_at_all() {
         both.netns.enter(|| TcpStream::connect_timeout(&to, PATIENCE)).ok().map(drop)
     });
     assert_eq!(v6.visited_by(&both.netns, 3), only(ONE_V6));
+    lab.edge.cli(&["down"]).ok();
+    assert!(absent());
+    assert_eq!(settings(&lab), before);
+}
+
+/// Whether the machine forwards IPv6, and takes router advertisements on its uplink.
+fn settings(lab: &Lab) -> [String; 2] {
+    ["all/forwarding", "up0/accept_ra"].map(|name| {
+        let path = format!("/proc/sys/net/ipv6/conf/{name}");
+        // Which namespace it shows depends on the thread that opens it.
+        let text = lab.machine.enter(|| std::fs::read_to_string(path)).expect("a setting");
+        text.trim().to_owned()
+    })
 }
 
 #[track_caller]

@@ -146,7 +146,7 @@ fn without_its_address_a_hosts_container_has_no_way_out() {
     tenant.tap().tcp(own(8000), client, false, "like an answer");
     tenant.tap().udp(own(1000), client, "the last");
     wait_for("the last", PATIENCE, || visitors.saw("the last").then_some(()));
-    let expected = BTreeSet::from([TWO.parse().unwrap()]);
+    let expected = only(TWO);
     assert!(visitors.sources_of("like an answer").is_subset(&expected));
     let _echo = tests::echo::Echo::serve(&tenant.netns, 8000);
     for to in region.gateway().raw(&host.tunnel(&tenant, 8000)) {

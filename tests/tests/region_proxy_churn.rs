@@ -15,9 +15,10 @@ use tests::{
     visitors::Visitors,
 };
 
-const NETWORK: &str = "192.0.2.64/28";
-/// Of workspace "one", whose proxy has one address.
-const ONE: &str = "192.0.2.65";
+const NETWORKS: [&str; 4] =
+    ["--proxy-addresses", "192.0.2.64/28", "--proxy-addresses", "2001:db8::6:0/112"];
+/// Of workspace "one", whose proxy has one address, and IPv6 beside it.
+const ONE: [&str; 2] = ["192.0.2.65", "2001:db8::6:65"];
 /// Of workspace "two", whose proxy of the same name has five, and sometimes the sixth.
 const FIVE: [&str; 5] = ["192.0.2.66", "192.0.2.67", "192.0.2.68", "192.0.2.69", "192.0.2.70"];
 const SIXTH: &str = "192.0.2.71";
@@ -44,7 +45,7 @@ impl Caller {
         let tenant = host.tenant(&name, options);
         let parse = |address: &&str| address.parse().expect("an address");
         let allowed = match workspace {
-            Some("one") => [ONE].iter().map(parse).collect(),
+            Some("one") => ONE.iter().map(parse).collect(),
             Some("three") => SPREAD.iter().map(parse).collect(),
             Some(_) => FIVE.iter().chain([&SIXTH]).map(parse).collect(),
             None => BTreeSet::from([host.place.public.into()]),
@@ -64,8 +65,10 @@ impl Caller {
             tap.tcp(source, to(9), false, &text);
             tap.other(source.ip(), to(0).ip(), 47.into(), &text);
         }
-        let i6pn = SocketAddr::from((self.tenant.i6pn(), 1000));
-        tap.udp(i6pn, (Scene::CLIENT_V6, 53).into(), &text);
+        let stranger = "fdaa:1:2:3:4::5".parse().expect("an address");
+        for source in [self.tenant.i6pn(), stranger, Scene::CLIENT_V6] {
+            tap.udp((source, 1000).into(), (Scene::CLIENT_V6, 53).into(), &text);
+        }
     }
 
     fn text(&self) -> String {
@@ -77,8 +80,7 @@ impl Caller {
     fn assert_own(&self, book: &Guestbook, visitors: &Visitors) {
         let seen = book.addresses(&self.name);
         assert!(seen.is_subset(&self.allowed), "{} came as {seen:?}", self.name);
-        let forged: BTreeSet<IpAddr> =
-            visitors.sources_of(&self.text()).into_iter().map(IpAddr::V4).collect();
+        let forged = visitors.sources_of(&self.text());
         assert!(forged.is_subset(&self.allowed), "{} has forged {forged:?}", self.name);
     }
 }
@@ -95,14 +97,14 @@ fn exchange(region: &Region, old: &str, new: &str) {
 #[test]
 fn whatever_happens_nobody_is_seen_under_anothers_address() {
     let plan = Plan::over(Underlay::V4).gateways(2).hosts(2);
-    let plan = plan.gateway_arguments_more(&["--proxy-addresses", NETWORK]);
+    let plan = plan.gateway_arguments_more(&NETWORKS);
     let mut region = plan.gateway_arguments_more(&KEY_LIFE).host_arguments_more(&KEY_LIFE).up();
     let create = |region: &Region, workspace: &str, addresses: &[&str], spread: &str| {
         let words = ["proxy", "create", "db", "--workspace", workspace, "--spread", spread];
         let ips = addresses.iter().flat_map(|address| ["--ip", address]);
         region.gateway().edge.cli(&words.into_iter().chain(ips).collect::<Vec<_>>()).ok();
     };
-    create(&region, "one", &[ONE], "container");
+    create(&region, "one", &[&ONE.join(",")], "container");
     create(&region, "two", &FIVE, "container");
     create(&region, "three", &SPREAD, "flow");
     let book = Guestbook::open(&region.scene.internet, BOOK);
@@ -151,6 +153,11 @@ fn whatever_happens_nobody_is_seen_under_anothers_address() {
     }
     for caller in &plain {
         assert_eq!(caller.guest.failures(), [""; 0], "{} has noticed", caller.name);
+    }
+    for caller in callers.iter().filter(|caller| caller.name.starts_with("one")) {
+        let seen = visitors.sources_of(&caller.text());
+        let [_, beside] = ONE.map(|ip| ip.parse().expect("an address"));
+        assert!(seen.contains(&beside), "{} never came by IPv6: {seen:?}", caller.name);
     }
     assert!(book.connections() > 300, "{} connections", book.connections());
     // A machine gives three containers three addresses, and each of the others has all.

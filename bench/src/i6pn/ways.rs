@@ -170,7 +170,7 @@ fn between<S: Any>(
     mtu: u32,
     lead: impl FnOnce([&Place; 2]) -> S,
 ) -> Result<Way> {
-    let scene = Scene::new(&Plan::over(underlay).mtu(mtu));
+    let scene = Scene::new(&Plan::over(underlay).mtu(mtu).wired());
     let [near, far] = [11, 12].map(|number| scene.place(&format!("host{number}"), number));
     let [a, b] = ["a", "b"].map(NetNs::new);
     let wires = [container(&near.netns, &a, 1, mtu), container(&far.netns, &b, 2, mtu)];
@@ -247,10 +247,11 @@ fn lead_over_overlay(ends: [(&Place, &str); 2]) {
 }
 
 fn edge_between(name: &str, underlay: Underlay, mtu: u32) -> Result<Way> {
-    let region = Plan::over(underlay).hosts(2).mtu(mtu).up();
-    let [a, b] = [0, 1].map(|host: usize| region.hosts[host].private(&format!("c{host}")));
+    let region = Plan::over(underlay).hosts(1).mtu(mtu).wired().up();
+    let (near, far) = (region.gateway(), &region.hosts[0]);
+    let (a, b) = (near.private("a"), far.private("b"));
     let (from, to, address) = (a.netns.clone(), b.netns.clone(), b.i6pn());
-    let entrance = Entrance::new(&region.hosts[1].place.netns, UNDERLAY);
+    let entrance = Entrance::new(&far.place.netns, UNDERLAY);
     Ok(Way::new(name, [&from, &to], address, (a, b, region))?.by(entrance))
 }
 

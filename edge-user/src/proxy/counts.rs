@@ -107,6 +107,7 @@ pub(super) fn is_stale(counter: &str, nat: &Nat) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::snat::Family;
 
     const A: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
     const B: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -133,8 +134,9 @@ mod tests {
         };
         let dropped = [(Dropped::AddressGone, 7)].into();
         assert_eq!(counts, Counts { traffic: [(A, traffic)].into(), dropped });
-        let nat = Nat { held: [B].into(), ..Nat::default() };
+        let v4 = Family { held: [(B, B)].into(), ..Family::default() };
+        let nat = Nat { v4, ..Nat::default() };
         assert!(is_stale("sent-192.0.2.1", &nat) && !is_stale("sent-192.0.2.2", &nat));
-        assert!(!is_stale("dropped-ipv6", &nat));
+        assert!(!is_stale("dropped-stray", &nat));
     }
 }

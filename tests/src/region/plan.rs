@@ -19,6 +19,8 @@ pub struct Plan {
     pub(super) whole_frames: bool,
     /// Whether the internet itself is the underlay.
     pub(super) over_internet: bool,
+    /// Whether the underlay is a wire between two machines.
+    pub(super) wired: bool,
     gateway_arguments: Vec<String>,
     host_arguments: Vec<String>,
 }
@@ -34,6 +36,7 @@ impl Plan {
             mtu: 1500,
             whole_frames: false,
             over_internet: false,
+            wired: false,
             gateway_arguments: Vec::new(),
             host_arguments: Vec::new(),
         }
@@ -67,6 +70,11 @@ impl Plan {
     /// No underlay of its own: machines speak over the internet, and the region has a key.
     pub fn over_internet(self) -> Self {
         Self { over_internet: true, ..self }
+    }
+
+    /// Two machines that are wired to each other: no switch or router has a part in it.
+    pub fn wired(self) -> Self {
+        Self { wired: true, ..self }
     }
 
     /// Further arguments of `edge gateway`.

@@ -59,8 +59,7 @@ impl Scene {
             "eth0",
             "nodad",
         ]);
-        let fabric = || Fabric::new(plan.underlay, plan.links, plan.mtu);
-        let fabric = (!plan.over_internet).then(fabric);
+        let fabric = (!plan.over_internet).then(|| Fabric::new(plan));
         Self { internet, fabric, whole_frames: plan.whole_frames }
     }
 

@@ -5,9 +5,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
     str::FromStr,
+    sync::OnceLock,
 };
 
-use super::plan::underlay_interface;
+use super::plan::{Plan, underlay_interface};
 use crate::{netns::NetNs, wire::Wire};
 
 /// The kinds that edge knows.
@@ -28,6 +29,9 @@ pub(super) struct Fabric {
     netns: NetNs,
     links: u8,
     mtu: u32,
+    wired: bool,
+    /// The first machine, if they are wired to each other.
+    first: OnceLock<u8>,
 }
 
 impl Underlay {
@@ -70,7 +74,7 @@ impl Underlay {
 
 impl Fabric {
     #[track_caller]
-    pub(super) fn new(underlay: Underlay, links: u8, mtu: u32) -> Self {
+    pub(super) fn new(&Plan { underlay, links, mtu, wired, .. }: &Plan) -> Self {
         let netns = NetNs::new("underlay");
         match underlay {
             Underlay::Direct => {
@@ -87,7 +91,7 @@ impl Fabric {
                 netns.sysctl("net/ipv6/conf/default/keep_addr_on_down", "1");
             }
         }
-        Self { underlay, netns, links, mtu }
+        Self { underlay, netns, links, mtu, wired, first: OnceLock::new() }
     }
 
     pub(super) fn addresses(&self, machine: u8) -> Vec<IpAddr> {
@@ -97,6 +101,9 @@ impl Fabric {
     /// Wires a machine to every link; the first end of each wire is the underlay's.
     #[track_caller]
     pub(super) fn wire(&self, netns: &NetNs, machine: u8) -> Vec<Wire> {
+        if self.wired {
+            return self.wire_to_each_other(netns, machine).into_iter().collect();
+        }
         (0..self.links).map(|link| self.wire_link(netns, machine, link)).collect()
     }
 
@@ -116,6 +123,28 @@ impl Fabric {
         let via = underlay.side(link, machine, 1).to_string();
         netns.ip(&["route", "add", &underlay.network(link), "via", &via, "dev", &own]);
         wire.mtu(self.mtu)
+    }
+
+    /// The second machine gets the other end of the first one's wire.
+    #[track_caller]
+    fn wire_to_each_other(&self, netns: &NetNs, machine: u8) -> Option<Wire> {
+        let first = *self.first.get_or_init(|| machine);
+        let (port, own) = (port(0, first), underlay_interface(0));
+        let prefix = match self.underlay {
+            Underlay::Direct => 64,
+            Underlay::V4 => 16,
+            Underlay::V6 => 48,
+        };
+        let address = format!("{}/{prefix}", self.underlay.address(0, machine));
+        if first == machine {
+            let wire = Wire::new(&self.netns, &port, &[], netns, &own, &[&address]);
+            return Some(wire.mtu(self.mtu));
+        }
+        self.netns.ip(&["link", "set", &port, "netns", netns.name(), "name", &own]);
+        let at_once: &[_] = if address.contains(':') { &["nodad"] } else { &[] };
+        netns.ip(&[&["address", "add", &address, "dev", &own], at_once].concat());
+        netns.ip(&["link", "set", &own, "up"]);
+        None
     }
 
     /// Lets the router say "too big" of packets to a machine that are larger.

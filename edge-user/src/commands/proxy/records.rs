@@ -220,7 +220,13 @@ mod tests {
             Some(ProxyTraffic { bytes_out: 5, unsolicited: 1, ..ProxyTraffic::default() });
         let ips = vec![
             ProxyIp { ip: "192.0.2.1".into(), ..ProxyIp::default() },
-            ProxyIp { ip: "192.0.2.2".into(), gateway: 3, traffic, ..ProxyIp::default() },
+            ProxyIp {
+                ip: "192.0.2.2".into(),
+                beside: Some("2001:db8::2".into()),
+                gateway: 3,
+                traffic,
+                ..ProxyIp::default()
+            },
         ];
         let handshake_age = Some(7);
         let path = |toward: &str, handshake_age| {
@@ -232,10 +238,10 @@ mod tests {
         let expected = serde_json::json!({
             "id": "pr-1", "workspace": "", "name": "", "created": 0, "spread": "",
             "ips": [
-                {"ip": "192.0.2.1", "status": "", "created": 0, "gateway": null, "containers": 0,
-                 "problem": null, "traffic": null, "handshake_age_ms": null},
-                {"ip": "192.0.2.2", "status": "", "created": 0, "gateway": 3, "containers": 0,
-                 "problem": null, "handshake_age_ms": 7,
+                {"ip": "192.0.2.1", "beside": null, "status": "", "created": 0, "gateway": null,
+                 "containers": 0, "problem": null, "traffic": null, "handshake_age_ms": null},
+                {"ip": "192.0.2.2", "beside": "2001:db8::2", "status": "", "created": 0, "gateway": 3,
+                 "containers": 0, "problem": null, "handshake_age_ms": 7,
                  "traffic": {"packets_out": 0, "bytes_out": 5, "packets_in": 0, "bytes_in": 0,
                              "connections": 0, "unsolicited_packets": 1}},
             ],

@@ -21,7 +21,7 @@ use super::{
     keys::{Keys, decoded},
     paths::Paths,
     rotation::{Rotation, Turn},
-    there::{Far, Inward, Outward, Sender, There},
+    there::{Far, Inward, Outward, Sender, There, ipv6_networks},
 };
 use crate::{
     host::links::Links,
@@ -195,8 +195,12 @@ impl Mesh {
         port: u16,
     ) -> anyhow::Result<()> {
         let others = view.hosts.values().filter(|host| host.record.id != self.own);
+        let mut v6 = ipv6_networks(view);
         let wanted: BTreeMap<_, _> = others
-            .filter_map(|host| Some((key(&host.record)?, Sender::of(&host.record, view))))
+            .filter_map(|host| {
+                let record = &host.record;
+                Some((key(record)?, Sender::of(record, v6.remove(&record.id))))
+            })
             .collect();
         if there.inward.is_none() {
             // Nobody would come.

@@ -104,14 +104,24 @@ impl There {
 }
 
 impl Sender {
-    /// As it announced itself: its IPv4 blocks, and of IPv6 what it has of each workspace with
-    /// proxied containers on it; [`crate::region::addresses`] says which bits are whose.
-    pub(super) fn of(record: &HostRecord, view: &View) -> Self {
-        let its = view.containers.values().filter(|one| one.host == record.id);
-        let proxied = its.filter(|one| one.proxy.is_some()).map(|one| one.i6pn);
-        let own = proxied.filter(|ip| ip.segments()[4] == record.id);
-        let v6 = own.filter_map(|ip| Ipv6Net::new(ip, HOST_BITS).ok()).map(|net| net.trunc());
-        let v4 = record.blocks.iter().copied().map(IpNet::V4);
-        Self { number: record.id, networks: v4.chain(v6.map(IpNet::V6)).collect() }
+    /// As it announced itself, with the IPv4 blocks that it has leased, and these networks.
+    pub(super) fn of(record: &HostRecord, v6: Option<BTreeSet<IpNet>>) -> Self {
+        let mut networks = v6.unwrap_or_default();
+        networks.extend(record.blocks.iter().copied().map(IpNet::V4));
+        Self { number: record.id, networks }
     }
+}
+
+/// What hosts have of IPv6, by their numbers: of each workspace with proxied containers there, the
+/// addresses that are this host's; [`crate::region::addresses`] says which bits are whose.
+pub(super) fn ipv6_networks(view: &View) -> BTreeMap<u16, BTreeSet<IpNet>> {
+    let mut networks = BTreeMap::<_, BTreeSet<_>>::new();
+    for one in view.containers.values().filter(|one| one.proxy.is_some()) {
+        if let Ok(network) = Ipv6Net::new(one.i6pn, HOST_BITS)
+            && one.i6pn.segments()[4] == one.host
+        {
+            networks.entry(one.host).or_default().insert(network.trunc().into());
+        }
+    }
+    networks
 }
