@@ -213,28 +213,29 @@ impl Skb {
         let linear = self.data_end() - self.data();
         let len = self.ctx.len();
         let wanted = if len < most { len } else { most };
-        if (linear as u32) < wanted && !self.has_headers::<INSIDE>(NETWORK) {
+        if (linear as u32) < wanted && !self.has_headers::<INSIDE>() {
             // What could not be pulled is found truncated by the parser.
             let _unread = self.ctx.skb.pull_data(wanted);
         }
     }
 
-    /// Whether a TCP header can be read here, or, `INSIDE`, within Geneve.
+    /// Whether the headers of TCP or UDP can be read, and, `INSIDE`, those within Geneve.
     #[inline(always)]
-    fn has_headers<const INSIDE: bool>(&self, network: usize) -> bool {
-        let Some((protocol, transport)) = self.transport(network) else { return false };
-        match protocol {
-            TCP => self.has_tcp(transport),
-            UDP if INSIDE => {
-                let Some([high, low, ..]) = self.read::<4>(transport + 2) else { return false };
-                let Some([options, _]) = self.read::<2>(transport + 8) else { return false };
-                let inside = transport + 8 + HEADER + usize::from(options & 0x3f) * 4;
-                let inside = self.transport(inside).filter(|(protocol, _)| *protocol == TCP);
-                u16::from_be_bytes([high, low]) == PORT
-                    && inside.is_some_and(|(_, transport)| self.has_tcp(transport))
-            }
-            _ => false,
+    fn has_headers<const INSIDE: bool>(&self) -> bool {
+        let Some(outer) = self.transport(NETWORK) else { return false };
+        if !self.has_transport(outer) {
+            return false;
         }
+        if !INSIDE || outer.0 != UDP {
+            return true;
+        }
+        let Some([_, _, high, low]) = self.read::<4>(outer.1) else { return false };
+        if u16::from_be_bytes([high, low]) != PORT {
+            return true;
+        }
+        let Some([options, _]) = self.read::<2>(outer.1 + 8) else { return false };
+        let inside = outer.1 + 8 + HEADER + usize::from(options & 0x3f) * 4;
+        self.transport(inside).is_some_and(|inner| self.has_transport(inner))
     }
 
     /// The protocol in an IP packet without IPv6 extension headers, and where it begins.
@@ -254,11 +255,17 @@ impl Skb {
         }
     }
 
-    /// Whether all of a TCP header can be read.
+    /// Whether all of a header of TCP or UDP can be read.
     #[inline(always)]
-    fn has_tcp(&self, transport: usize) -> bool {
-        let Some([offset, _]) = self.read::<2>(transport + 12) else { return false };
-        self.read::<2>(transport - 2 + usize::from(offset >> 4) * 4).is_some()
+    fn has_transport(&self, (protocol, at): (u8, usize)) -> bool {
+        match protocol {
+            TCP => {
+                let Some([offset, _]) = self.read::<2>(at + 12) else { return false };
+                self.read::<2>(at - 2 + usize::from(offset >> 4) * 4).is_some()
+            }
+            UDP => self.read::<8>(at).is_some(),
+            _ => false,
+        }
     }
 
     #[inline(always)]

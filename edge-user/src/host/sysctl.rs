@@ -59,8 +59,12 @@ impl Sysctls {
     pub fn forward_ipv6(&mut self) -> Result<(), SysctlError> {
         const ALL: &str = "net/ipv6/conf/all/forwarding";
         let failed = |source| SysctlError { name: ALL.replace('/', "."), source };
-        if read(ALL).map_err(failed)? != "0" {
-            return Ok(());
+        match read(ALL) {
+            Ok(forwards) if forwards == "0" => {}
+            Ok(_) => return Ok(()),
+            // A kernel without IPv6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed(error)),
         }
         for interface in fs::read_dir("/proc/sys/net/ipv6/conf").map_err(failed)? {
             let interface = interface.map_err(failed)?.file_name();

@@ -133,17 +133,7 @@ impl Keeper {
         let ways = self.ways.borrow_and_update().clone();
         let mut next = plan(self.own, &known, &self.clients(), &ways);
         if let Some(serving) = &self.serving {
-            for ip in serving.own() {
-                match ip {
-                    IpAddr::V4(ip) if next.nat.v4.held.contains_key(&ip) => {
-                        next.nat.v4.own.insert(ip);
-                    }
-                    IpAddr::V6(ip) if next.nat.v6.held.contains_key(&ip) => {
-                        next.nat.v6.own.insert(ip);
-                    }
-                    _ => {}
-                }
-            }
+            next.nat.guard(serving.own());
         }
         self.board.post(Posted {
             known,

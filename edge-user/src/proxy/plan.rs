@@ -75,7 +75,8 @@ impl fmt::Display for Problem {
             Self::NotServed => {
                 write!(
                     to,
-                    "no gateway serves it; one must have it, or --proxy-addresses that hold it"
+                    "no gateway serves it; one must have it and what is beside it, or \
+                     --proxy-addresses that hold them"
                 )
             }
             Self::NoWay(gateway) => {

@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
 };
 
@@ -97,6 +97,16 @@ impl Kind for Ipv6Addr {
 }
 
 impl Nat {
+    /// Edge itself has put these on the uplink.
+    pub fn guard(&mut self, put: impl IntoIterator<Item = IpAddr>) {
+        for ip in put {
+            match ip {
+                IpAddr::V4(ip) => self.v4.own.extend(self.v4.held.get(&ip).map(|_| ip)),
+                IpAddr::V6(ip) => self.v6.own.extend(self.v6.held.get(&ip).map(|_| ip)),
+            }
+        }
+    }
+
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.v4.is_empty() && self.v6.is_empty()
