@@ -45,7 +45,7 @@ pub enum Action {
     Pass,
     /// The kernel goes on with it, marked for the userspace listener.
     PassToListener,
-    /// The same, marked for a proxy that this machine itself serves.
+    /// The same, marked for a proxy's IPv6 that this machine itself serves.
     PassProxied,
     /// It ends here.
     Drop,

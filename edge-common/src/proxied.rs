@@ -28,7 +28,9 @@ pub(crate) fn leave<P: Packet, T: Tables>(
     let is_tcp = headers.protocol() == TCP && !headers.later();
     let ifindex = way(headers, tables, row, is_tcp && headers.opens());
     if ifindex == 0 {
-        return Outcome::new(Verdict::Proxied, Action::PassProxied);
+        // IPv4 from a container may pass by itself; what operators mark is left alone.
+        let action = if headers.v4() { Action::Pass } else { Action::PassProxied };
+        return Outcome::new(Verdict::Proxied, action);
     }
     if carry::size(packet, headers) > row.mtu as usize {
         *mtu = row.mtu;

@@ -31,8 +31,8 @@ pub const MAX_LISTENERS: u32 = 65_536;
 /// The mark on a packet that [`crate::decide::container`] let through to a userspace listener;
 /// the nftables table accepts nothing else from a container to the host itself.
 pub const LISTENER_MARK: u32 = 0xed9e_0001;
-/// The same of what a proxied container sends to the internet by this machine itself: without its
-/// program nothing has it.
+/// The same of what a proxied container sends to the internet by this machine itself, by IPv6:
+/// without its program nothing has it.
 pub const PROXIED_MARK: u32 = 0xed9e_0002;
 
 /// What holds for the whole host. One row.

@@ -65,11 +65,12 @@ table inet {name} {{
         type filter hook input priority filter - 10; policy accept;
         iifname {veth} meta mark {LISTENER_MARK:#x} accept
         iifname {veth} ct state established,related accept
-        iifname {veth} drop
+        iifname {{ {veth}, \"{ways}*\" }} drop
     }}
     chain forward {{
         type filter hook forward priority filter - 10; policy accept;
         iifname {veth} oifname {veth} drop
+        iifname \"{ways}*\" oifname != {veth} drop
 {from_containers}        iifname {veth} meta nfproto ipv6 meta mark != {PROXIED_MARK:#x} drop
         iifname {veth} ip saddr != {pool} drop
         iifname != \"{ways}*\" oifname {veth} ct state != {{ established, related }} drop

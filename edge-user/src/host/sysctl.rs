@@ -69,9 +69,12 @@ impl Sysctls {
         for interface in fs::read_dir("/proc/sys/net/ipv6/conf").map_err(failed)? {
             let interface = interface.map_err(failed)?.file_name();
             let name = format!("net/ipv6/conf/{}/accept_ra", interface.to_string_lossy());
-            // One that is gone again hears nobody.
-            if read(&name).is_ok_and(|accepts| accepts == "1") {
-                self.set(&name, "2")?;
+            if read(&name).is_ok_and(|accepts| accepts == "1")
+                && let Err(error) = self.set(&name, "2")
+                // One that is gone again hears nobody.
+                && error.source.kind() != io::ErrorKind::NotFound
+            {
+                return Err(error);
             }
         }
         self.set(ALL, "1")
@@ -90,7 +93,10 @@ impl Sysctls {
     /// Puts every value back and forgets the record.
     pub fn restore(&mut self) {
         for (name, value) in std::mem::take(&mut self.before) {
-            if let Err(error) = write(&name, &value) {
+            // What was an interface's goes with it.
+            if let Err(error) = write(&name, &value)
+                && error.kind() != io::ErrorKind::NotFound
+            {
                 tracing::warn!(name, value, %error, "kernel setting not restored");
             }
         }

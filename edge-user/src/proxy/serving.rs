@@ -13,10 +13,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    host::{links::Links, sys},
+    host::{links::Links, sys, sysctl},
     region::{
         proxies::{Proxies, ProxyError},
-        proxy::{Known, ProxyAddress},
+        proxy::{Known, Pair, ProxyAddress},
         store::{LeaseId, StoreError},
     },
     whole_files,
@@ -151,7 +151,7 @@ impl Serving {
         }
         let anew = self.keep().await?;
         let present = self.present().await?;
-        let (mut wanted, mut served) = (BTreeSet::new(), BTreeSet::new());
+        let mut wanted = Vec::new();
         let mut changed = false;
         for proxy in known.values() {
             for address in &proxy.record.addresses {
@@ -171,22 +171,31 @@ impl Serving {
                     }
                     _ => continue,
                 }
-                wanted.insert(ip);
-                served.extend(address.pair().all());
+                wanted.push(address.pair());
             }
         }
-        for ip in &served {
-            let own = self.lent.record.added.iter().any(|(_, own)| own == ip);
-            if !present.contains(ip) || own && self.term.is_some() {
-                self.add(*ip, !present.contains(ip)).await?;
+        let (mut held, mut served) = (BTreeSet::new(), BTreeSet::new());
+        for pair in wanted {
+            match self.put(pair, &present).await {
+                Ok(()) => {
+                    held.insert(pair.ip);
+                    served.extend(pair.all());
+                }
+                // The others are served all the same.
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    tracing::warn!(error, %pair, "a proxy's address cannot be put on the uplink");
+                    // It may have been claimed just now, and is given back.
+                    self.held.insert(pair.ip);
+                }
             }
         }
-        for ip in self.held.difference(&wanted) {
+        for ip in self.held.difference(&held) {
             tracing::info!(%ip, "a proxy's address is no longer served");
             self.proxies.release(*ip, self.host).await?;
             changed = true;
         }
-        (self.held, self.served) = (wanted, served);
+        (self.held, self.served) = (held, served);
         self.remove_others().await?;
         self.proxies.sweep(known).await?;
         Ok(changed)
@@ -200,7 +209,21 @@ impl Serving {
     }
 
     fn may_add(&self, ip: IpAddr) -> bool {
-        self.lent.uplink.is_some() && self.lent.networks.iter().any(|net| net.contains(&ip))
+        let Some((uplink, _)) = &self.lent.uplink else { return false };
+        let disabled = format!("net/ipv6/conf/{uplink}/disable_ipv6");
+        let takes = ip.is_ipv4() || sysctl::read(&disabled).is_ok_and(|disabled| disabled == "0");
+        takes && self.lent.networks.iter().any(|net| net.contains(&ip))
+    }
+
+    /// Puts both of a pair on the uplink, as far as the machine does not have them itself.
+    async fn put(&mut self, pair: Pair, present: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
+        for ip in pair.all() {
+            let own = self.lent.record.added.iter().any(|(_, own)| *own == ip);
+            if !present.contains(&ip) || own && self.term.is_some() {
+                self.add(ip, !present.contains(&ip)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts an address on the uplink, or lets it stay: where another gateway may take it over it is

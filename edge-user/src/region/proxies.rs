@@ -11,7 +11,7 @@ use serde_json::json;
 use tonic::Code;
 
 use super::{
-    names,
+    addresses, names,
     proxy::{
         HOLDERS, Known, MOST, PROXIES, Pair, Proxy, ProxyAddress, ProxyRecord, Spread, key,
         record_key,
@@ -352,7 +352,8 @@ fn is_fit(ip: IpAddr) -> bool {
         }
         IpAddr::V6(ip) => {
             let special = ip.is_unspecified() || ip.is_loopback() || ip.is_multicast();
-            !special && !ip.is_unicast_link_local() && ip.to_ipv4_mapped().is_none()
+            let outside = !addresses::is_private(ip.into()) && ip.to_ipv4_mapped().is_none();
+            !special && !ip.is_unicast_link_local() && outside
         }
     }
 }
@@ -450,7 +451,7 @@ mod tests {
     async fn what_nobody_can_answer_to_and_too_many_are_refused() {
         let (_dir, proxies) = proxies();
         let unfit = ["0.1.2.3", "127.0.0.1", "224.0.0.1", "255.255.255.255", "169.254.1.1"];
-        let beside = ["::", "::1", "ff02::1", "fe80::1", "::ffff:192.0.2.9"];
+        let beside = ["::", "::1", "ff02::1", "fe80::1", "::ffff:192.0.2.9", "fdaa::1"];
         let beside = beside.map(|beside| format!("192.0.2.1,{beside}"));
         for text in unfit.map(String::from).into_iter().chain(beside) {
             let made =

@@ -120,6 +120,7 @@ fn proxied(host: &Host, frame: &[u8], packet: &Packet) -> Answer {
     let (interface, largest) = match host.proxies.get(&packet.source) {
         None if packet.source.is_ipv6() => return Answer::refuse(frame, Verdict::NoIpv6Egress),
         None => return Answer::refuse(frame, Verdict::ProxyAway),
+        Some(None) if packet.source.is_ipv4() => return Answer::pass(frame, Verdict::Proxied),
         Some(None) => return Answer::unchanged(frame, Verdict::Proxied, Fate::PassProxied),
         Some(Some(way)) => *way,
     };

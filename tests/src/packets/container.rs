@@ -297,7 +297,7 @@ pub fn proxied() -> Vec<Case> {
     let bare = |name: &str, sent: &Plan| {
         Case::sent_bare(name, sent.build(), sent.build(), Verdict::Proxied)
     };
-    let passes = |name: &str, plan: &Plan| Case::proxied_here(name, plan.build());
+    let passes = |name: &str, plan: &Plan| Case::passes(name, plan.build(), Verdict::Proxied);
     let away = |name: &str, plan: &Plan| told(name, plan, Verdict::ProxyAway);
     // IPv4 and UDP headers.
     let filled = |bytes: u16| udp(by_gateway, server).payload(&vec![0; usize::from(bytes - 28)]);
@@ -349,7 +349,7 @@ pub fn proxied() -> Vec<Case> {
         bare("IPv6, ping", &icmp(address_v6, "2001:db8:7::7", 128, 0, b"ping")),
         bare("IPv6, just fits", &filled_v6(mtu)),
         told_of("IPv6, too big", &filled_v6(mtu + 1).build(), Verdict::TooBig, WIREGUARD.1),
-        passes("IPv6, here", &syn(here_v6, server_v6, &mss(1440))),
+        Case::proxied_here("IPv6, here", syn(here_v6, server_v6, &mss(1440)).build()),
         told("IPv6, none beside the address", &tcp(nobody_v6, CLIENT_V6), Verdict::NoIpv6Egress),
         Case::to_listener("a raw port of the machine", syn(nobody, PUBLIC, &mss(1460)).build()),
         delivered("DNS", &udp(nobody, DNS), Verdict::Service, SERVICE),

@@ -186,7 +186,7 @@ impl Mesh {
         });
     }
 
-    /// Of a gateway: every machine of the region is a peer, with its own blocks.
+    /// Of a gateway: every machine of the region is a peer, with its own networks.
     async fn inward(
         &self,
         there: &mut There,
@@ -227,13 +227,21 @@ impl Mesh {
         let tunnel = &inward.tunnel;
         let routes: BTreeSet<_> =
             networks.filter(|net| matches!(net, IpNet::V4(_)) || tunnel.has_ipv6).collect();
-        for network in routes.difference(&inward.routes) {
-            self.links.add_route(tunnel.ifindex, *network).await?;
+        for network in routes.difference(&inward.routes.clone()) {
+            match self.links.add_route(tunnel.ifindex, *network).await {
+                Ok(()) => inward.routes.insert(*network),
+                // Somebody may have switched IPv6 off since; IPv4 goes on.
+                Err(error) if matches!(network, IpNet::V6(_)) => {
+                    tracing::warn!(%error, %network, "no IPv6 by WireGuard to a host");
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
         }
-        for network in inward.routes.difference(&routes) {
+        for network in inward.routes.clone().difference(&routes) {
             self.links.remove_route(tunnel.ifindex, *network).await?;
+            inward.routes.remove(network);
         }
-        inward.routes = routes;
         Ok(())
     }
 
