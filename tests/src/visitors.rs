@@ -131,3 +131,8 @@ impl Visitors {
 fn read<const N: usize>(frame: &[u8], at: usize) -> Option<[u8; N]> {
     frame.get(at..at + N)?.try_into().ok()
 }
+
+/// One address, as whom a visitor was seen.
+pub fn only(address: &str) -> BTreeSet<IpAddr> {
+    BTreeSet::from([address.parse().expect("an address")])
+}

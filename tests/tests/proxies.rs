@@ -18,7 +18,7 @@ use tests::{
     resolver::Resolver,
     talk::Listener,
     tenant::Tenant,
-    visitors::Visitors,
+    visitors::{Visitors, only},
 };
 
 /// Addresses that the operator lets edge put on the uplink.
@@ -32,10 +32,6 @@ fn lab() -> Lab {
 
 fn visitors(lab: &Lab) -> Visitors {
     Visitors::at(&lab.internet, Scene::CLIENT)
-}
-
-fn only(address: &str) -> BTreeSet<IpAddr> {
-    BTreeSet::from([address.parse().expect("an address")])
 }
 
 #[test]

@@ -18,7 +18,7 @@ use tests::{
     region::{Plan, Region, Scene, Underlay},
     talk::Listener,
     tenant::Tenant,
-    visitors::Visitors,
+    visitors::{Visitors, only},
 };
 
 /// Addresses that the operator lets edge put on the uplink.
@@ -30,10 +30,6 @@ const BOTH: &str = "192.0.2.65,2001:db8::6:65";
 const TWO: &str = "192.0.2.66";
 /// More than any buffer on the way holds.
 const DOWNLOAD: usize = 10 << 20;
-
-fn only(address: &str) -> BTreeSet<IpAddr> {
-    BTreeSet::from([address.parse().expect("an address")])
-}
 
 /// Those who come to the internet's client, by IPv4 and by IPv6.
 fn visitors(internet: &NetNs) -> [Visitors; 2] {

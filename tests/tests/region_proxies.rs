@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream},
 };
 
 use serde_json::Value;
@@ -15,7 +15,7 @@ use tests::{
     region::{Plan, Region, Scene, Underlay},
     talk::Listener,
     tenant::Tenant,
-    visitors::Visitors,
+    visitors::{Visitors, only},
 };
 
 const NETWORK: &str = "192.0.2.64/28";
@@ -23,10 +23,6 @@ const ONE: &str = "192.0.2.65";
 const TWO: &str = "192.0.2.66";
 /// More than any buffer on the way holds.
 const DOWNLOAD: usize = 10 << 20;
-
-fn only(address: &str) -> BTreeSet<IpAddr> {
-    BTreeSet::from([address.parse().expect("an address")])
-}
 
 /// A container of the first host, seen under the one address of its proxy, and who sees it.
 #[track_caller]

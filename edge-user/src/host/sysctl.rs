@@ -115,6 +115,24 @@ impl Sysctls {
     }
 }
 
+/// Lets an interface of this thread's namespace take IPv6 packets that only go on: see
+/// [`quiet_ipv6`]. Answers whether it does: not on a kernel without IPv6, nor where fewer than 1280
+/// bytes fit.
+pub fn take_ipv6(interface: &str) -> io::Result<bool> {
+    let taken = quiet_ipv6(interface)
+        .and_then(|()| write(&format!("net/ipv6/conf/{interface}/disable_ipv6"), "0"));
+    match taken {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        taken => taken.map(|()| true),
+    }
+}
+
+/// No link-local address, no router advertisements: what is at an interface's other end is known.
+pub fn quiet_ipv6(interface: &str) -> io::Result<()> {
+    write(&format!("net/ipv6/conf/{interface}/addr_gen_mode"), "1")?;
+    write(&format!("net/ipv6/conf/{interface}/accept_ra"), "0")
+}
+
 /// Reads a setting of this thread's namespace.
 pub fn read(name: &str) -> io::Result<String> {
     Ok(fs::read_to_string(Path::new("/proc/sys").join(name))?.trim().to_owned())

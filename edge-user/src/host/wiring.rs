@@ -239,30 +239,16 @@ impl Wiring {
     /// Answers whether the host's own stack takes IPv6 from this link: only what leaves by a proxy,
     /// and only what the program lets through.
     fn configure_host_side(&self, veth: &str, flags: u32) -> Result<bool, WiringError> {
-        let set = |name: &str, value| {
-            sysctl::write(&name.replace("{}", veth), value)
-                .map_err(|source| WiringError::Setting { veth: veth.to_owned(), source })
-        };
+        let failed = |source| WiringError::Setting { veth: veth.to_owned(), source };
         // Should the program ever be gone, the kernel still refuses forged IPv4 sources.
-        set("net/ipv4/conf/{}/rp_filter", "1")?;
-        let proxied = flags & AddressRow::PROXIED != 0;
-        let settings: &[_] = if proxied {
-            &[("addr_gen_mode", "1"), ("accept_ra", "0"), ("disable_ipv6", "0")]
-        } else {
-            &[("disable_ipv6", "1")]
-        };
-        for (name, value) in settings {
-            match set(&format!("net/ipv6/conf/{{}}/{name}"), value) {
-                // A kernel without IPv6.
-                Err(WiringError::Setting { source, .. })
-                    if source.kind() == io::ErrorKind::NotFound =>
-                {
-                    return Ok(false);
-                }
-                other => other?,
-            }
+        sysctl::write(&format!("net/ipv4/conf/{veth}/rp_filter"), "1").map_err(failed)?;
+        if flags & AddressRow::PROXIED != 0 {
+            return sysctl::take_ipv6(veth).map_err(failed);
         }
-        Ok(proxied)
+        match sysctl::write(&format!("net/ipv6/conf/{veth}/disable_ipv6"), "1") {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+            _ => Ok(false),
+        }
     }
 
     async fn configure_inside(
@@ -295,18 +281,15 @@ impl Wiring {
     }
 }
 
-/// No link-local address, no router advertisements: the link has one router, and it is known.
-/// Answers whether the namespace has IPv6 at all.
+/// The link has one router, and it is known. Answers whether the namespace has IPv6 at all.
 fn prepare_ipv6(name: &str) -> io::Result<bool> {
-    let directory = format!("net/ipv6/conf/{name}");
-    match sysctl::read(&format!("{directory}/disable_ipv6")) {
+    match sysctl::read(&format!("net/ipv6/conf/{name}/disable_ipv6")) {
         Ok(value) if value == "0" => {}
         Ok(_) => return Ok(false),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     }
-    sysctl::write(&format!("{directory}/addr_gen_mode"), "1")?;
-    sysctl::write(&format!("{directory}/accept_ra"), "0")?;
+    sysctl::quiet_ipv6(name)?;
     Ok(true)
 }
 

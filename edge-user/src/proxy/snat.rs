@@ -101,9 +101,10 @@ impl Nat {
     pub fn guard(&mut self, put: impl IntoIterator<Item = IpAddr>) {
         for ip in put {
             match ip {
-                IpAddr::V4(ip) => self.v4.own.extend(self.v4.held.get(&ip).map(|_| ip)),
-                IpAddr::V6(ip) => self.v6.own.extend(self.v6.held.get(&ip).map(|_| ip)),
-            }
+                IpAddr::V4(ip) if self.v4.held.contains_key(&ip) => self.v4.own.insert(ip),
+                IpAddr::V6(ip) if self.v6.held.contains_key(&ip) => self.v6.own.insert(ip),
+                _ => false,
+            };
         }
     }
 

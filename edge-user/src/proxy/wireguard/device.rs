@@ -69,7 +69,7 @@ impl Tunnel {
         let all = sysctl::read("net/ipv4/conf/all/rp_filter")?;
         let strict = if all.trim() == "0" { "0" } else { "2" };
         sysctl::write(&format!("net/ipv4/conf/{name}/rp_filter"), strict)?;
-        let has_ipv6 = configure_ipv6(name)?;
+        let has_ipv6 = sysctl::take_ipv6(name)?;
         let link = links.find(name).await?;
         let ifindex = link.with_context(|| format!("interface {name} is gone again"))?.index;
         links.up(ifindex).await?;
@@ -135,20 +135,6 @@ impl Tunnel {
     fn peers(&self) -> MutexGuard<'_, Peers> {
         engine::peers(&self.peers)
     }
-}
-
-/// No address of its own, and no router advertisements: what comes by it only goes on. Answers
-/// whether it takes IPv6.
-fn configure_ipv6(name: &str) -> std::io::Result<bool> {
-    let settings = [("addr_gen_mode", "1"), ("accept_ra", "0"), ("disable_ipv6", "0")];
-    for (setting, value) in settings {
-        match sysctl::write(&format!("net/ipv6/conf/{name}/{setting}"), value) {
-            // A kernel without it, or an interface that is too narrow.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-            other => other?,
-        }
-    }
-    Ok(true)
 }
 
 /// A host, as a gateway has it: it may send from its networks, and speak for itself.
