@@ -3,7 +3,7 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, SocketAddr},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use etherparse::{IpNumber, PacketBuilder, PacketBuilderStep, PacketHeaders, ip_number};
@@ -103,6 +103,15 @@ impl Tap {
 
     /// Whether any frame that came in so far is as wanted.
     pub fn any(&self, wanted: impl Fn(&[u8]) -> bool) -> bool {
+        self.read().iter().any(|frame| wanted(frame))
+    }
+
+    /// The frames that came in so far, but for so many at the beginning.
+    pub fn since(&self, skipped: usize) -> Vec<Vec<u8>> {
+        self.read()[skipped..].to_vec()
+    }
+
+    fn read(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut buffer = vec![0; FRAME];
         loop {
@@ -112,7 +121,7 @@ impl Tap {
                 Err(error) => panic!("cannot read frames: {error}"),
             }
         }
-        seen.iter().any(|frame| wanted(frame))
+        seen
     }
 
     /// What those of the frames that are TCP and as wanted give.

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -16,6 +17,8 @@ pub struct Visitors {
     tcp: Echo,
     udp: UdpSocket,
     tap: Tap,
+    /// What [`Visitors::sources_of`] has found so far, and in how many frames.
+    sources: Mutex<BTreeMap<String, (usize, BTreeSet<IpAddr>)>>,
 }
 
 const TCP: u16 = 7777;
@@ -29,7 +32,7 @@ impl Visitors {
         let udp = netns.enter(|| UdpSocket::bind((address, UDP)).expect("a port"));
         udp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let tcp = Echo::at(netns, (address, TCP).into());
-        Self { address, tcp, udp, tap: Tap::on(netns, "eth0") }
+        Self { address, tcp, udp, tap: Tap::on(netns, "eth0"), sources: Mutex::default() }
     }
 
     /// Where TCP is answered.
@@ -113,18 +116,17 @@ impl Visitors {
 
     /// The sources of the frames that held a text.
     pub fn sources_of(&self, text: &str) -> BTreeSet<IpAddr> {
-        let sources = std::cell::RefCell::new(BTreeSet::new());
-        self.tap.any(|frame| {
-            let holds = frame.windows(text.len()).any(|window| window == text.as_bytes());
-            let source = match frame[12..14] {
-                [0x08, 0] => read::<4>(frame, 26).map(IpAddr::from),
-                [0x86, 0xdd] => read::<16>(frame, 22).map(IpAddr::from),
-                _ => None,
-            };
-            sources.borrow_mut().extend(source.filter(|_| holds));
-            false
-        });
-        sources.into_inner()
+        let mut all = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let (looked_at, sources) = all.entry(text.to_owned()).or_default();
+        let frames = self.tap.since(*looked_at);
+        *looked_at += frames.len();
+        let holds = |frame: &&Vec<u8>| frame.windows(text.len()).any(|at| at == text.as_bytes());
+        sources.extend(frames.iter().filter(holds).filter_map(|frame| match frame[12..14] {
+            [0x08, 0] => read::<4>(frame, 26).map(IpAddr::from),
+            [0x86, 0xdd] => read::<16>(frame, 22).map(IpAddr::from),
+            _ => None,
+        }));
+        sources.clone()
     }
 }
 
