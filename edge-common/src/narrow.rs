@@ -5,7 +5,7 @@ use crate::{
     address::Address,
     geneve,
     hosts::{HostRow, PathMtu, PeerRow},
-    packet::{Headers, ICMP, Packet, UDP, read_v6},
+    packet::{Headers, ICMP, LEAST_MTU_V6, Packet, UDP, read_v6},
     tables::{Settings, Tables},
 };
 
@@ -13,8 +13,6 @@ use crate::{
 const BELIEVED: u64 = 600_000_000_000;
 /// What every IPv4 host takes (RFC 791).
 const LEAST_V4: u32 = 576;
-/// What every IPv6 link carries (RFC 8200, section 5).
-const LEAST_V6: u32 = 1280;
 
 /// Bytes of the largest packet between containers that the way to a host carries now.
 #[inline(always)]
@@ -23,7 +21,7 @@ pub(crate) fn limit<T: Tables>(tables: &T, host: u32, row: &HostRow, v4: bool) -
     if learnt.mtu >= row.mtu || learnt.until <= tables.now() {
         return row.mtu;
     }
-    let least = if v4 { LEAST_V4 } else { LEAST_V6 };
+    let least = if v4 { LEAST_V4 } else { LEAST_MTU_V6 };
     if learnt.mtu < least { least } else { learnt.mtu }
 }
 

@@ -6,6 +6,9 @@ use crate::{
     verdict::Verdict,
 };
 
+/// Bytes of a packet that every link with IPv6 carries (RFC 8200, section 5).
+pub const LEAST_MTU_V6: u32 = 1280;
+
 /// The bytes of one Ethernet frame: an XDP frame, an skb, or a slice in a test.
 pub trait Packet {
     /// Whether its hook can send a frame on and turn it into an answer. XDP cannot: it leaves such

@@ -20,13 +20,13 @@ pub(crate) fn leave<P: Packet, T: Tables>(
     tables: &T,
     mtu: &mut u32,
 ) -> Outcome {
-    let Some(row) = tables.proxy(&headers.source) else {
-        // An address that may be served by IPv4 alone.
-        let verdict = if headers.v4() { Verdict::ProxyAway } else { Verdict::NoIpv6Egress };
-        return Outcome::drop(verdict);
-    };
+    // An address may be served by IPv4 alone.
+    let away = if headers.v4() { Verdict::ProxyAway } else { Verdict::NoIpv6Egress };
+    let Some(row) = tables.proxy(&headers.source) else { return Outcome::drop(away) };
     let is_tcp = headers.protocol() == TCP && !headers.later();
-    let ifindex = way(headers, tables, row, is_tcp && headers.opens());
+    let Some(ifindex) = way(headers, tables, row, is_tcp && headers.opens()) else {
+        return Outcome::drop(away);
+    };
     if ifindex == 0 {
         // IPv4 from a container may pass by itself; what operators mark is left alone.
         let action = if headers.v4() { Action::Pass } else { Action::PassProxied };
@@ -46,39 +46,38 @@ pub(crate) fn leave<P: Packet, T: Tables>(
 }
 
 /// The way of a flow: the one that it has taken, for as long as there is that way, else one that it
-/// may begin by. Where all is on this machine there is nothing to remember.
+/// may begin by, if there is any. A way by this machine itself is remembered like others: what goes
+/// by it keeps to it when only other machines have addresses that connections may begin with.
 #[inline(always)]
-fn way<T: Tables>(headers: &Headers, tables: &T, row: &ProxyRow, begins: bool) -> u32 {
-    if row.count <= 1 && row.ways[0] == 0 {
-        return 0;
-    }
+fn way<T: Tables>(headers: &Headers, tables: &T, row: &ProxyRow, begins: bool) -> Option<u32> {
     let flow = FlowKey::of(headers);
     let taken = tables.flow_way(&flow);
     if let Some(way) = taken
         && !begins
         && row.has(way)
     {
-        return way;
+        return taken;
     }
-    let chosen = row.choose(carry::flow(headers));
+    let chosen = row.choose(carry::flow(headers))?;
     if taken != Some(chosen) {
         tables.keep_flow_way(&flow, chosen);
     }
-    chosen
+    Some(chosen)
 }
 
 impl ProxyRow {
     #[inline(always)]
     fn has(&self, way: u32) -> bool {
-        let count = if self.count == 0 { 1 } else { self.count as usize };
-        self.ways.iter().enumerate().any(|(index, one)| index < count && *one == way)
+        self.ways.iter().enumerate().any(|(at, one)| at < self.count as usize && *one == way)
     }
 
     #[inline(always)]
-    const fn choose(&self, flow: u32) -> u32 {
-        let fresh = if self.fresh == 0 { 1 } else { self.fresh };
+    const fn choose(&self, flow: u32) -> Option<u32> {
+        if self.fresh == 0 {
+            return None;
+        }
         // More than there are would be the daemon's mistake.
-        self.ways[((flow >> 16) % fresh) as usize % Self::WAYS]
+        Some(self.ways[((flow >> 16) % self.fresh) as usize % Self::WAYS])
     }
 }
 
@@ -128,7 +127,8 @@ mod tests {
     #[test]
     fn flows_spread_over_ways_and_keep_to_theirs() {
         let rows = Rows::default();
-        let way = |port, row: &ProxyRow, begins| way(&headers(port), &rows, row, begins);
+        let way =
+            |port, row: &ProxyRow, begins| way(&headers(port), &rows, row, begins).expect("a way");
         let two = row(&[7, 8], 2);
         let begun: Vec<_> = (1..=1000).map(|port| way(port, &two, true)).collect();
         let first = begun.iter().filter(|way| **way == 7).count();
@@ -147,13 +147,18 @@ mod tests {
     }
 
     #[test]
-    fn where_all_is_here_nothing_is_remembered() {
+    fn what_begins_nowhere_goes_on_where_it_has_begun() {
         let rows = Rows::default();
-        assert_eq!(way(&headers(1), &rows, &ProxyRow::HERE, true), 0);
-        assert_eq!(rows.flow_way(&FlowKey::of(&headers(1))), None);
-        // Elsewhere this machine is one of several.
-        let both: Vec<_> =
-            (1..=100).map(|port| way(&headers(port), &rows, &row(&[0, 7], 2), true)).collect();
-        assert!(both.contains(&0) && both.contains(&7));
+        let way = |port, row: &ProxyRow, begins| way(&headers(port), &rows, row, begins);
+        assert_eq!(way(1, &ProxyRow::HERE, true), Some(0));
+        assert_eq!(way(2, &row(&[7], 1), true), Some(7));
+        let ending = row(&[0, 7], 0);
+        assert_eq!(way(1, &ending, false), Some(0));
+        assert_eq!(way(2, &ending, false), Some(7));
+        assert_eq!(way(1, &ending, true), None, "another connection of the same ports");
+        assert_eq!(way(3, &ending, false), None, "one that nobody has seen begin");
+        // This machine is remembered like others.
+        assert_eq!(way(1, &row(&[7, 0], 1), false), Some(0));
+        assert_eq!(way(2, &row(&[0], 0), false), None, "the other way has gone");
     }
 }

@@ -125,9 +125,9 @@ pub struct ProxyRow {
     /// that connections may begin by, one for each address; then those that only lead on what has
     /// begun by them.
     pub ways: [u32; ProxyRow::WAYS],
-    /// How many connections may begin by; the first, if it is zero.
+    /// How many connections may begin by; if it is zero, none begins.
     pub fresh: u32,
-    /// How many there are; none but the first, if it is zero.
+    /// How many there are.
     pub count: u32,
     /// Bytes of the largest IP packet on these interfaces.
     pub mtu: u32,

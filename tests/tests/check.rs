@@ -259,10 +259,24 @@ fn a_firewall_that_drops_what_is_forwarded_is_named_and_the_remedy_mends_it() {
     assert_eq!(finding.state, "broken");
     assert_eq!(finding.found, "table ip filter, chain FORWARD drops by default");
 
-    let remedy = finding.remedy.as_deref().expect("a remedy");
-    machine.netns.command("sh").args(["-c", remedy]).output_of().ok();
+    let mend = |finding: &Finding| {
+        let remedy = finding.remedy.as_deref().expect("a remedy");
+        machine.netns.command("sh").args(["-c", remedy]).output_of().ok();
+    };
+    mend(finding);
     assert_eq!(find(&machine.findings(&[]), "forward-filter").state, "ok");
     machine.check(&[]).ok();
+
+    machine.nft("add table ip6 fw");
+    machine.nft("add chain ip6 fw f { type filter hook forward priority 0; policy drop; }");
+    let findings = machine.findings(&[]);
+    let finding = find(&findings, "forward-filter");
+    assert_eq!(
+        (finding.state.as_str(), finding.found.as_str()),
+        ("slower", "table ip6 fw, chain f drops by default")
+    );
+    mend(finding);
+    assert_eq!(find(&machine.findings(&[]), "forward-filter").state, "ok");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use tests::{
     lab::{Lab, PATIENCE},
     netns::NetNs,
     process::wait_for,
-    region::{Plan, Region, Scene, Underlay},
+    region::{Machine, Plan, Region, Scene, Underlay},
     talk::Listener,
     tenant::Tenant,
     visitors::{Visitors, only},
@@ -56,10 +56,11 @@ fn is_closed(tenant: &Tenant, visitors: &Visitors) {
 #[test]
 fn ipv6_leaves_beside_ipv4_or_not_at_all() {
     let mut lab = Lab::new(&NETWORKS);
+    lab.machine.sysctl("net/ipv6/conf/lo/forwarding", "1");
     let before = settings(&lab);
     let made = lab.edge.cli(&["proxy", "create", "both", "--ip", BOTH]).ok();
     assert_eq!(made.stdout_str(), format!("proxy both: {BOTH} ONLINE"));
-    assert_eq!(settings(&lab), ["1", "2"], "it forwards, and takes router advertisements");
+    assert_eq!(settings(&lab), ["1", "2", "1"], "it forwards, and takes router advertisements");
     create(&lab.edge, "old", &[TWO]);
     let [v4, v6] = visitors(&lab.internet);
     let tenant = |name: &str, options: &[&str]| Tenant::new(&lab.edge, name, options);
@@ -121,9 +122,10 @@ fn ipv6_leaves_beside_ipv4_or_not_at_all() {
     assert_eq!(settings(&lab), before);
 }
 
-/// Whether the machine forwards IPv6, and takes router advertisements on its uplink.
-fn settings(lab: &Lab) -> [String; 2] {
-    ["all/forwarding", "up0/accept_ra"].map(|name| {
+/// Whether the machine forwards IPv6, takes router advertisements on its uplink, and forwards what
+/// comes by one interface whatever is said of all.
+fn settings(lab: &Lab) -> [String; 3] {
+    ["all/forwarding", "up0/accept_ra", "lo/forwarding"].map(|name| {
         let path = format!("/proc/sys/net/ipv6/conf/{name}");
         // Which namespace it shows depends on the thread that opens it.
         let text = lab.machine.enter(|| std::fs::read_to_string(path)).expect("a setting");
@@ -251,15 +253,89 @@ fn an_address_and_what_is_beside_it_move_together() {
     region.gateways[first].edge.start();
 }
 
-/// IPv6 needs 1280 bytes; a way by WireGuard over an underlay of so many has fewer.
+#[test]
+fn open_ipv6_drains_though_the_next_address_has_none() {
+    let region = Plan::over(Underlay::V4).hosts(1).gateway_arguments_more(&NETWORKS).up();
+    let gateway = &region.gateway().edge;
+    create(gateway, "both", &[BOTH]);
+    let [v4, v6] = visitors(&region.scene.internet);
+    let listener = Listener::at(&region.scene.internet, Scene::CLIENT_V6);
+    let begun = region.machines().enumerate().map(|(number, machine)| {
+        let tenant = machine.tenant(&format!("both{number}"), &["--proxy", "both"]);
+        reaches(&tenant, &v6);
+        let talk = listener.dial(&tenant.netns);
+        talk.say().expect("a way out");
+        (tenant, talk)
+    });
+    let begun: Vec<_> = begun.collect();
+    gateway.cli(&["proxy", "add-ip", "both", "--ip", TWO]).ok();
+    let remove = ["proxy", "remove-ip", "both", "--ip", ONE, "--drain"];
+    gateway.cli(&[&remove[..], &["10m"]].concat()).ok();
+    for (tenant, talk) in &begun {
+        wait_for("connections to begin under the other", PATIENCE, || {
+            (v4.dialled_by(&tenant.netns, 3).into_keys().collect::<BTreeSet<_>>() == only(TWO))
+                .then_some(())
+        });
+        is_closed(tenant, &v6);
+        talk.say().expect("what has begun goes on");
+    }
+    // No other address carries it on.
+    gateway.cli(&[&remove[..], &["0s"]].concat()).ok();
+    for (tenant, talk) in &begun {
+        talk.hurry(Duration::from_millis(500));
+        wait_for("what has begun to end", PATIENCE, || talk.say().err());
+        is_closed(tenant, &v6);
+    }
+}
+
+/// IPv6 needs 1280 bytes, and a way by WireGuard over an underlay of 1340 has fewer, whichever end
+/// of it that is.
 #[test]
 fn where_the_way_is_too_narrow_ipv6_is_refused() {
-    let plan = Plan::over(Underlay::Direct).hosts(1).mtu(1280);
-    let region = plan.gateway_arguments_more(&NETWORKS).up();
+    let plan = Plan::over(Underlay::V4).hosts(1).mtu(1340);
+    let mut region = plan.gateway_arguments_more(&NETWORKS).up();
     create(&region.gateway().edge, "both", &[BOTH]);
     let [v4, v6] = visitors(&region.scene.internet);
     let tenant = region.hosts[0].tenant("narrow", &["--proxy", "both"]);
     reaches(&tenant, &v4);
     assert_eq!(v4.visited_by(&tenant.netns, 3), only(ONE));
     is_closed(&tenant, &v6);
+    widen(&mut region.hosts[0]);
+    reaches(&tenant, &v4);
+    is_closed(&tenant, &v6);
+    widen(&mut region.gateways[0]);
+    reaches(&tenant, &v6);
+    assert_eq!(v6.visited_by(&tenant.netns, 3), only(ONE_V6));
+}
+
+/// IPv4 and changes of keys go on.
+#[test]
+fn ipv6_that_a_gateway_has_switched_off_is_all_that_it_lacks() {
+    let life = ["--key-life", "2s"];
+    let plan = Plan::over(Underlay::V4).hosts(1).gateway_arguments_more(&NETWORKS);
+    let region = plan.gateway_arguments_more(&life).up();
+    let gateway = region.gateway();
+    create(&gateway.edge, "both", &[BOTH]);
+    let inward = wait_for("WireGuard for hosts", PATIENCE, || gateway.wireguard("-in"));
+    gateway.place.netns.sysctl(&format!("net/ipv6/conf/{inward}/disable_ipv6"), "1");
+    let tenant = region.hosts[0].tenant("both", &["--proxy", "both"]);
+    let [v4, _] = visitors(&region.scene.internet);
+    assert_eq!(v4.visited_by(&tenant.netns, 3), only(ONE));
+    let key = || std::fs::read_to_string(gateway.edge.folder().join("wireguard.key")).expect("one");
+    let mut keys = BTreeSet::new();
+    wait_for("the gateway to have other keys", PATIENCE, || {
+        keys.insert(key());
+        (keys.len() >= 3).then_some(())
+    });
+    assert_eq!(v4.visited_by(&tenant.netns, 3), only(ONE));
+}
+
+/// The underlay of a machine carries more from the daemon's next start on.
+fn widen(machine: &mut Machine) {
+    machine.place.netns.ip(&["link", "set", "un0", "mtu", "1500"]);
+    machine.edge.kill9();
+    machine.edge.start();
+    wait_for("a wider interface", PATIENCE, || {
+        machine.place.netns.ip(&["link"]).contains(" mtu 1420 ").then_some(())
+    });
 }

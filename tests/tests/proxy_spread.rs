@@ -122,16 +122,23 @@ fn a_connection_drains_with_an_address_of_another_gateway() {
     let gateway = &region.gateway().edge;
     gateway.cli(&["proxy", "create", "db", "--ip", IPS[0]]).ok();
     let visitors = Visitors::at(&region.scene.internet, Scene::CLIENT);
-    let tenant = region.hosts[0].tenant("a", &["--proxy", "db"]);
-    assert_eq!(visitors.visited_by(&tenant.netns, 3), parsed(&IPS[..1]));
     let listener = Listener::at(&region.scene.internet, Scene::CLIENT);
-    let talk = listener.dial(&tenant.netns);
-    talk.say().unwrap();
+    // Also of the gateways, of which each has one of the two ways itself.
+    let begun = region.machines().enumerate().map(|(number, machine)| {
+        let tenant = machine.tenant(&format!("a{number}"), &["--proxy", "db"]);
+        assert_eq!(visitors.visited_by(&tenant.netns, 3), parsed(&IPS[..1]), "{number}");
+        let talk = listener.dial(&tenant.netns);
+        talk.say().unwrap();
+        (tenant, talk)
+    });
+    let begun: Vec<_> = begun.collect();
     gateway.cli(&["proxy", "add-ip", "db", "--ip", IPS[1]]).ok();
     gateway.cli(&["proxy", "remove-ip", "db", "--ip", IPS[0], "--drain", "10m"]).ok();
-    wait_for("connections to begin under the other", PATIENCE, || {
-        let seen: BTreeSet<_> = visitors.dialled_by(&tenant.netns, 5).into_keys().collect();
-        (seen == parsed(&IPS[1..2])).then_some(())
-    });
-    talk.say().expect("what has begun goes on");
+    for (number, (tenant, talk)) in begun.iter().enumerate() {
+        wait_for("connections to begin under the other", PATIENCE, || {
+            let seen: BTreeSet<_> = visitors.dialled_by(&tenant.netns, 5).into_keys().collect();
+            (seen == parsed(&IPS[1..2])).then_some(())
+        });
+        talk.say().unwrap_or_else(|error| panic!("{number}: what has begun breaks: {error}"));
+    }
 }

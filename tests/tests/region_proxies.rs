@@ -3,17 +3,19 @@
 
 use std::{
     collections::BTreeSet,
-    net::{SocketAddr, TcpStream},
+    io::ErrorKind,
+    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    time::Duration,
 };
 
 use serde_json::Value;
 use tests::{
     echo::round_trip,
     lab::PATIENCE,
-    netns::NetNs,
-    process::{Start as _, wait_for},
-    region::{Plan, Region, Scene, Underlay},
+    process::wait_for,
+    region::{Machine, Plan, Region, Scene, Underlay},
     talk::Listener,
+    tap::Tap,
     tenant::Tenant,
     visitors::{Visitors, only},
 };
@@ -101,21 +103,18 @@ fn large_transfers_pass_whatever_the_underlay_carries() {
         // What comes out of WireGuard at either end is merged before it goes to the kernel: on
         // average, with acknowledgements, a packet is larger than any could be by itself.
         for (machine, ending) in [(region.gateway(), "-in"), (&region.hosts[0], "-g1")] {
-            let [bytes, packets] = received(&machine.place.netns, ending);
+            let [bytes, packets] = received(machine, ending);
             assert!(bytes / packets > u64::from(mtu), "{underlay}, {mtu}: {bytes} B, {packets}");
         }
     }
 }
 
 /// Bytes and packets that came by the WireGuard interface whose name ends so.
-fn received(netns: &NetNs, ending: &str) -> [u64; 2] {
-    let links = netns.command("ip").args(["-json", "-stats", "link", "show"]).output_of().ok();
-    let links: Vec<Value> = serde_json::from_str(&links.stdout).expect("JSON");
-    let is_it = |link: &&Value| {
-        link["ifname"].as_str().is_some_and(|name| name.starts_with("ew") && name.ends_with(ending))
-    };
-    let link = links.iter().find(is_it).expect("the interface");
-    ["bytes", "packets"].map(|what| link["stats64"]["rx"][what].as_u64().expect("a number"))
+fn received(machine: &Machine, ending: &str) -> [u64; 2] {
+    let name = machine.wireguard(ending).expect("the interface");
+    let words = ["-json", "-stats", "link", "show", "dev", &name];
+    let links: Value = serde_json::from_str(&machine.place.netns.ip(&words)).expect("JSON");
+    ["bytes", "packets"].map(|what| links[0]["stats64"]["rx"][what].as_u64().expect("a number"))
 }
 
 #[test]
@@ -184,6 +183,30 @@ fn a_gateway_that_does_not_answer_is_no_way_out() {
 }
 
 #[test]
+fn what_comes_from_a_gateway_is_for_containers_alone() {
+    let region = region(Plan::over(Underlay::V4).hosts(1));
+    region.gateway().edge.cli(&["proxy", "create", "db", "--ip", ONE]).ok();
+    let host = &region.hosts[0];
+    // Not even a proxied one: it could be for the machine itself all the same.
+    let plain = host.tenant("plain", &[]);
+    let netns = &host.place.netns;
+    let way = wait_for("a way to the gateway", PATIENCE, || host.wireguard("-g1"));
+    // Of the host's own block, which the gateway may send to.
+    let own = Ipv4Addr::from(u32::from(plain.ipv4()) + 1);
+    netns.ip(&["address", "add", &format!("{own}/32"), "dev", "lo"]);
+    let socket = netns.enter(|| UdpSocket::bind((own, 7000)).expect("a port"));
+    socket.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+    let tap = Tap::on(netns, &way);
+    let sender = region.gateway().place.netns.enter(|| UdpSocket::bind("0.0.0.0:0")).expect("one");
+    wait_for("a datagram by WireGuard", PATIENCE, || {
+        sender.send_to(b"for the machine", (own, 7000)).ok();
+        tap.saw("for the machine").then_some(())
+    });
+    let heard = socket.recv_from(&mut [0; 64]).expect_err("the machine hears the gateway");
+    assert_eq!(heard.kind(), ErrorKind::WouldBlock, "{heard}");
+}
+
+#[test]
 fn keys_change_under_a_connection() {
     let life = ["--key-life", "2s"];
     let plan = Plan::over(Underlay::V4).hosts(1).host_arguments_more(&life);
@@ -191,7 +214,7 @@ fn keys_change_under_a_connection() {
     let (tenant, visitors) = proxied(&region);
     let listener = Listener::at(&region.scene.internet, Scene::CLIENT);
     let talk = listener.dial(&tenant.netns);
-    let key = |machine: &tests::region::Machine| {
+    let key = |machine: &Machine| {
         std::fs::read_to_string(machine.edge.folder().join("wireguard.key")).expect("a key")
     };
     // Of both ends, whoever is first.
@@ -223,7 +246,7 @@ fn an_address_moves_to_another_gateway() {
     });
     wait_for("the way by it", PATIENCE, || {
         let dialled = tenant.netns.enter(|| {
-            let second = std::time::Duration::from_secs(1);
+            let second = Duration::from_secs(1);
             TcpStream::connect_timeout(&visitors.tcp(), second)
         });
         dialled.ok().map(drop)

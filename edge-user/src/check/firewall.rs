@@ -6,7 +6,7 @@ use std::{fs, process::Command};
 
 use serde_json::Value;
 
-use super::Finding;
+use super::{Finding, Subject};
 
 /// A base chain that refuses what none of its rules accept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,8 @@ struct Closed {
     hook: Hook,
     /// Docker's chain for rules of the operator's own is in the same table.
     has_docker_user: bool,
+    /// Those of edge's interfaces for which it makes no exception.
+    to: Vec<Own>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +27,29 @@ enum Hook {
     Input,
 }
 
+/// Interfaces of edge's own between which and the others packets are forwarded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Own {
+    /// Containers' host-side veths, whose names begin so.
+    Veths(String),
+    /// WireGuard between hosts and gateways.
+    WireGuard(String),
+}
+
+impl Own {
+    fn all(subject: &Subject) -> Vec<Self> {
+        let Subject { veth_prefix, wireguard_prefix, .. } = subject;
+        vec![Self::Veths(veth_prefix.clone()), Self::WireGuard(wireguard_prefix.clone())]
+    }
+
+    fn prefix(&self) -> &str {
+        let (Self::Veths(prefix) | Self::WireGuard(prefix)) = self;
+        prefix
+    }
+}
+
 /// Looks at every table but edge's own.
-pub(super) fn look(veth_prefix: &str) -> Vec<Finding> {
+pub(super) fn look(subject: &Subject) -> Vec<Finding> {
     let output = Command::new("nft").args(["-j", "list", "ruleset"]).output();
     let ruleset = match output {
         Ok(output) if output.status.success() => {
@@ -42,17 +65,10 @@ pub(super) fn look(veth_prefix: &str) -> Vec<Finding> {
             "run `edge check` as root, with the nftables package installed",
         )];
     };
-    let mut closed = closed(&ruleset, veth_prefix);
-    if legacy_forward_drops() {
-        closed.push(Closed {
-            family: "ip".into(),
-            table: "filter".into(),
-            chain: "FORWARD (iptables-legacy)".into(),
-            hook: Hook::Forward,
-            has_docker_user: false,
-        });
-    }
-    let mut findings: Vec<_> = closed.iter().map(|one| judge(one, veth_prefix)).collect();
+    let own = Own::all(subject);
+    let mut closed = closed(&ruleset, &own);
+    closed.extend([Legacy::V4, Legacy::V6].into_iter().filter_map(|legacy| legacy.closed(&own)));
+    let mut findings: Vec<_> = closed.iter().map(judge).collect();
     for (name, hook, meaning) in [
         ("forward-filter", Hook::Forward, "no other firewall refuses containers' way out"),
         ("input-filter", Hook::Input, "no other firewall refuses clients by default"),
@@ -64,8 +80,8 @@ pub(super) fn look(veth_prefix: &str) -> Vec<Finding> {
     findings
 }
 
-fn judge(closed: &Closed, veth_prefix: &str) -> Finding {
-    let Closed { family, table, chain, has_docker_user, .. } = closed;
+fn judge(closed: &Closed) -> Finding {
+    let Closed { family, table, chain, to, .. } = closed;
     let found = format!("table {family} {table}, chain {chain} drops by default");
     if closed.hook == Hook::Input {
         return Finding::slower(
@@ -76,44 +92,63 @@ fn judge(closed: &Closed, veth_prefix: &str) -> Finding {
             "accept those ports there, as `ufw allow 443/tcp` or firewall-cmd do",
         );
     }
-    let remedy = if *has_docker_user || chain.ends_with("(iptables-legacy)") {
-        let command = if *has_docker_user { "iptables" } else { "iptables-legacy" };
-        let user = if *has_docker_user { "DOCKER-USER" } else { "FORWARD" };
-        format!(
-            "{command} -I {user} -i {veth_prefix}+ -j ACCEPT; {command} -I {user} \
-             -o {veth_prefix}+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
-        )
+    let name = "forward-filter";
+    let remedy: Vec<_> = to.iter().map(|own| closed.remedy(own.prefix())).collect();
+    let remedy = remedy.join("; ");
+    if family == "ip6" {
+        let meaning = "IPv6 under the addresses beside those of proxies is closed; tunnels and \
+                       packets between containers pass before it";
+        Finding::slower(name, found, meaning, remedy)
+    } else if to.iter().any(|own| matches!(own, Own::Veths(_))) {
+        let meaning = "containers' way out to the internet is closed; tunnels and packets between \
+                       containers pass before it";
+        Finding::broken(name, found, meaning, remedy)
     } else {
-        format!(
-            "nft 'insert rule {family} {table} {chain} iifname \"{veth_prefix}*\" accept; insert \
-             rule {family} {table} {chain} oifname \"{veth_prefix}*\" ct state \
-             established,related accept'"
-        )
-    };
-    Finding::broken(
-        "forward-filter",
-        found,
-        "containers' way out to the internet is closed; tunnels and packets between containers \
-         pass before it",
-        remedy,
-    )
+        let meaning = "what goes by proxies between a host and a gateway is closed";
+        Finding::slower(name, found, meaning, remedy)
+    }
 }
 
-/// The base chains of input and forward that drop IPv4 by default and make no exception for
-/// edge's veths.
-fn closed(ruleset: &Value, veth_prefix: &str) -> Vec<Closed> {
+impl Closed {
+    /// What lets the packets of interfaces pass, whose names begin so.
+    fn remedy(&self, prefix: &str) -> String {
+        let Self { family, table, chain, has_docker_user, .. } = self;
+        let six = if family == "ip6" { "6" } else { "" };
+        let by_iptables = |command: &str, chain: &str| {
+            format!(
+                "{command} -I {chain} -i {prefix}+ -j ACCEPT; {command} -I {chain} -o {prefix}+ \
+                 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+            )
+        };
+        if *has_docker_user {
+            by_iptables(&format!("ip{six}tables"), "DOCKER-USER")
+        } else if chain.ends_with(LEGACY) {
+            by_iptables(&format!("ip{six}tables-legacy"), "FORWARD")
+        } else {
+            format!(
+                "nft 'insert rule {family} {table} {chain} iifname \"{prefix}*\" accept; insert \
+                 rule {family} {table} {chain} oifname \"{prefix}*\" ct state \
+                 established,related accept'"
+            )
+        }
+    }
+}
+
+/// The base chains of input, and of forward, that drop by default and make no exception for edge's
+/// own interfaces. Of IPv6 only what is forwarded: input mostly has the same rules for both.
+fn closed(ruleset: &Value, own: &[Own]) -> Vec<Closed> {
     let entries = ruleset["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
     let of_kind = |kind: &'static str| entries.iter().filter_map(move |entry| entry.get(kind));
     let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
     let mut found = Vec::new();
     for chain in of_kind("chain") {
         let (family, table) = (text(chain, "family"), text(chain, "table"));
-        let hook = match chain["hook"].as_str() {
-            Some("forward") => Hook::Forward,
-            Some("input") => Hook::Input,
+        let hook = match (chain["hook"].as_str(), family.as_str()) {
+            (Some("forward"), "ip" | "ip6" | "inet") => Hook::Forward,
+            (Some("input"), "ip" | "inet") => Hook::Input,
             _ => continue,
         };
-        if !matches!(family.as_str(), "ip" | "inet") || table.starts_with("edge_") {
+        if table.starts_with("edge_") {
             continue;
         }
         let is_here = |part: &&Value| part["family"] == *family && part["table"] == *table;
@@ -123,13 +158,15 @@ fn closed(ruleset: &Value, veth_prefix: &str) -> Vec<Closed> {
         if chain["policy"] != "drop" && !last.is_some_and(|rule| refuses_all(rule)) {
             continue;
         }
-        let accepts = |key| rules.iter().any(|rule| accepts(rule, key, veth_prefix));
-        if hook == Hook::Forward && accepts("iifname") && accepts("oifname") {
+        let accepts = |key, own: &Own| rules.iter().any(|rule| accepts(rule, key, own.prefix()));
+        let refused = |own: &&Own| !(accepts("iifname", own) && accepts("oifname", own));
+        let to: Vec<_> = own.iter().filter(refused).cloned().collect();
+        if hook == Hook::Forward && to.is_empty() {
             continue;
         }
         let has_docker_user =
             of_kind("chain").filter(is_here).any(|chain| chain["name"] == "DOCKER-USER");
-        found.push(Closed { family, table, chain: name, hook, has_docker_user });
+        found.push(Closed { family, table, chain: name, hook, has_docker_user, to });
     }
     found
 }
@@ -143,38 +180,60 @@ fn refuses_all(rule: &Value) -> bool {
         && statements.iter().all(|one| has(one, &["drop", "reject", "counter", "log"]))
 }
 
-/// Whether a rule accepts packets by edge's veths.
-fn accepts(rule: &Value, key: &str, veth_prefix: &str) -> bool {
+/// Whether a rule accepts packets by interfaces whose names begin so.
+fn accepts(rule: &Value, key: &str, prefix: &str) -> bool {
     let statements = rule["expr"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let names_veths = |statement: &Value| {
+    let names_them = |statement: &Value| {
         let matched = &statement["match"];
         matched["op"] == "=="
             && matched["left"]["meta"]["key"] == key
             && matched["right"]
                 .as_str()
                 .and_then(|right| right.strip_suffix('*'))
-                .is_some_and(|right| veth_prefix.starts_with(right))
+                .is_some_and(|right| prefix.starts_with(right))
     };
-    statements.iter().any(names_veths) && statements.iter().any(|one| one.get("accept").is_some())
+    statements.iter().any(names_them) && statements.iter().any(|one| one.get("accept").is_some())
 }
 
+/// What the name of a chain of the old kernel interface ends with.
+const LEGACY: &str = "(iptables-legacy)";
+
 /// Rules of the old kernel interface, which nft does not show.
-fn legacy_forward_drops() -> bool {
-    let tables = fs::read_to_string("/proc/net/ip_tables_names").unwrap_or_default();
-    if !tables.lines().any(|table| table == "filter") {
-        return false;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Legacy {
+    V4,
+    V6,
+}
+
+impl Legacy {
+    fn closed(self, own: &[Own]) -> Option<Closed> {
+        let (family, tables, command) = match self {
+            Self::V4 => ("ip", "/proc/net/ip_tables_names", "iptables-legacy"),
+            Self::V6 => ("ip6", "/proc/net/ip6_tables_names", "ip6tables-legacy"),
+        };
+        let tables = fs::read_to_string(tables).unwrap_or_default();
+        tables.lines().find(|table| *table == "filter")?;
+        let output = Command::new(command).args(["-S", "FORWARD"]).output().ok()?;
+        let rules = String::from_utf8_lossy(&output.stdout);
+        rules.lines().find(|line| *line == "-P FORWARD DROP")?;
+        Some(Closed {
+            family: family.into(),
+            table: "filter".into(),
+            chain: format!("FORWARD {LEGACY}"),
+            hook: Hook::Forward,
+            has_docker_user: false,
+            to: own.to_vec(),
+        })
     }
-    let output = Command::new("iptables-legacy").args(["-S", "FORWARD"]).output();
-    output.is_ok_and(|output| {
-        String::from_utf8_lossy(&output.stdout).lines().any(|line| line == "-P FORWARD DROP")
-    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use serde_json::json;
 
-    use super::*;
+    use super::{super::State, *};
 
     fn chain(table: &str, name: &str, hook: &str, policy: &str) -> Value {
         json!({ "chain": { "family": "ip", "table": table, "name": name, "type": "filter",
@@ -186,7 +245,8 @@ mod tests {
     }
 
     fn find(entries: &[Value]) -> Vec<Closed> {
-        closed(&json!({ "nftables": entries }), "ed12ab-")
+        let own = [Own::Veths("ed12ab-".into()), Own::WireGuard("ew12ab-".into())];
+        closed(&json!({ "nftables": entries }), &own)
     }
 
     fn by(key: &str, name: &str) -> Value {
@@ -201,14 +261,14 @@ mod tests {
         ];
         let found = find(&docker);
         assert_eq!(found.len(), 1);
-        let finding = judge(&found[0], "ed12ab-");
+        let finding = judge(&found[0]);
         assert_eq!(finding.found, "table ip filter, chain FORWARD drops by default");
         assert!(finding.remedy.unwrap().contains("-I DOCKER-USER -i ed12ab-+ -j ACCEPT"));
 
         let open = chain("fw", "f", "forward", "accept");
         let last = rule("fw", "f", &json!([{ "counter": {} }, { "reject": {} }]));
         let found = find(&[open.clone(), last.clone()]);
-        let remedy = judge(&found[0], "ed12ab-").remedy.unwrap();
+        let remedy = judge(&found[0]).remedy.unwrap();
         assert!(remedy.starts_with("nft 'insert rule ip fw f iifname \"ed12ab-*\""), "{remedy}");
 
         let some = rule("fw", "f", &json!([by("iifname", "eth0"), { "drop": null }]));
@@ -222,21 +282,44 @@ mod tests {
     fn the_remedy_mends_it() {
         let closed = chain("filter", "FORWARD", "forward", "drop");
         let accept = |key, name| rule("filter", "X", &json!([by(key, name), { "accept": null }]));
-        let out = accept("iifname", "ed12ab-*");
-        let back = accept("oifname", "ed*");
-        assert_eq!(find(&[closed.clone(), out.clone()]).len(), 1, "answers do not come back");
-        assert_eq!(find(&[closed.clone(), out.clone(), back.clone()]), []);
-        let other = accept("oifname", "docker*");
-        assert_eq!(find(&[closed, out, other]).len(), 1);
+        let veths = [accept("iifname", "ed12ab-*"), accept("oifname", "ed*")];
+        let wireguard = [accept("iifname", "ew12ab-*"), accept("oifname", "ew12ab-*")];
+        let with = |rules: &[&[Value]]| find(&[slice::from_ref(&closed), &rules.concat()].concat());
+        assert_eq!(with(&[&veths[..1]])[0].to.len(), 2, "answers do not come back");
+        assert_eq!(with(&[&veths[..1], &[accept("oifname", "docker*")]])[0].to.len(), 2);
+        let rest = with(&[&veths]);
+        assert_eq!(rest[0].to, [Own::WireGuard("ew12ab-".into())]);
+        let finding = judge(&rest[0]);
+        assert_eq!(finding.state, State::Slower);
+        assert!(!finding.remedy.unwrap().contains("ed12ab-"), "that is open");
+        assert_eq!(with(&[&veths, &wireguard]), []);
+    }
+
+    #[test]
+    fn what_drops_ipv6_alone_is_a_hint() {
+        let of_v6 = |mut chain: Value| {
+            chain["chain"]["family"] = json!("ip6");
+            chain
+        };
+        let found = find(&[
+            of_v6(chain("filter", "FORWARD", "forward", "drop")),
+            of_v6(chain("filter", "INPUT", "input", "drop")),
+            json!({ "chain": { "family": "ip6", "table": "filter", "name": "DOCKER-USER" } }),
+        ]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        let finding = judge(&found[0]);
+        assert_eq!(finding.state, State::Slower);
+        let remedy = finding.remedy.unwrap();
+        for prefix in ["ed12ab-", "ew12ab-"] {
+            let accept = format!("ip6tables -I DOCKER-USER -i {prefix}+ -j ACCEPT");
+            assert!(remedy.contains(&accept), "{remedy}");
+        }
     }
 
     #[test]
     fn an_input_chain_is_a_hint() {
         let found = find(&[chain("filter", "INPUT", "input", "drop")]);
-        let finding = judge(&found[0], "ed12ab-");
-        assert_eq!(
-            (finding.name.as_str(), finding.state),
-            ("input-filter", super::super::State::Slower)
-        );
+        let finding = judge(&found[0]);
+        assert_eq!((finding.name.as_str(), finding.state), ("input-filter", State::Slower));
     }
 }

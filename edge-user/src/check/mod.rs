@@ -47,6 +47,8 @@ pub struct Subject {
     pub pool: Ipv4Net,
     /// What the names of this instance's veths begin with.
     pub veth_prefix: String,
+    /// And those of its WireGuard interfaces.
+    pub wireguard_prefix: String,
     /// The daemon of this instance, if one answers.
     pub daemon: Option<u32>,
 }
@@ -67,7 +69,7 @@ pub async fn look(subject: &Subject) -> Result<Vec<Finding>, Error> {
     findings.extend(hardware::look(&each_once(uplinks, under), sysfs.as_ref()).await);
     findings.extend(network::look(&links, subject).await.map_err(|error| blind(&error))?);
     findings.extend(ports::look(&links, subject).await.map_err(|error| blind(&error))?);
-    findings.extend(firewall::look(&subject.veth_prefix));
+    findings.extend(firewall::look(subject));
     Ok(findings)
 }
 

@@ -1,5 +1,7 @@
 //! The interfaces: which hook edge would take on each, and why.
 
+use edge_common::packet::LEAST_MTU_V6;
+
 use super::{Finding, Subject, hardware::Interface};
 use crate::{
     cli::{up::Datapath, values::Uplink as Wanted},
@@ -8,9 +10,6 @@ use crate::{
         uplink::{self, UplinkError},
     },
 };
-
-/// Links with smaller packets carry no IPv6, by its own rules.
-const SMALLEST_MTU: u32 = 1280;
 
 /// The uplinks that were named, or every interface that could be one, with what is found of them.
 pub(super) async fn look(
@@ -57,12 +56,12 @@ fn hook(interface: &Interface) -> Finding {
     let Link { name, mtu, queues: (receive, transmit), .. } = link;
     let name = format!("uplink:{name}");
     let found = format!("{driver}, MTU {mtu}, {receive} rx and {transmit} tx queues");
-    if *mtu < SMALLEST_MTU {
+    if *mtu < LEAST_MTU_V6 {
         return Finding::broken(
             name,
             found,
             "containers take its MTU, and no IPv6 fits one so small: they cannot be attached",
-            format_args!("ip link set {} mtu {SMALLEST_MTU}, or more", link.name),
+            format_args!("ip link set {} mtu {LEAST_MTU_V6}, or more", link.name),
         );
     }
     let hook = uplink::hook_label(*mode);

@@ -40,6 +40,7 @@ pub async fn check(place: &Place, args: &CheckArgs) -> Result<ExitCode, Error> {
         raw_ports: args.raw_ports,
         pool: args.ipv4_pool,
         veth_prefix: machine::veth_prefix(place.instance.as_str()),
+        wireguard_prefix: machine::wireguard_prefix(place.instance.as_str()),
         daemon: daemon.as_ref().ok().and_then(|(_status, pid)| *pid),
     };
     let mut all = if args.fix {

@@ -120,13 +120,12 @@ impl Joined {
     ) -> anyhow::Result<Mesh> {
         let member = self.member.clone();
         let announce = Arc::new(move |key| member.announce_key(key));
-        let mtu = self.underlays.iter().map(|underlay| underlay.mtu).min().unwrap_or(1500);
         Ok(Mesh {
             own: self.member.host(),
             keys: Keys::open(state_dir)?,
             rotation: Rotation { life: key_life, announce },
             port: self.wireguard_port(),
-            mtu: wireguard::mtu(mtu),
+            mtu: self.wireguard_mtu(),
             underlay: underlay::addresses(&self.underlays),
             names,
             links: machine.links.clone(),
@@ -137,6 +136,12 @@ impl Joined {
 
     fn wireguard_port(&self) -> Option<u16> {
         self.public.as_ref().map(|_gateway| wireguard::PORT)
+    }
+
+    /// Bytes of an IP packet.
+    fn wireguard_mtu(&self) -> u32 {
+        let underlays = self.underlays.iter().map(|underlay| underlay.mtu);
+        wireguard::mtu(underlays.min().unwrap_or(1500))
     }
 
     /// Says what this machine is; the others hear of it with the next session.
@@ -160,6 +165,7 @@ impl Joined {
             wireguard: Some(roster::WireGuard {
                 key: keys.public(),
                 port: self.wireguard_port().unwrap_or(0),
+                mtu: self.wireguard_mtu(),
             }),
             runs_members,
         });

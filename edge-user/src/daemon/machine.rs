@@ -166,7 +166,7 @@ fn proxy_table(place: &Place) -> String {
 
 /// The names of WireGuard interfaces, which are not those of veths.
 pub(super) fn wireguard(place: &Place) -> Interfaces {
-    let prefix = veth_prefix(place.instance.as_str()).replacen("ed", "ew", 1);
+    let prefix = wireguard_prefix(place.instance.as_str());
     Interfaces { gateway: format!("{prefix}in"), ways: format!("{prefix}g") }
 }
 
@@ -208,6 +208,11 @@ pub(crate) fn veth_prefix(instance: &str) -> String {
         .bytes()
         .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     format!("ed{:04x}-", (hash >> 16) ^ (hash & 0xffff))
+}
+
+/// What the names of WireGuard interfaces begin with.
+pub(crate) fn wireguard_prefix(instance: &str) -> String {
+    veth_prefix(instance).replacen("ed", "ew", 1)
 }
 
 async fn remove_veths(links: &Links, prefix: &str, keep: &HashSet<&str>) -> anyhow::Result<()> {

@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, slice};
 
+use edge_common::packet::LEAST_MTU_V6;
+
 use super::{machine::Machine, role::Orders};
 use crate::{
     cli::values,
@@ -17,8 +19,6 @@ use crate::{
 const GENEVE: u32 = 8 + 8;
 /// Bytes of the option that carries the region key.
 const KEY: u32 = 12;
-/// Every link of IPv6 carries packets of so many bytes (RFC 8200, section 5).
-const SMALLEST_MTU: u32 = 1280;
 
 /// The interfaces that were named, with their hooks.
 ///
@@ -73,13 +73,13 @@ pub(super) fn region_mtu(
     for underlay in underlays {
         let needed = overhead(slice::from_ref(underlay), carriage, keyed);
         let mtu = underlay.mtu.saturating_sub(needed);
-        if mtu < SMALLEST_MTU {
+        if mtu < LEAST_MTU_V6 {
             let cause = format!(
-                "of its MTU {} containers would have {mtu}, and IPv6 needs {SMALLEST_MTU}",
+                "of its MTU {} containers would have {mtu}, and IPv6 needs {LEAST_MTU_V6}",
                 underlay.mtu
             );
             let remedy =
-                format!("ip link set {} mtu {}, or more", underlay.name, SMALLEST_MTU + needed);
+                format!("ip link set {} mtu {}, or more", underlay.name, LEAST_MTU_V6 + needed);
             return Err(refused(underlay, cause, remedy));
         }
         least = least.min(mtu);

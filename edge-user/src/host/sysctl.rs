@@ -6,6 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Said to all interfaces at once.
+const FORWARD_IPV6: &str = "net/ipv6/conf/all/forwarding";
+
 /// The settings of this process's namespace that were changed, with what they were before. The
 /// record lies in a file, so that a daemon that was killed leaves its successor what to restore.
 #[derive(Debug)]
@@ -47,19 +50,23 @@ impl Sysctls {
         if old == value {
             return Ok(());
         }
-        if !self.before.contains_key(name) {
-            self.before.insert(name.to_owned(), old);
-            self.save().map_err(failed)?;
-        }
+        self.remember(name, &old).map_err(failed)?;
         write(name, value).map_err(failed)
+    }
+
+    fn remember(&mut self, name: &str, value: &str) -> io::Result<()> {
+        if self.before.contains_key(name) {
+            return Ok(());
+        }
+        self.before.insert(name.to_owned(), value.to_owned());
+        self.save()
     }
 
     /// Lets IPv6 packets go on from one interface to another. What took the way out from router
     /// advertisements still does, which a machine that forwards would not.
     pub fn forward_ipv6(&mut self) -> Result<(), SysctlError> {
-        const ALL: &str = "net/ipv6/conf/all/forwarding";
-        let failed = |source| SysctlError { name: ALL.replace('/', "."), source };
-        match read(ALL) {
+        let failed = |source| SysctlError { name: FORWARD_IPV6.replace('/', "."), source };
+        match read(FORWARD_IPV6) {
             Ok(forwards) if forwards == "0" => {}
             Ok(_) => return Ok(()),
             // A kernel without IPv6.
@@ -68,7 +75,13 @@ impl Sysctls {
         }
         for interface in fs::read_dir("/proc/sys/net/ipv6/conf").map_err(failed)? {
             let interface = interface.map_err(failed)?.file_name();
-            let name = format!("net/ipv6/conf/{}/accept_ra", interface.to_string_lossy());
+            let setting = |of| format!("net/ipv6/conf/{}/{of}", interface.to_string_lossy());
+            // An interface forgets its own setting when all are told.
+            let name = setting("forwarding");
+            if read(&name).is_ok_and(|forwards| forwards == "1") {
+                self.remember(&name, "1").map_err(failed)?;
+            }
+            let name = setting("accept_ra");
             if read(&name).is_ok_and(|accepts| accepts == "1")
                 && let Err(error) = self.set(&name, "2")
                 // One that is gone again hears nobody.
@@ -77,7 +90,7 @@ impl Sysctls {
                 return Err(error);
             }
         }
-        self.set(ALL, "1")
+        self.set(FORWARD_IPV6, "1")
     }
 
     /// What a setting was before edge changed it.
@@ -92,7 +105,10 @@ impl Sysctls {
 
     /// Puts every value back and forgets the record.
     pub fn restore(&mut self) {
-        for (name, value) in std::mem::take(&mut self.before) {
+        let mut before = std::mem::take(&mut self.before);
+        // Each interface's own setting comes after the one that is said to all of them.
+        let all = before.remove_entry(FORWARD_IPV6);
+        for (name, value) in all.into_iter().chain(before) {
             // What was an interface's goes with it.
             if let Err(error) = write(&name, &value)
                 && error.kind() != io::ErrorKind::NotFound

@@ -7,13 +7,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use edge_common::tables::ProxyRow;
+use edge_common::{packet::LEAST_MTU_V6, tables::ProxyRow};
 
 use super::snat::{Family, Kind, Nat};
 use crate::region::proxy::{Known, Membership, Proxy, ProxyRecord, Spread, key};
-
-/// Bytes of a packet that every link with IPv6 carries (RFC 8200, section 5).
-const LEAST_V6: u32 = 1280;
 
 /// A proxied container, of this machine or of another.
 #[derive(Debug, Clone)]
@@ -246,7 +243,7 @@ impl Exits<Ipv4Addr> {
     /// The same by IPv6, as far as there are such addresses beside these and ways that are wide
     /// enough.
     fn beside(&self, proxy: &ProxyRecord) -> Exits<Ipv6Addr> {
-        let fits = |way: &Option<Way>| way.is_none_or(|way| way.mtu >= LEAST_V6);
+        let fits = |way: &Option<Way>| way.is_none_or(|way| way.mtu >= LEAST_MTU_V6);
         let fresh = self.fresh.iter().filter(|(_, way)| way.as_ref().is_ok_and(fits));
         let going = self.going.iter().filter(|(_, way)| fits(way));
         Exits {
@@ -284,12 +281,13 @@ impl<A: Kind> Exits<A> {
         }
     }
 
-    /// The kernel's row; none without a way out.
+    /// The kernel's row; none without a way out, not even for what has begun.
     fn row(&self) -> Option<ProxyRow> {
-        let fresh: Vec<_> = self.fresh.iter().filter_map(|(_, way)| way.ok()).collect();
-        let first = *fresh.first()?;
+        let mut fresh: Vec<_> = self.fresh.iter().filter_map(|(_, way)| way.ok()).collect();
         // Where all is one way, there is nothing to choose.
-        let fresh = if fresh.iter().all(|way| *way == first) { vec![first] } else { fresh };
+        if fresh.iter().all(|way| *way == fresh[0]) {
+            fresh.truncate(1);
+        }
         let mut all = fresh.clone();
         for (_, way) in &self.going {
             if !all.contains(way) {
@@ -297,6 +295,9 @@ impl<A: Kind> Exits<A> {
             }
         }
         all.truncate(ProxyRow::WAYS);
+        if all.is_empty() {
+            return None;
+        }
         let mut row = ProxyRow::HERE;
         for (place, way) in row.ways.iter_mut().zip(&all) {
             *place = way.map_or(0, |way| way.ifindex);
@@ -317,6 +318,8 @@ mod tests {
 
     const A: [Ipv4Addr; 3] =
         [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(192, 0, 2, 3)];
+
+    const BESIDE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x65);
 
     fn known() -> Known {
         let address =
@@ -433,20 +436,35 @@ mod tests {
         assert_eq!(done.rows, [(IpAddr::V4(at(2)), row)].into());
         assert_eq!(done.nat.v4.drained, [at(2), at(3)].into());
         assert!(done.nat.v4.addresses.is_empty());
+
+        // While nothing can begin, what has begun goes on all the same.
+        let done = plan(1, &known, &clients, &BTreeMap::new());
+        assert_eq!(done.standings["co-2"], Standing::Closed(A[1], Problem::NoWay(7)));
+        assert_eq!(
+            done.rows,
+            [(IpAddr::V4(at(2)), ProxyRow { fresh: 0, ..ProxyRow::HERE })].into()
+        );
+        assert_eq!(done.nat.v4.drained, [at(2), at(3)].into());
+
+        // IPv6 likewise, where only the address that goes has it.
+        change(&mut known, |proxy| proxy.record.addresses[0].beside = Some(BESIDE));
+        let done = plan(1, &known, &clients, &[(7, way)].into());
+        let of_v6 = done.rows[&IpAddr::V6(i6pn(2))];
+        assert_eq!((of_v6.ways[0], of_v6.fresh, of_v6.count), (0, 0, 1));
+        assert_eq!(done.nat.v6.drained, [i6pn(2), i6pn(3)].into());
     }
 
     #[test]
     fn ipv6_goes_beside_ipv4_where_it_fits() {
-        let beside: Ipv6Addr = "2001:db8::65".parse().expect("an address");
         let mut known = known();
-        change(&mut known, |proxy| proxy.record.addresses[0].beside = Some(beside));
+        change(&mut known, |proxy| proxy.record.addresses[0].beside = Some(BESIDE));
         let clients = [client(2, "main", A[0], true), client(3, "main", A[1], true)];
         let way = Way { ifindex: 9, mtu: 1420, answers: true };
         let done = plan(1, &known, &clients, &[(7, way)].into());
         let v6: Vec<_> = done.rows.keys().filter(|ip| ip.is_ipv6()).collect();
         assert_eq!(v6, [&IpAddr::V6(i6pn(2))], "the other's address has none");
-        assert_eq!(done.nat.v6.addresses, [(i6pn(2), beside)].into());
-        assert_eq!(done.nat.v6.held, [(beside, A[0])].into());
+        assert_eq!(done.nat.v6.addresses, [(i6pn(2), BESIDE)].into());
+        assert_eq!(done.nat.v6.held, [(BESIDE, A[0])].into());
         assert_eq!(done.nat.v6.proxied, [i6pn(2), i6pn(3)].into(), "neither leaves as it is");
 
         // By another gateway.

@@ -2,7 +2,7 @@
 //! it put on the uplink.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
@@ -16,7 +16,7 @@ use crate::{
     host::{links::Links, sys, sysctl},
     region::{
         proxies::{Proxies, ProxyError},
-        proxy::{Known, Pair, ProxyAddress},
+        proxy::{Known, Pair},
         store::{LeaseId, StoreError},
     },
     whole_files,
@@ -41,10 +41,8 @@ pub struct Serving {
     lease: Option<LeaseId>,
     /// When the lease was last kept.
     kept: Instant,
-    /// Those that are served.
-    held: BTreeSet<Ipv4Addr>,
-    /// The same, and those beside them.
-    served: BTreeSet<IpAddr>,
+    /// Those that are served, and what is beside them.
+    held: BTreeMap<Ipv4Addr, Pair>,
 }
 
 /// What the operator lets edge put on an uplink (`--proxy-addresses`).
@@ -82,17 +80,14 @@ impl Serving {
         several: bool,
     ) -> Result<Self, ProxyError> {
         let known = proxies.known().await?;
-        let (mut held, mut served) = (BTreeSet::new(), BTreeSet::new());
+        let mut held = BTreeMap::new();
         for proxy in known.values() {
             let all = proxy.record.addresses.iter();
             let own = all.filter(|one| proxy.holders.get(&one.ip) == Some(&host));
-            for pair in own.map(ProxyAddress::pair) {
-                held.insert(pair.ip);
-                served.extend(pair.all());
-            }
+            held.extend(own.map(|one| (one.ip, one.pair())));
         }
         let (term, kept) = (several.then_some(TERM), Instant::now());
-        Ok(Self { proxies, host, links, lent, term, lease: None, kept, held, served })
+        Ok(Self { proxies, host, links, lent, term, lease: None, kept, held })
     }
 
     /// The addresses that edge itself has put on the uplink.
@@ -135,7 +130,6 @@ impl Serving {
                 if self.kept.elapsed() > term {
                     // Another gateway has them by now.
                     self.held.clear();
-                    self.served.clear();
                     self.remove_others().await?;
                 }
                 Err(error.into())
@@ -162,7 +156,7 @@ impl Serving {
                 }
                 match proxy.holders.get(&ip) {
                     Some(holder) if *holder != self.host => continue,
-                    Some(_) if self.held.contains(&ip) && !anew => {}
+                    Some(_) if self.held.contains_key(&ip) && !anew => {}
                     // One that goes is begun with nowhere.
                     None if address.leaves.is_some() => continue,
                     _ if self.proxies.hold(&proxy.record, ip, self.host, self.lease).await? => {
@@ -174,28 +168,25 @@ impl Serving {
                 wanted.push(address.pair());
             }
         }
-        let (mut held, mut served) = (BTreeSet::new(), BTreeSet::new());
+        let mut held = BTreeMap::new();
         for pair in wanted {
             match self.put(pair, &present).await {
-                Ok(()) => {
-                    held.insert(pair.ip);
-                    served.extend(pair.all());
-                }
+                Ok(()) => drop(held.insert(pair.ip, pair)),
                 // The others are served all the same.
                 Err(error) => {
                     let error = format!("{error:#}");
                     tracing::warn!(error, %pair, "a proxy's address cannot be put on the uplink");
                     // It may have been claimed just now, and is given back.
-                    self.held.insert(pair.ip);
+                    self.held.insert(pair.ip, pair);
                 }
             }
         }
-        for ip in self.held.difference(&held) {
+        for ip in self.held.keys().filter(|ip| !held.contains_key(*ip)) {
             tracing::info!(%ip, "a proxy's address is no longer served");
             self.proxies.release(*ip, self.host).await?;
             changed = true;
         }
-        (self.held, self.served) = (held, served);
+        self.held = held;
         self.remove_others().await?;
         self.proxies.sweep(known).await?;
         Ok(changed)
@@ -246,8 +237,9 @@ impl Serving {
 
     /// Takes away what edge has put on the uplink and does not serve.
     async fn remove_others(&mut self) -> anyhow::Result<()> {
-        let gone: Vec<_> = self.lent.record.added.iter().cloned().collect();
-        for (name, ip) in gone.into_iter().filter(|(_, ip)| !self.served.contains(ip)) {
+        let served: BTreeSet<_> = self.held.values().flat_map(|pair| pair.all()).collect();
+        let added = self.lent.record.added.iter().cloned().collect::<Vec<_>>();
+        for (name, ip) in added.into_iter().filter(|(_, ip)| !served.contains(ip)) {
             remove(&self.links, &name, ip).await?;
             self.lent.record.change(|added| {
                 added.remove(&(name.clone(), ip));

@@ -69,13 +69,14 @@ pub(super) fn announcement(about: &About, containers: Vec<wire::Container>) -> w
     }
 }
 
-fn wireguard(WireGuard { key, port }: &WireGuard) -> wire::WireGuard {
-    wire::WireGuard { key: key.clone(), port: (*port).into() }
+fn wireguard(WireGuard { key, port, mtu }: &WireGuard) -> wire::WireGuard {
+    wire::WireGuard { key: key.clone(), port: (*port).into(), mtu: *mtu }
 }
 
 fn read_wireguard(sent: Option<&wire::WireGuard>) -> Result<Option<WireGuard>, Malformed> {
-    let Some(wire::WireGuard { key, port }) = sent else { return Ok(None) };
-    Ok(Some(WireGuard { key: key.clone(), port: short("WireGuard port", *port)? }))
+    let Some(wire::WireGuard { key, port, mtu }) = sent else { return Ok(None) };
+    let port = short("WireGuard port", *port)?;
+    Ok(Some(WireGuard { key: key.clone(), port, mtu: *mtu }))
 }
 
 /// What a machine says of itself.

@@ -259,6 +259,27 @@ impl Proxies {
         Ok(())
     }
 
+    /// Under which condition a proxy that has claimed an address does not have it: a gateway that
+    /// knows no IPv6 beside addresses writes records back without it, and leaves the claim.
+    async fn has_let_go(
+        &self,
+        ip: IpAddr,
+        claimant: String,
+        own: &str,
+    ) -> Result<Option<(String, Option<u64>)>, ProxyError> {
+        if claimant == own {
+            return Ok(None);
+        }
+        let at = format!("{PROXIES}{claimant}");
+        let entry = self.store.get(&at).await?;
+        let record: Option<ProxyRecord> =
+            entry.as_ref().map(|entry| entry.read(&at)).transpose()?;
+        if record.iter().flat_map(ProxyRecord::all).any(|its| its == ip) {
+            return Err(ProxyError::Taken(ip, claimant));
+        }
+        Ok(Some((at, entry.map(|entry| entry.revision))))
+    }
+
     /// The store's own.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
@@ -280,8 +301,7 @@ impl Proxies {
                 entry.as_ref().map(|entry| entry.read(&at)).transpose()?;
             let next = change(found.clone())?;
             let ips = |record: &Option<ProxyRecord>| -> Vec<IpAddr> {
-                let all = record.iter().flat_map(|record| &record.addresses);
-                all.flat_map(|one| one.pair().all()).collect()
+                record.iter().flat_map(ProxyRecord::all).collect()
             };
             let (before, after) = (ips(&found), ips(&next));
             let mut conditions = vec![(at.clone(), entry.map(|entry| entry.revision))];
@@ -291,10 +311,12 @@ impl Proxies {
             };
             for ip in after.iter().filter(|ip| !before.contains(ip)) {
                 let key = claim(*ip);
-                if let Some(other) = self.store.get(&key).await? {
-                    return Err(ProxyError::Taken(*ip, other.read(&key)?));
+                let claimed = self.store.get(&key).await?;
+                if let Some(claimed) = &claimed {
+                    let other: String = claimed.read(&key)?;
+                    conditions.extend(self.has_let_go(*ip, other, &own).await?);
                 }
-                conditions.push((key.clone(), None));
+                conditions.push((key.clone(), claimed.map(|claimed| claimed.revision)));
                 writes.push(Write::Put { key, value: json!(own), lease: None });
             }
             for ip in before.iter().filter(|ip| !after.contains(ip)) {
@@ -334,8 +356,7 @@ fn add(record: &mut ProxyRecord, pair: Pair, created: u64) -> Result<(), ProxyEr
     if let Some(unfit) = pair.all().find(|ip| !is_fit(*ip)) {
         return Err(ProxyError::Unfit(unfit));
     }
-    let mut its = record.addresses.iter().flat_map(|one| one.pair().all());
-    if let Some(ip) = its.find(|its| pair.all().any(|ip| ip == *its)) {
+    if let Some(ip) = record.all().find(|its| pair.all().any(|ip| ip == *its)) {
         return Err(ProxyError::Taken(ip, key(&record.workspace, &record.name)));
     }
     let Pair { ip, beside } = pair;
@@ -429,6 +450,18 @@ mod tests {
         assert!(matches!(twice, ProxyError::Taken(IpAddr::V6(_), _)), "{twice}");
         proxies.delete("main", "one").await.unwrap();
         create("two", B).await.unwrap();
+
+        // A gateway of before has written the record back.
+        let key = record_key("main", "two");
+        let entry = proxies.store.get(&key).await.unwrap().unwrap();
+        let mut record: ProxyRecord = entry.read(&key).unwrap();
+        record.addresses[0].beside = None;
+        let writes = vec![roster::put(key.clone(), &record, None).unwrap()];
+        assert!(proxies.store.transact(vec![(key, Some(entry.revision))], writes).await.unwrap());
+        create("three", A).await.unwrap();
+        proxies.delete("main", "two").await.unwrap();
+        let taken = create("four", B).await.unwrap_err();
+        assert!(matches!(taken, ProxyError::Taken(_, by) if by == "main/three"));
     }
 
     #[tokio::test]

@@ -272,6 +272,11 @@ impl ProxyRecord {
         self.addresses.iter().find(|one| one.ip == ip)?.beside
     }
 
+    /// All addresses, of both families.
+    pub fn all(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().flat_map(|one| one.pair().all())
+    }
+
     /// The addresses that do not go.
     pub fn staying(&self) -> impl Iterator<Item = Ipv4Addr> {
         self.addresses.iter().filter(|one| one.leaves.is_none()).map(|one| one.ip)

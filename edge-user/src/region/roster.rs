@@ -210,6 +210,9 @@ pub struct WireGuard {
     /// The UDP port that a gateway listens on, on all addresses of its underlay; 0 for a host,
     /// which is where its packets come from.
     pub port: u16,
+    /// Bytes of the largest IP packet that it takes so; 0 from machines that do not say.
+    #[serde(default)]
+    pub mtu: u32,
 }
 
 impl About {

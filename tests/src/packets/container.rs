@@ -10,9 +10,9 @@ use super::{
     private, refused,
     scene::{
         CLIENT, CLIENT_V6, FELLOW, INNER, INNER_V6, MEMBERS, MSS, MSS_V6, OTHER, OTHER_MEMBERS,
-        OWN_LISTENER, OWN_PORT, OWN_PORT_V6, Owner, PROXIED, PROXIED_RAW, PROXIED_SPREAD,
-        PROXIED_V6, PUBLIC, PUBLIC_V6, QUIET, RELAY, RELAY_V6, RELAYED, RELAYED_V6, SERVER,
-        SERVICE, SLOT, SLOT_V6, WIREGUARD,
+        OWN_LISTENER, OWN_PORT, OWN_PORT_V6, Owner, PROXIED, PROXIED_ENDING, PROXIED_RAW,
+        PROXIED_SPREAD, PROXIED_V6, PUBLIC, PUBLIC_V6, QUIET, RELAY, RELAY_V6, RELAYED, RELAYED_V6,
+        SERVER, SERVICE, SLOT, SLOT_V6, WIREGUARD,
     },
     told, told_of,
 };
@@ -302,6 +302,7 @@ pub fn proxied() -> Vec<Case> {
     // IPv4 and UDP headers.
     let filled = |bytes: u16| udp(by_gateway, server).payload(&vec![0; usize::from(bytes - 28)]);
     let [by_gateway_v6, here_v6, nobody_v6] = PROXIED_V6;
+    let [ending, ending_v6] = PROXIED_ENDING;
     let (address_v6, server_v6) = ("fdaa:0:1:5:1::8", "[2001:db8:7::7]:443");
     // IPv6 and UDP headers.
     let filled_v6 =
@@ -338,6 +339,8 @@ pub fn proxied() -> Vec<Case> {
         away("nobody serves its address", &syn(nobody, server, &mss(1460))),
         away("UDP, nobody", &udp(nobody, "198.51.100.7:53")),
         away("ping, nobody", &icmp("100.64.0.22", "198.51.100.7", 8, 0, b"ping")),
+        away("all of its addresses go", &syn(ending, server, &mss(1460))),
+        away("UDP that nobody has seen begin", &udp(ending, server)),
         bare("IPv6", &tcp(by_gateway_v6, server_v6)),
         Case::sent_bare(
             "an IPv6 SYN that asks for too much",
@@ -351,6 +354,7 @@ pub fn proxied() -> Vec<Case> {
         told_of("IPv6, too big", &filled_v6(mtu + 1).build(), Verdict::TooBig, WIREGUARD.1),
         Case::proxied_here("IPv6, here", syn(here_v6, server_v6, &mss(1440)).build()),
         told("IPv6, none beside the address", &tcp(nobody_v6, CLIENT_V6), Verdict::NoIpv6Egress),
+        told("IPv6, all of them go", &syn(ending_v6, CLIENT_V6, &[]), Verdict::NoIpv6Egress),
         Case::to_listener("a raw port of the machine", syn(nobody, PUBLIC, &mss(1460)).build()),
         delivered("DNS", &udp(nobody, DNS), Verdict::Service, SERVICE),
     ]

@@ -72,6 +72,8 @@ pub const PROXIED_SPREAD: &str = "100.64.0.23:45000";
 /// The same, IPv6, of the first three: the last one's address has no IPv6 beside it.
 pub const PROXIED_V6: [&str; 3] =
     ["[fdaa:0:1:5:1::8]:45000", "[fdaa:0:1:5:1::9]:45000", "[fdaa:0:1:5:1::a]:45000"];
+/// Ports of one whose addresses all go, IPv4 and IPv6: nothing begins.
+pub const PROXIED_ENDING: [&str; 2] = ["100.64.0.24:45000", "[fdaa:0:1:5:1::b]:45000"];
 /// A port of the first that has a row as a raw tunnel's, which it should not.
 pub const PROXIED_RAW: &str = "100.64.0.20:8000";
 /// Its traffic's slot, and that of [`RELAYED`] and [`RELAYED_V6`].
@@ -213,6 +215,7 @@ pub fn rows_in(region: Region) -> Rows {
         (CLIENT_OF_PROXY, proxied, 1, &["100.64.0.20", "fdaa:0:1:5:1::8"]),
         (CLIENT_OF_PROXY, proxied, 1, &["100.64.0.21", "100.64.0.22", "100.64.0.23"]),
         (CLIENT_OF_PROXY, proxied, 1, &["fdaa:0:1:5:1::9", "fdaa:0:1:5:1::a"]),
+        (CLIENT_OF_PROXY, proxied, 1, &["100.64.0.24", "fdaa:0:1:5:1::b"]),
         (SERVICE, AddressRow::SERVICE, 0, &["169.254.20.10", "100.64.0.1", "fdaa:0:1:5:1::1"]),
     ] {
         let account = [NOBODY, ACCOUNTS[0], ACCOUNTS[1]][workspace as usize];
@@ -246,6 +249,9 @@ pub fn rows_in(region: Region) -> Rows {
     let v4 = [(PROXIED[0], by_one), (PROXIED[1], here), (PROXIED_SPREAD, by_many)];
     for (end, row) in v4.into_iter().chain([(PROXIED_V6[0], by_one), (PROXIED_V6[1], here)]) {
         rows.proxies.insert(endpoint(end).address, row);
+    }
+    for end in PROXIED_ENDING {
+        rows.proxies.insert(endpoint(end).address, ProxyRow { fresh: 0, ..by_many });
     }
     let row = ForwardRow {
         public: endpoint(PUBLIC),

@@ -40,6 +40,14 @@ impl Machine {
         found.unwrap_or_else(|| panic!("no tunnel to port {port} among {tunnels:#?}")).clone()
     }
 
+    /// Its WireGuard interface whose name ends so: `-in` is where hosts come in, `-g1` leads to
+    /// gateway 1.
+    pub fn wireguard(&self, ending: &str) -> Option<String> {
+        let links = self.place.netns.ip(&["-oneline", "link", "show"]);
+        let mut names = links.lines().filter_map(|line| line.split(": ").nth(1));
+        names.find(|name| name.starts_with("ew") && name.ends_with(ending)).map(str::to_owned)
+    }
+
     /// Where clients find a raw tunnel on this gateway.
     #[track_caller]
     pub fn raw(&self, tunnel: &Tunnel) -> [SocketAddr; 2] {

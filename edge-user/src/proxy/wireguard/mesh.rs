@@ -27,7 +27,7 @@ use crate::{
     host::links::Links,
     proxy::{board::Board, plan::Way, snat::Interfaces},
     region::{
-        roster::{HostRecord, Role},
+        roster::{HostRecord, Role, WireGuard},
         view::View,
     },
 };
@@ -163,9 +163,9 @@ impl Mesh {
     /// Which ways there are, to whom it concerns if they are others than before.
     fn tell(&self, there: &There) {
         let now = Instant::now();
-        let way = |(number, Outward { tunnel, .. }): (&u16, &Outward)| {
+        let way = |(number, Outward { tunnel, far }): (&u16, &Outward)| {
             let answers = tunnel.pulse().beats(now);
-            (*number, Way { ifindex: tunnel.ifindex, mtu: self.mtu, answers })
+            (*number, Way { ifindex: tunnel.ifindex, mtu: self.mtu.min(far.mtu), answers })
         };
         let ways: BTreeMap<_, _> = there.outward.iter().map(way).collect();
         self.ways.send_if_modified(|known| {
@@ -254,9 +254,10 @@ impl Mesh {
         let wanted: BTreeMap<u16, Far> = others
             .filter_map(|host| {
                 let ip = self.reachable(&host.record.about.underlay)?;
-                let port = host.record.about.wireguard.as_ref()?.port;
-                let far = Far { key: key(&host.record)?, endpoint: SocketAddr::new(ip, port) };
-                Some((host.record.id, far))
+                let WireGuard { port, mtu, .. } = *host.record.about.wireguard.as_ref()?;
+                let mtu = if mtu == 0 { self.mtu } else { mtu };
+                let endpoint = SocketAddr::new(ip, port);
+                Some((host.record.id, Far { key: key(&host.record)?, endpoint, mtu }))
             })
             .collect();
         for number in there.outward.keys().copied().collect::<Vec<_>>() {

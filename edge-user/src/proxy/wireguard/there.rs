@@ -56,6 +56,8 @@ pub(super) struct Outward {
 pub(super) struct Far {
     pub(super) key: [u8; 32],
     pub(super) endpoint: SocketAddr,
+    /// Bytes of the largest IP packet that it takes.
+    pub(super) mtu: u32,
 }
 
 impl There {

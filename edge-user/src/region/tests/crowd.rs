@@ -38,7 +38,7 @@ async fn host(gateway: &Gateway, token: &JoinToken, dir: PathBuf) -> JoinHandle<
         }
     };
     let mut about = about(&dir);
-    about.wireguard = Some(WireGuard { key: key(credentials.membership.host), port: 0 });
+    about.wireguard = Some(WireGuard { key: key(credentials.membership.host), port: 0, mtu: 1420 });
     let (requests, outgoing) = mpsc::channel(16);
     let announcement = Request::Announcement(convert::announcement(&about, Vec::new()));
     requests.send(SessionRequest { request: Some(announcement) }).await.unwrap();
