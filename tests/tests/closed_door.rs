@@ -54,6 +54,7 @@ fn nothing_passes_between_uplinks_containers_and_the_machine_without_programs() 
     probes.push(udp(&from_a, own(1000), b_v4, &at_b));
     probes.push(syn(&from_a, own(1000), b_v4, &at_b));
     probes.push(udp(&from_a, (a.i6pn(), 1000).into(), b_v6, &at_b));
+    probes.push(udp(&from_a, (a.i6pn(), 1000).into(), client_v6(9), &at_internet));
     for address in [Lab::PUBLIC, "10.1.1.1"] {
         let to = SocketAddr::new(address.parse().unwrap(), Inbox::PORT);
         let tap = &from_a;
