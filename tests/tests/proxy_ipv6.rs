@@ -56,7 +56,9 @@ fn is_closed(tenant: &Tenant, visitors: &Visitors) {
 #[test]
 fn ipv6_leaves_beside_ipv4_or_not_at_all() {
     let mut lab = Lab::new(&NETWORKS);
-    lab.machine.sysctl("net/ipv6/conf/lo/forwarding", "1");
+    // Its name comes before "all".
+    lab.machine.ip(&["link", "add", "a0", "type", "bridge"]);
+    lab.machine.sysctl("net/ipv6/conf/a0/forwarding", "1");
     let before = settings(&lab);
     let made = lab.edge.cli(&["proxy", "create", "both", "--ip", BOTH]).ok();
     assert_eq!(made.stdout_str(), format!("proxy both: {BOTH} ONLINE"));
@@ -125,7 +127,7 @@ fn ipv6_leaves_beside_ipv4_or_not_at_all() {
 /// Whether the machine forwards IPv6, takes router advertisements on its uplink, and forwards what
 /// comes by one interface whatever is said of all.
 fn settings(lab: &Lab) -> [String; 3] {
-    ["all/forwarding", "up0/accept_ra", "lo/forwarding"].map(|name| {
+    ["all/forwarding", "up0/accept_ra", "a0/forwarding"].map(|name| {
         let path = format!("/proc/sys/net/ipv6/conf/{name}");
         // Which namespace it shows depends on the thread that opens it.
         let text = lab.machine.enter(|| std::fs::read_to_string(path)).expect("a setting");
