@@ -15,8 +15,8 @@ use crate::{
     hosts::{BlockRow, HostRow, PathMtu, PeerRow, UnderlayRow},
     packet::{NETWORK, Packet},
     tables::{
-        AddressRow, FlowKey, ForwardRow, ListenerRow, MemberRow, ProxyRow, Settings, Tables,
-        TunnelRow,
+        AddressRow, FlowKey, FlowWay, ForwardRow, ListenerRow, MemberRow, ProxyRow, Settings,
+        Tables, TunnelRow,
     },
 };
 
@@ -176,7 +176,7 @@ pub struct Rows {
     /// What they learn of ways. Copies are the same.
     pub learnt: Arc<Mutex<HashMap<u32, PathMtu>>>,
     /// The ways that flows of proxied containers have taken. Copies are the same.
-    pub flows: Arc<Mutex<HashMap<FlowKey, u32>>>,
+    pub flows: Arc<Mutex<HashMap<FlowKey, FlowWay>>>,
 }
 
 /// The buckets that decisions made and took from. Copies of them are the same buckets.
@@ -256,12 +256,12 @@ impl Tables for Rows {
         self.proxies.get(container)
     }
 
-    fn flow_way(&self, flow: &FlowKey) -> Option<u32> {
+    fn flow_way(&self, flow: &FlowKey) -> Option<FlowWay> {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner).get(flow).copied()
     }
 
-    fn keep_flow_way(&self, flow: &FlowKey, ifindex: u32) {
-        self.flows.lock().unwrap_or_else(PoisonError::into_inner).insert(*flow, ifindex);
+    fn keep_flow_way(&self, flow: &FlowKey, way: FlowWay) {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner).insert(*flow, way);
     }
 
     fn path_mtu(&self, host: u32) -> Option<&PathMtu> {

@@ -12,7 +12,7 @@ use crate::{
 
 /// The layout of everything in this file and in [`crate::hosts`]. Pinned tables lie under a path
 /// that names it, so that a program never reads rows of another layout.
-pub const LAYOUT: u32 = 5;
+pub const LAYOUT: u32 = 6;
 
 /// Most tunnels of one host: two rows for each family fit the tables.
 pub const MAX_TUNNELS: u32 = 16_384;
@@ -23,7 +23,7 @@ pub const MAX_MEMBERS: u32 = 16_384;
 /// Most proxied containers of one host.
 pub const MAX_PROXIED: u32 = MAX_ADDRESSES / 2;
 /// Flows of proxied containers whose way is remembered. One that is pushed out chooses again: the
-/// same, unless the ways are others since it began.
+/// same, unless the ways that connections begin by are others since it began.
 pub const MAX_FLOWS: u32 = 65_536;
 /// Most (address, port) pairs that userspace listeners serve.
 pub const MAX_LISTENERS: u32 = 65_536;
@@ -157,6 +157,20 @@ pub struct FlowKey {
     pub ports: u32,
     /// The IP protocol.
     pub protocol: u32,
+}
+
+/// The way that a flow of a proxied container has taken.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct FlowWay {
+    /// When it went there last, in nanoseconds of the kernel's clock, to the second; zero of TCP.
+    pub seen: u64,
+    /// One of [`ProxyRow::ways`].
+    pub ifindex: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// A raw tunnel, by its public endpoint.
@@ -329,9 +343,9 @@ pub trait Tables {
     /// The ways of a proxied container's egress.
     fn proxy(&self, container: &Address) -> Option<&ProxyRow>;
     /// The way that a flow of such a container has taken, if it is remembered.
-    fn flow_way(&self, flow: &FlowKey) -> Option<u32>;
+    fn flow_way(&self, flow: &FlowKey) -> Option<FlowWay>;
     /// Remembers it.
-    fn keep_flow_way(&self, flow: &FlowKey, ifindex: u32);
+    fn keep_flow_way(&self, flow: &FlowKey, way: FlowWay);
     /// What was learnt of the way to a host.
     fn path_mtu(&self, host: u32) -> Option<&PathMtu>;
     /// Remembers it.

@@ -20,7 +20,7 @@ use edge_common::{
         UnderlayRow,
     },
     tables::{
-        AddressRow, Count, FlowKey, ForwardRow, ListenerRow, MAX_ADDRESSES, MAX_FLOWS,
+        AddressRow, Count, FlowKey, FlowWay, ForwardRow, ListenerRow, MAX_ADDRESSES, MAX_FLOWS,
         MAX_LISTENERS, MAX_MEMBERS, MAX_PROXIED, MAX_TUNNELS, MemberRow, ProxyRow, Settings,
         Tables, Traffic, TunnelRow,
     },
@@ -104,7 +104,7 @@ static PROXIES: HashMap<Address, ProxyRow> =
 
 /// The ways that flows of proxied containers have taken; written here only.
 #[map]
-static FLOWS: LruHashMap<FlowKey, u32> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
+static FLOWS: LruHashMap<FlowKey, FlowWay> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
 
 /// What the underlay said of ways to hosts, by number; written here only.
 #[map]
@@ -220,16 +220,16 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn flow_way(&self, flow: &FlowKey) -> Option<u32> {
+    fn flow_way(&self, flow: &FlowKey) -> Option<FlowWay> {
         // SAFETY: a row that is pushed out meanwhile may become another flow's: then one packet
         // goes another way.
         unsafe { FLOWS.get(flow) }.copied()
     }
 
     #[inline(always)]
-    fn keep_flow_way(&self, flow: &FlowKey, ifindex: u32) {
+    fn keep_flow_way(&self, flow: &FlowKey, way: FlowWay) {
         // It fails if no row can be had at the moment: the next packet chooses the same.
-        let _forgotten = FLOWS.insert(flow, ifindex, 0);
+        let _forgotten = FLOWS.insert(flow, way, 0);
     }
 
     #[inline(always)]

@@ -268,6 +268,7 @@ fn a_firewall_that_drops_what_is_forwarded_is_named_and_the_remedy_mends_it() {
     machine.check(&[]).ok();
 
     machine.nft("add table ip6 fw");
+    machine.netns.sysctl("net/ipv6/conf/all/forwarding", "1");
     machine.nft("add chain ip6 fw f { type filter hook forward priority 0; policy drop; }");
     let findings = machine.findings(&[]);
     let finding = find(&findings, "forward-filter");

@@ -2,11 +2,15 @@
 //!
 //! `nft -j` also shows what iptables wrote, but for the old kernel interface (`iptables-legacy`).
 
-use std::{fs, process::Command};
+use std::{fs, process::Command, slice};
 
 use serde_json::Value;
 
 use super::{Finding, Subject};
+use crate::host::{
+    links::{LinkError, Links},
+    sysctl,
+};
 
 /// A base chain that refuses what none of its rules accept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,9 +41,14 @@ enum Own {
 }
 
 impl Own {
-    fn all(subject: &Subject) -> Vec<Self> {
+    /// Containers may come at any time; WireGuard is there where a region has proxies.
+    async fn of(links: &Links, subject: &Subject) -> Result<Vec<Self>, LinkError> {
         let Subject { veth_prefix, wireguard_prefix, .. } = subject;
-        vec![Self::Veths(veth_prefix.clone()), Self::WireGuard(wireguard_prefix.clone())]
+        let mut own = vec![Self::Veths(veth_prefix.clone())];
+        if links.list().await?.iter().any(|link| link.name.starts_with(wireguard_prefix)) {
+            own.push(Self::WireGuard(wireguard_prefix.clone()));
+        }
+        Ok(own)
     }
 
     fn prefix(&self) -> &str {
@@ -49,7 +58,7 @@ impl Own {
 }
 
 /// Looks at every table but edge's own.
-pub(super) fn look(subject: &Subject) -> Vec<Finding> {
+pub(super) async fn look(links: &Links, subject: &Subject) -> Result<Vec<Finding>, LinkError> {
     let output = Command::new("nft").args(["-j", "list", "ruleset"]).output();
     let ruleset = match output {
         Ok(output) if output.status.success() => {
@@ -58,16 +67,20 @@ pub(super) fn look(subject: &Subject) -> Vec<Finding> {
         _ => None,
     };
     let Some(ruleset) = ruleset else {
-        return vec![Finding::slower(
+        return Ok(vec![Finding::slower(
             "forward-filter",
             "nft does not list the rules",
             "nobody knows whether another firewall refuses containers' packets",
             "run `edge check` as root, with the nftables package installed",
-        )];
+        )]);
     };
-    let own = Own::all(subject);
+    let own = Own::of(links, subject).await?;
     let mut closed = closed(&ruleset, &own);
     closed.extend([Legacy::V4, Legacy::V6].into_iter().filter_map(|legacy| legacy.closed(&own)));
+    if !sysctl::read("net/ipv6/conf/all/forwarding").is_ok_and(|forwards| forwards == "1") {
+        // Edge sets it where a proxy has IPv6 beside an address; until then there is none to refuse.
+        closed.retain(|one| one.family != "ip6");
+    }
     let mut findings: Vec<_> = closed.iter().map(judge).collect();
     for (name, hook, meaning) in [
         ("forward-filter", Hook::Forward, "no other firewall refuses containers' way out"),
@@ -77,7 +90,7 @@ pub(super) fn look(subject: &Subject) -> Vec<Finding> {
             findings.push(Finding::ok(name, "nothing is refused by default", meaning));
         }
     }
-    findings
+    Ok(findings)
 }
 
 fn judge(closed: &Closed) -> Finding {
@@ -185,14 +198,19 @@ fn accepts(rule: &Value, key: &str, prefix: &str) -> bool {
     let statements = rule["expr"].as_array().map(Vec::as_slice).unwrap_or_default();
     let names_them = |statement: &Value| {
         let matched = &statement["match"];
+        let right = &matched["right"];
+        let mut names =
+            right["set"].as_array().map_or(slice::from_ref(right), Vec::as_slice).iter();
         matched["op"] == "=="
             && matched["left"]["meta"]["key"] == key
-            && matched["right"]
-                .as_str()
-                .and_then(|right| right.strip_suffix('*'))
-                .is_some_and(|right| prefix.starts_with(right))
+            && names.any(|name| is_of(prefix, name.as_str().unwrap_or_default(), '*'))
     };
     statements.iter().any(names_them) && statements.iter().any(|one| one.get("accept").is_some())
+}
+
+/// Whether a name that ends in a wildcard is of all whose names begin so.
+fn is_of(prefix: &str, name: &str, wildcard: char) -> bool {
+    name.strip_suffix(wildcard).is_some_and(|begins| prefix.starts_with(begins))
 }
 
 /// What the name of a chain of the old kernel interface ends with.
@@ -214,23 +232,35 @@ impl Legacy {
         let tables = fs::read_to_string(tables).unwrap_or_default();
         tables.lines().find(|table| *table == "filter")?;
         let output = Command::new(command).args(["-S", "FORWARD"]).output().ok()?;
-        let rules = String::from_utf8_lossy(&output.stdout);
-        rules.lines().find(|line| *line == "-P FORWARD DROP")?;
-        Some(Closed {
+        let to = refused_by(&String::from_utf8_lossy(&output.stdout), own);
+        (!to.is_empty()).then(|| Closed {
             family: family.into(),
             table: "filter".into(),
             chain: format!("FORWARD {LEGACY}"),
             hook: Hook::Forward,
             has_docker_user: false,
-            to: own.to_vec(),
+            to,
         })
     }
 }
 
+/// For whose interfaces `iptables -S FORWARD` tells of no exception.
+fn refused_by(rules: &str, own: &[Own]) -> Vec<Own> {
+    if !rules.lines().any(|line| line == "-P FORWARD DROP") {
+        return Vec::new();
+    }
+    let accepts = |option: &str, own: &Own| {
+        rules.lines().filter(|line| line.ends_with("-j ACCEPT")).any(|line| {
+            let mut words = line.split_whitespace().skip_while(|word| *word != option);
+            words.nth(1).is_some_and(|name| is_of(own.prefix(), name, '+'))
+        })
+    };
+    let refused = |own: &&Own| !(accepts("-i", own) && accepts("-o", own));
+    own.iter().filter(refused).cloned().collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::slice;
-
     use serde_json::json;
 
     use super::{super::State, *};
@@ -293,6 +323,23 @@ mod tests {
         assert_eq!(finding.state, State::Slower);
         assert!(!finding.remedy.unwrap().contains("ed12ab-"), "that is open");
         assert_eq!(with(&[&veths, &wireguard]), []);
+        let sets = ["iifname", "oifname"].map(|key| {
+            let mut names = by(key, "");
+            names["match"]["right"] = json!({ "set": ["ed12ab-*", "ew12ab-*"] });
+            rule("filter", "X", &json!([names, { "accept": null }]))
+        });
+        assert_eq!(with(&[&sets]), []);
+    }
+
+    #[test]
+    fn the_old_interfaces_remedy_mends_it() {
+        let own = [Own::Veths("ed12ab-".into()), Own::WireGuard("ew12ab-".into())];
+        let policy = "-P FORWARD DROP\n";
+        assert_eq!(refused_by("-P FORWARD ACCEPT\n", &own), []);
+        let mended = "-A FORWARD -o ed12ab-+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
+                      -A FORWARD -i ed12ab-+ -j ACCEPT\n";
+        assert_eq!(refused_by(policy, &own), own);
+        assert_eq!(refused_by(&format!("{policy}{mended}"), &own), own[1..]);
     }
 
     #[test]

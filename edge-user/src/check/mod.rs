@@ -69,7 +69,7 @@ pub async fn look(subject: &Subject) -> Result<Vec<Finding>, Error> {
     findings.extend(hardware::look(&each_once(uplinks, under), sysfs.as_ref()).await);
     findings.extend(network::look(&links, subject).await.map_err(|error| blind(&error))?);
     findings.extend(ports::look(&links, subject).await.map_err(|error| blind(&error))?);
-    findings.extend(firewall::look(subject));
+    findings.extend(firewall::look(&links, subject).await.map_err(|error| blind(&error))?);
     Ok(findings)
 }
 

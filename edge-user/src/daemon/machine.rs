@@ -86,7 +86,7 @@ pub(super) fn close_door(place: &Place, orders: &Orders) -> anyhow::Result<()> {
     }
     .install()?;
     let mut sysctls = sysctls(place)?;
-    sysctls.set("net/ipv4/ip_forward", "1")?;
+    sysctls.forward_ipv4()?;
     let others = sysctls.original(RESERVED_PORTS)?;
     let reserved = with_range(&others, args.raw_ports.first, args.raw_ports.last);
     sysctls.set(RESERVED_PORTS, &reserved)?;

@@ -18,7 +18,7 @@ use rtnetlink::{
         address::{AddressAttribute, AddressFlags, CacheInfo},
         link::{InfoData, InfoVeth, LinkAttribute, LinkMessage},
         neighbour::NeighbourState,
-        route::{RouteMessage, RouteScope},
+        route::{RouteAttribute, RouteMessage, RouteMetric, RouteScope},
     },
 };
 use tokio::sync::Mutex;
@@ -303,10 +303,12 @@ impl Links {
             .map_err(failed)
     }
 
-    /// Routes a network to an interface that has no link layer.
-    pub async fn add_route(&self, index: u32, network: IpNet) -> Result<(), LinkError> {
+    /// Routes a network to an interface that has no link layer, which carries so many bytes there.
+    pub async fn add_route(&self, index: u32, network: IpNet, mtu: u32) -> Result<(), LinkError> {
         let failed = |source| LinkError { what: format!("routing {network}"), source };
-        let request = self.handle.route().add(route_to(index, network)).replace();
+        let mut route = route_to(index, network);
+        route.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+        let request = self.handle.route().add(route).replace();
         request.execute().await.map_err(failed)
     }
 

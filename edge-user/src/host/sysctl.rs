@@ -6,7 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Said to all interfaces at once.
+/// Said to all interfaces at once: each forgets its own setting.
+const FORWARD_IPV4: &str = "net/ipv4/ip_forward";
 const FORWARD_IPV6: &str = "net/ipv6/conf/all/forwarding";
 
 /// The settings of this process's namespace that were changed, with what they were before. The
@@ -24,6 +25,12 @@ pub struct SysctlError {
     name: String,
     #[source]
     source: io::Error,
+}
+
+impl SysctlError {
+    fn of(name: &str, source: io::Error) -> Self {
+        Self { name: name.replace('/', "."), source }
+    }
 }
 
 impl Sysctls {
@@ -45,7 +52,7 @@ impl Sysctls {
 
     /// Sets a value (`net/ipv4/ip_forward`), remembering the one before.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), SysctlError> {
-        let failed = |source| SysctlError { name: name.replace('/', "."), source };
+        let failed = |source| SysctlError::of(name, source);
         let old = read(name).map_err(failed)?;
         if old == value {
             return Ok(());
@@ -62,28 +69,32 @@ impl Sysctls {
         self.save()
     }
 
+    /// Lets IPv4 packets go on from one interface to another.
+    pub fn forward_ipv4(&mut self) -> Result<(), SysctlError> {
+        if read(FORWARD_IPV4).is_ok_and(|forwards| forwards == "0") {
+            for interface in interfaces("ipv4")? {
+                self.remember_forwarding(&interface)?;
+            }
+        }
+        self.set(FORWARD_IPV4, "1")
+    }
+
     /// Lets IPv6 packets go on from one interface to another. What took the way out from router
     /// advertisements still does, which a machine that forwards would not.
     pub fn forward_ipv6(&mut self) -> Result<(), SysctlError> {
-        let failed = |source| SysctlError { name: FORWARD_IPV6.replace('/', "."), source };
         match read(FORWARD_IPV6) {
             Ok(forwards) if forwards == "0" => {}
             Ok(_) => return Ok(()),
             // A kernel without IPv6.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(SysctlError::of(FORWARD_IPV6, error)),
         }
-        for interface in fs::read_dir("/proc/sys/net/ipv6/conf").map_err(failed)? {
-            let interface = interface.map_err(failed)?.file_name();
-            let setting = |of| format!("net/ipv6/conf/{}/{of}", interface.to_string_lossy());
-            // An interface forgets its own setting when all are told.
-            let name = setting("forwarding");
-            if read(&name).is_ok_and(|forwards| forwards == "1") {
-                self.remember(&name, "1").map_err(failed)?;
-            }
-            let name = setting("accept_ra");
-            if read(&name).is_ok_and(|accepts| accepts == "1")
-                && let Err(error) = self.set(&name, "2")
+        for interface in interfaces("ipv6")? {
+            let accept = format!("{interface}/accept_ra");
+            // One that forwards did not listen to routers before, either.
+            if !self.remember_forwarding(&interface)?
+                && read(&accept).is_ok_and(|accepts| accepts == "1")
+                && let Err(error) = self.set(&accept, "2")
                 // One that is gone again hears nobody.
                 && error.source.kind() != io::ErrorKind::NotFound
             {
@@ -93,22 +104,29 @@ impl Sysctls {
         self.set(FORWARD_IPV6, "1")
     }
 
+    /// That an interface forwards whatever is said to all, if it does; answers whether.
+    fn remember_forwarding(&mut self, interface: &str) -> Result<bool, SysctlError> {
+        let name = format!("{interface}/forwarding");
+        let forwards = read(&name).is_ok_and(|forwards| forwards == "1");
+        if forwards {
+            self.remember(&name, "1").map_err(|error| SysctlError::of(&name, error))?;
+        }
+        Ok(forwards)
+    }
+
     /// What a setting was before edge changed it.
     pub fn original(&self, name: &str) -> Result<String, SysctlError> {
         match self.before.get(name) {
             Some(before) => Ok(before.clone()),
-            None => {
-                read(name).map_err(|source| SysctlError { name: name.replace('/', "."), source })
-            }
+            None => read(name).map_err(|source| SysctlError::of(name, source)),
         }
     }
 
     /// Puts every value back and forgets the record.
     pub fn restore(&mut self) {
         let mut before = std::mem::take(&mut self.before);
-        // Each interface's own setting comes after the one that is said to all of them.
-        let all = before.remove_entry(FORWARD_IPV6);
-        for (name, value) in all.into_iter().chain(before) {
+        let all = [FORWARD_IPV4, FORWARD_IPV6].map(|all| before.remove_entry(all));
+        for (name, value) in all.into_iter().flatten().chain(before) {
             // What was an interface's goes with it.
             if let Err(error) = write(&name, &value)
                 && error.kind() != io::ErrorKind::NotFound
@@ -129,6 +147,17 @@ impl Sysctls {
         fs::write(&new, serde_json::to_vec(&self.before)?)?;
         fs::rename(&new, &self.record)
     }
+}
+
+/// Where the settings of each interface are, and of those that are made later (`default`).
+fn interfaces(family: &str) -> Result<Vec<String>, SysctlError> {
+    let folder = format!("net/{family}/conf");
+    let failed = |source| SysctlError::of(&folder, source);
+    let entries = fs::read_dir(Path::new("/proc/sys").join(&folder)).map_err(failed)?;
+    let name = |entry: io::Result<fs::DirEntry>| {
+        Ok(format!("{folder}/{}", entry?.file_name().to_string_lossy()))
+    };
+    entries.map(name).collect::<io::Result<_>>().map_err(failed)
 }
 
 /// Lets an interface of this thread's namespace take IPv6 packets that only go on: see

@@ -153,7 +153,9 @@ impl From<&Rows> for Host {
             };
             (IpAddr::from(*address), owner)
         });
-        let proxies = rows.proxies.iter().map(|(container, row)| {
+        // Nothing has begun before, so a row by which nothing begins is none.
+        let begins = rows.proxies.iter().filter(|(_, row)| row.fresh != 0);
+        let proxies = begins.map(|(container, row)| {
             // All of a row's ways are the same one here.
             let [way, ..] = row.ways;
             let way = (way != 0).then_some((way, row.mtu as usize));

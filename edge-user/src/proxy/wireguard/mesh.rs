@@ -1,7 +1,7 @@
 //! Tunnels and peers, as the region's view wants them, and whether they answer.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -21,13 +21,13 @@ use super::{
     keys::{Keys, decoded},
     paths::Paths,
     rotation::{Rotation, Turn},
-    there::{Far, Inward, Outward, Sender, There, ipv6_networks},
+    there::{Far, Inward, Outward, Sender, There, ipv6_networks, least},
 };
 use crate::{
     host::links::Links,
     proxy::{board::Board, plan::Way, snat::Interfaces},
     region::{
-        roster::{HostRecord, Role, WireGuard},
+        roster::{HostRecord, Role},
         view::View,
     },
 };
@@ -165,7 +165,7 @@ impl Mesh {
         let now = Instant::now();
         let way = |(number, Outward { tunnel, far }): (&u16, &Outward)| {
             let answers = tunnel.pulse().beats(now);
-            (*number, Way { ifindex: tunnel.ifindex, mtu: self.mtu.min(far.mtu), answers })
+            (*number, Way { ifindex: tunnel.ifindex, mtu: far.mtu, answers })
         };
         let ways: BTreeMap<_, _> = there.outward.iter().map(way).collect();
         self.ways.send_if_modified(|known| {
@@ -199,7 +199,7 @@ impl Mesh {
         let wanted: BTreeMap<_, _> = others
             .filter_map(|host| {
                 let record = &host.record;
-                Some((key(record)?, Sender::of(record, v6.remove(&record.id))))
+                Some((key(record)?, Sender::of(record, v6.remove(&record.id), self.mtu)))
             })
             .collect();
         if there.inward.is_none() {
@@ -208,7 +208,7 @@ impl Mesh {
                 return Ok(());
             }
             let tunnel = self.open(&self.names.gateway, keys, port).await?;
-            there.inward = Some(Inward { tunnel, peers: BTreeMap::new(), routes: BTreeSet::new() });
+            there.inward = Some(Inward { tunnel, peers: BTreeMap::new(), routes: BTreeMap::new() });
         }
         let Some(inward) = &mut there.inward else { return Ok(()) };
         for key in inward.peers.keys().copied().collect::<Vec<_>>() {
@@ -223,24 +223,27 @@ impl Mesh {
                 inward.peers.insert(key, one);
             }
         }
-        let networks = inward.peers.values().flat_map(|one| &one.networks).copied();
         let tunnel = &inward.tunnel;
-        let routes: BTreeSet<_> =
-            networks.filter(|net| matches!(net, IpNet::V4(_)) || tunnel.has_ipv6).collect();
-        for network in routes.difference(&inward.routes.clone()) {
-            match self.links.add_route(tunnel.ifindex, *network).await {
-                Ok(()) => inward.routes.insert(*network),
+        let routes: BTreeMap<_, _> =
+            inward.peers.values().flat_map(|one| one.routes(tunnel.has_ipv6)).collect();
+        for (network, mtu) in &routes {
+            if inward.routes.get(network) == Some(mtu) {
+                continue;
+            }
+            match self.links.add_route(tunnel.ifindex, *network, *mtu).await {
+                Ok(()) => drop(inward.routes.insert(*network, *mtu)),
                 // Somebody may have switched IPv6 off since; IPv4 goes on.
                 Err(error) if matches!(network, IpNet::V6(_)) => {
                     tracing::warn!(%error, %network, "no IPv6 by WireGuard to a host");
-                    continue;
                 }
                 Err(error) => return Err(error.into()),
-            };
+            }
         }
-        for network in inward.routes.clone().difference(&routes) {
-            self.links.remove_route(tunnel.ifindex, *network).await?;
-            inward.routes.remove(network);
+        for network in inward.routes.keys().copied().collect::<Vec<_>>() {
+            if !routes.contains_key(&network) {
+                self.links.remove_route(tunnel.ifindex, network).await?;
+                inward.routes.remove(&network);
+            }
         }
         Ok(())
     }
@@ -254,10 +257,13 @@ impl Mesh {
         let wanted: BTreeMap<u16, Far> = others
             .filter_map(|host| {
                 let ip = self.reachable(&host.record.about.underlay)?;
-                let WireGuard { port, mtu, .. } = *host.record.about.wireguard.as_ref()?;
-                let mtu = if mtu == 0 { self.mtu } else { mtu };
-                let endpoint = SocketAddr::new(ip, port);
-                Some((host.record.id, Far { key: key(&host.record)?, endpoint, mtu }))
+                let wireguard = host.record.about.wireguard.as_ref()?;
+                let far = Far {
+                    key: key(&host.record)?,
+                    endpoint: SocketAddr::new(ip, wireguard.port),
+                    mtu: least(self.mtu, wireguard),
+                };
+                Some((host.record.id, far))
             })
             .collect();
         for number in there.outward.keys().copied().collect::<Vec<_>>() {
@@ -271,10 +277,12 @@ impl Mesh {
         }
         for (number, far) in wanted {
             match there.outward.get_mut(&number) {
-                Some(outward) if outward.far == far => {}
                 Some(outward) => {
-                    outward.tunnel.remove(outward.far.key);
-                    outward.tunnel.put(receiver(&far));
+                    let Far { key, endpoint, .. } = outward.far;
+                    if (key, endpoint) != (far.key, far.endpoint) {
+                        outward.tunnel.remove(key);
+                        outward.tunnel.put(receiver(&far));
+                    }
                     outward.far = far;
                 }
                 None => {
