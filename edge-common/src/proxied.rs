@@ -55,11 +55,12 @@ const NOTED: u64 = 1_000_000_000;
 /// by it keeps to it when only other machines have addresses that connections may begin with.
 #[inline(always)]
 fn way<T: Tables>(headers: &Headers, tables: &T, row: &ProxyRow) -> Option<u32> {
-    let is_tcp = headers.protocol() == TCP && !headers.later();
-    let begins = is_tcp && headers.opens();
+    let is_tcp = headers.protocol() == TCP;
+    let begins = is_tcp && !headers.later() && headers.opens();
     let flow = FlowKey::of(headers);
     let now = if is_tcp { 0 } else { tables.now() };
-    let kept = tables.flow_way(&flow).filter(|kept| {
+    let taken = tables.flow_way(&flow);
+    let kept = taken.filter(|kept| {
         let is_remembered = now.saturating_sub(kept.seen) <= remembered(headers);
         !begins && row.leads_on(kept.ifindex, is_remembered)
     });
@@ -68,7 +69,7 @@ fn way<T: Tables>(headers: &Headers, tables: &T, row: &ProxyRow) -> Option<u32> 
             return Some(ifindex);
         }
         Some(FlowWay { ifindex, .. }) => ifindex,
-        None => row.choose(carry::flow(headers), is_tcp && !begins)?,
+        None => row.choose(carry::flow(headers), is_tcp && !begins && taken.is_none())?,
     };
     tables.keep_flow_way(&flow, FlowWay { seen: now, ifindex, reserved: 0 });
     Some(ifindex)
@@ -182,7 +183,8 @@ mod tests {
         assert_eq!(way(3, &row(&[7], 0), false), Some(7), "its gateway knows");
         // This machine is remembered like others.
         assert_eq!(way(1, &row(&[7, 0], 1), false), Some(0));
-        assert_eq!(way(2, &row(&[0, 8], 0), false), None, "its way has gone");
+        assert_eq!(way(2, &row(&[0], 0), false), None, "its way has gone");
+        assert_eq!(way(2, &ending, false), Some(7), "and is back");
     }
 
     #[test]

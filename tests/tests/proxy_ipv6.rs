@@ -349,6 +349,31 @@ fn ipv6_that_a_gateway_has_switched_off_is_all_that_it_lacks() {
     assert_eq!(v4.visited_by(&tenant.netns, 3), only(ONE));
 }
 
+/// What comes from the internet is wider than a host takes: its sender is told so.
+#[test]
+fn a_gateway_knows_how_narrow_its_hosts_are() {
+    let plan = Plan::over(Underlay::V4).hosts(1).mtu(1400);
+    let mut region = plan.gateway_arguments_more(&NETWORKS).up();
+    create(&region.gateway().edge, "both", &[BOTH]);
+    let tenant = region.hosts[0].tenant("narrow", &["--proxy", "both"]);
+    widen(&mut region.gateways[0]);
+    let [v4, v6] = visitors(&region.scene.internet);
+    let internet = &region.scene.internet;
+    for (visitors, seen_as, any) in [(v4, ONE, "0.0.0.0:0"), (v6, ONE_V6, "[::]:0")] {
+        reaches(&tenant, &visitors);
+        let server = internet.enter(|| UdpSocket::bind((visitors.tcp().ip(), 9)).expect("a port"));
+        let client = tenant.netns.enter(|| UdpSocket::bind(any).expect("a port"));
+        client.send_to(b"hello", server.local_addr().expect("one")).expect("a way out");
+        let (_, from) = server.recv_from(&mut [0; 8]).expect("the client's datagram");
+        assert_eq!(from.ip().to_string(), seen_as);
+        // Less than the gateway's own interface carries.
+        wait_for("the server to hear of it", PATIENCE, || {
+            server.send_to(&[0; 1350], from).ok();
+            internet.ip(&["route", "get", seen_as]).contains("mtu 1320").then_some(())
+        });
+    }
+}
+
 /// The underlay of a machine carries more from the daemon's next start on.
 fn widen(machine: &mut Machine) {
     machine.place.netns.ip(&["link", "set", "un0", "mtu", "1500"]);

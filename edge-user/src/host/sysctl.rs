@@ -73,8 +73,10 @@ impl Sysctls {
     pub fn forward_ipv4(&mut self) -> Result<(), SysctlError> {
         if read(FORWARD_IPV4).is_ok_and(|forwards| forwards == "0") {
             for interface in interfaces("ipv4")? {
-                self.remember_forwarding(&interface)?;
+                self.remember_if_set(&format!("{interface}/forwarding"), "1")?;
             }
+            // A machine that forwards no more heeds redirects, whatever was said before.
+            self.remember_if_set("net/ipv4/conf/all/accept_redirects", "0")?;
         }
         self.set(FORWARD_IPV4, "1")
     }
@@ -91,8 +93,9 @@ impl Sysctls {
         }
         for interface in interfaces("ipv6")? {
             let accept = format!("{interface}/accept_ra");
+            self.remember_if_set(&format!("{interface}/force_forwarding"), "1")?;
             // One that forwards did not listen to routers before, either.
-            if !self.remember_forwarding(&interface)?
+            if !self.remember_if_set(&format!("{interface}/forwarding"), "1")?
                 && read(&accept).is_ok_and(|accepts| accepts == "1")
                 && let Err(error) = self.set(&accept, "2")
                 // One that is gone again hears nobody.
@@ -104,14 +107,13 @@ impl Sysctls {
         self.set(FORWARD_IPV6, "1")
     }
 
-    /// That an interface forwards whatever is said to all, if it does; answers whether.
-    fn remember_forwarding(&mut self, interface: &str) -> Result<bool, SysctlError> {
-        let name = format!("{interface}/forwarding");
-        let forwards = read(&name).is_ok_and(|forwards| forwards == "1");
-        if forwards {
-            self.remember(&name, "1").map_err(|error| SysctlError::of(&name, error))?;
+    /// A setting that goes with another one, which edge changes; answers whether it is so.
+    fn remember_if_set(&mut self, name: &str, value: &str) -> Result<bool, SysctlError> {
+        let is_set = read(name).is_ok_and(|read| read == value);
+        if is_set {
+            self.remember(name, value).map_err(|error| SysctlError::of(name, error))?;
         }
-        Ok(forwards)
+        Ok(is_set)
     }
 
     /// What a setting was before edge changed it.
@@ -124,9 +126,14 @@ impl Sysctls {
 
     /// Puts every value back and forgets the record.
     pub fn restore(&mut self) {
-        let mut before = std::mem::take(&mut self.before);
-        let all = [FORWARD_IPV4, FORWARD_IPV6].map(|all| before.remove_entry(all));
-        for (name, value) in all.into_iter().flatten().chain(before) {
+        let mut before: Vec<_> = std::mem::take(&mut self.before).into_iter().collect();
+        // First what is said to all, then what interfaces forward by themselves: with that the
+        // kernel forgets the ways that routers told it of, where it does not heed those all the same.
+        before.sort_by_key(|(name, _)| {
+            let is_of_all = [FORWARD_IPV4, FORWARD_IPV6].contains(&name.as_str());
+            (!is_of_all, !name.ends_with("forwarding"))
+        });
+        for (name, value) in before {
             // What was an interface's goes with it.
             if let Err(error) = write(&name, &value)
                 && error.kind() != io::ErrorKind::NotFound
