@@ -33,9 +33,6 @@ pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// The routing table for namespaces that have a default route of their own.
 const OWN_TABLE: u32 = 0xed9e;
 
-/// The number of [`RouteMetric::Mtu`] in rtnetlink(7), which locks are told by.
-const RTAX_MTU: u32 = 2;
-
 /// A netlink connection into one namespace.
 #[derive(Clone)]
 pub struct Links {
@@ -310,12 +307,7 @@ impl Links {
     pub async fn add_route(&self, index: u32, network: IpNet, mtu: u32) -> Result<(), LinkError> {
         let failed = |source| LinkError { what: format!("routing {network}"), source };
         let mut route = route_to(index, network);
-        let mut metrics = vec![RouteMetric::Mtu(mtu)];
-        if network.addr().is_ipv6() {
-            // Without its lock the kernel does not ask for it when it forwards.
-            metrics.push(RouteMetric::Lock(1 << RTAX_MTU));
-        }
-        route.attributes.push(RouteAttribute::Metrics(metrics));
+        route.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
         let request = self.handle.route().add(route).replace();
         request.execute().await.map_err(failed)
     }
