@@ -98,7 +98,7 @@ impl Tap {
 
     /// Whether any frame that came in so far holds the text.
     pub fn saw(&self, text: &str) -> bool {
-        self.any(|frame| frame.windows(text.len()).any(|window| window == text.as_bytes()))
+        self.any(|frame| holds(frame, text))
     }
 
     /// Whether any frame that came in so far is as wanted.
@@ -157,6 +157,11 @@ impl Tap {
 
 /// ICMP's echo request with an identifier, as [`Tap::other`] takes it.
 pub const ICMP: IpNumber = ip_number::ICMP;
+
+/// Whether a frame has the text in it.
+pub fn holds(frame: &[u8], text: &str) -> bool {
+    frame.windows(text.len()).any(|window| window == text.as_bytes())
+}
 
 fn ignore_outgoing(socket: &Socket) {
     use std::os::fd::AsRawFd as _;

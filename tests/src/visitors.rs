@@ -8,7 +8,13 @@ use std::{
     time::Duration,
 };
 
-use crate::{echo::Echo, lab::PATIENCE, netns::NetNs, process::Start as _, tap::Tap};
+use crate::{
+    echo::Echo,
+    lab::PATIENCE,
+    netns::NetNs,
+    process::Start as _,
+    tap::{self, Tap},
+};
 
 /// The server, and whatever else comes in by its interface.
 #[derive(Debug)]
@@ -120,8 +126,8 @@ impl Visitors {
         let (looked_at, sources) = all.entry(text.to_owned()).or_default();
         let frames = self.tap.since(*looked_at);
         *looked_at += frames.len();
-        let holds = |frame: &&Vec<u8>| frame.windows(text.len()).any(|at| at == text.as_bytes());
-        sources.extend(frames.iter().filter(holds).filter_map(|frame| match frame[12..14] {
+        let holding = frames.iter().filter(|frame| tap::holds(frame, text));
+        sources.extend(holding.filter_map(|frame| match frame[12..14] {
             [0x08, 0] => read::<4>(frame, 26).map(IpAddr::from),
             [0x86, 0xdd] => read::<16>(frame, 22).map(IpAddr::from),
             _ => None,

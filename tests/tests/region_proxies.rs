@@ -187,7 +187,7 @@ fn what_comes_from_a_gateway_is_for_containers_alone() {
     let region = region(Plan::over(Underlay::V4).hosts(1));
     region.gateway().edge.cli(&["proxy", "create", "db", "--ip", ONE]).ok();
     let host = &region.hosts[0];
-    // Not even a proxied one: it could be for the machine itself all the same.
+    // Were one of its containers proxied, the table of source NAT would drop it, too.
     let plain = host.tenant("plain", &[]);
     let netns = &host.place.netns;
     let way = wait_for("a way to the gateway", PATIENCE, || host.wireguard("-g1"));

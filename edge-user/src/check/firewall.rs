@@ -76,7 +76,7 @@ pub(super) async fn look(links: &Links, subject: &Subject) -> Result<Vec<Finding
     };
     let own = Own::of(links, subject).await?;
     let mut closed = closed(&ruleset, &own);
-    closed.extend([Legacy::V4, Legacy::V6].into_iter().filter_map(|legacy| legacy.closed(&own)));
+    closed.extend(["ip", "ip6"].into_iter().filter_map(|family| legacy_closed(family, &own)));
     if !sysctl::read("net/ipv6/conf/all/forwarding").is_ok_and(|forwards| forwards == "1") {
         // Edge sets it where a proxy has IPv6 beside an address; until then there is none to refuse.
         closed.retain(|one| one.family != "ip6");
@@ -126,7 +126,6 @@ impl Closed {
     /// What lets the packets of interfaces pass, whose names begin so.
     fn remedy(&self, prefix: &str) -> String {
         let Self { family, table, chain, has_docker_user, .. } = self;
-        let six = if family == "ip6" { "6" } else { "" };
         let by_iptables = |command: &str, chain: &str| {
             format!(
                 "{command} -I {chain} -i {prefix}+ -j ACCEPT; {command} -I {chain} -o {prefix}+ \
@@ -134,9 +133,9 @@ impl Closed {
             )
         };
         if *has_docker_user {
-            by_iptables(&format!("ip{six}tables"), "DOCKER-USER")
+            by_iptables(iptables(family), "DOCKER-USER")
         } else if chain.ends_with(LEGACY) {
-            by_iptables(&format!("ip{six}tables-legacy"), "FORWARD")
+            by_iptables(&format!("{}-legacy", iptables(family)), "FORWARD")
         } else {
             format!(
                 "nft 'insert rule {family} {table} {chain} iifname \"{prefix}*\" accept; insert \
@@ -171,9 +170,9 @@ fn closed(ruleset: &Value, own: &[Own]) -> Vec<Closed> {
         if chain["policy"] != "drop" && !last.is_some_and(|rule| refuses_all(rule)) {
             continue;
         }
-        let accepts = |key, own: &Own| rules.iter().any(|rule| accepts(rule, key, own.prefix()));
-        let refused = |own: &&Own| !(accepts("iifname", own) && accepts("oifname", own));
-        let to: Vec<_> = own.iter().filter(refused).cloned().collect();
+        let to = without_exception(own, ["iifname", "oifname"], |key, prefix| {
+            rules.iter().any(|rule| accepts(rule, key, prefix))
+        });
         if hook == Hook::Forward && to.is_empty() {
             continue;
         }
@@ -182,6 +181,17 @@ fn closed(ruleset: &Value, own: &[Own]) -> Vec<Closed> {
         found.push(Closed { family, table, chain: name, hook, has_docker_user, to });
     }
     found
+}
+
+/// Those of edge's interfaces that are not accepted as what packets come in by and as what they
+/// leave by, in the firewall's words.
+fn without_exception(
+    own: &[Own],
+    words: [&str; 2],
+    accepts: impl Fn(&str, &str) -> bool,
+) -> Vec<Own> {
+    let passes = |own: &Own| words.iter().all(|word| accepts(word, own.prefix()));
+    own.iter().filter(|own| !passes(own)).cloned().collect()
 }
 
 /// Whether a rule ends a chain for every packet that comes so far.
@@ -217,31 +227,25 @@ fn is_of(prefix: &str, name: &str, wildcard: char) -> bool {
 const LEGACY: &str = "(iptables-legacy)";
 
 /// Rules of the old kernel interface, which nft does not show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Legacy {
-    V4,
-    V6,
+fn legacy_closed(family: &str, own: &[Own]) -> Option<Closed> {
+    let tables = fs::read_to_string(format!("/proc/net/{family}_tables_names")).ok()?;
+    tables.lines().find(|table| *table == "filter")?;
+    let command = format!("{}-legacy", iptables(family));
+    let output = Command::new(command).args(["-S", "FORWARD"]).output().ok()?;
+    let to = refused_by(&String::from_utf8_lossy(&output.stdout), own);
+    (!to.is_empty()).then(|| Closed {
+        family: family.to_owned(),
+        table: "filter".into(),
+        chain: format!("FORWARD {LEGACY}"),
+        hook: Hook::Forward,
+        has_docker_user: false,
+        to,
+    })
 }
 
-impl Legacy {
-    fn closed(self, own: &[Own]) -> Option<Closed> {
-        let (family, tables, command) = match self {
-            Self::V4 => ("ip", "/proc/net/ip_tables_names", "iptables-legacy"),
-            Self::V6 => ("ip6", "/proc/net/ip6_tables_names", "ip6tables-legacy"),
-        };
-        let tables = fs::read_to_string(tables).unwrap_or_default();
-        tables.lines().find(|table| *table == "filter")?;
-        let output = Command::new(command).args(["-S", "FORWARD"]).output().ok()?;
-        let to = refused_by(&String::from_utf8_lossy(&output.stdout), own);
-        (!to.is_empty()).then(|| Closed {
-            family: family.into(),
-            table: "filter".into(),
-            chain: format!("FORWARD {LEGACY}"),
-            hook: Hook::Forward,
-            has_docker_user: false,
-            to,
-        })
-    }
+/// The program for a family's tables.
+fn iptables(family: &str) -> &'static str {
+    if family == "ip6" { "ip6tables" } else { "iptables" }
 }
 
 /// For whose interfaces `iptables -S FORWARD` tells of no exception.
@@ -249,14 +253,12 @@ fn refused_by(rules: &str, own: &[Own]) -> Vec<Own> {
     if !rules.lines().any(|line| line == "-P FORWARD DROP") {
         return Vec::new();
     }
-    let accepts = |option: &str, own: &Own| {
+    without_exception(own, ["-i", "-o"], |option, prefix| {
         rules.lines().filter(|line| line.ends_with("-j ACCEPT")).any(|line| {
             let mut words = line.split_whitespace().skip_while(|word| *word != option);
-            words.nth(1).is_some_and(|name| is_of(own.prefix(), name, '+'))
+            words.nth(1).is_some_and(|name| is_of(prefix, name, '+'))
         })
-    };
-    let refused = |own: &&Own| !(accepts("-i", own) && accepts("-o", own));
-    own.iter().filter(refused).cloned().collect()
+    })
 }
 
 #[cfg(test)]
